@@ -32,13 +32,28 @@ CURES: Final = {
 The operator guide, section 11.4, has the same table."""
 
 WAITS: Final = {
-    "content_unavailable": "pot task upload ID FILE, with an --rpc that validators reach",
+    "content_unavailable": "give `pot task upload ID` the file that was submitted, and an --rpc "
+    "that validators reach",
     "workers_busy": "wait until another task is closed, or submit one that declares less",
     "no_room": "wait until another task is closed, or ask the operator for room",
     "validator_busy": "wait; the validator tries again, and its machine is to blame",
     "too_many_tasks": "wait, or submit it again when fewer tasks are pending",
 }
 """What the submitter of a task can do that a validator lets wait, by the code of its reason."""
+
+
+NEW_SECONDS: Final = 60
+"""A task is new for so long. Validators look for content again after half a minute at most, so in
+this time a missing blob says nothing: it may be on its way."""
+
+FETCHING: Final = "wait: what was uploaded just now is found within a minute"
+"""The advice for missing content of a new task."""
+
+
+def is_new_task(task: JsonObject, now: int) -> bool:
+    """Whether a task was submitted so lately that its content may still be on its way."""
+    submitted = get_value(task, "submittedTime")
+    return isinstance(submitted, int) and now < submitted + NEW_SECONDS
 
 
 def fetch_readiness(clients: Sequence[RpcClient], task: int) -> list[JsonObject]:
@@ -54,8 +69,17 @@ def fetch_readiness(clients: Sequence[RpcClient], task: int) -> list[JsonObject]
     return answers
 
 
-def describe_readiness(task: int, answers: Sequence[JsonObject]) -> list[str]:
-    """The lines that say which validators are ready for a task, and why others are not."""
+def describe_readiness(
+    task: int, answers: Sequence[JsonObject], *, is_new: bool = False
+) -> list[str]:
+    """The lines that say which validators are ready for a task, and why others are not.
+
+    Args:
+        task: The task.
+        answers: What nodes say of their validators.
+        is_new: Whether the task was submitted so lately that its content may be on its way.
+    """
+    waits = {**WAITS, "content_unavailable": FETCHING} if is_new else WAITS
     lines = []
     for answer in answers:
         validator = get_value(answer, "validator")
@@ -71,10 +95,10 @@ def describe_readiness(task: int, answers: Sequence[JsonObject]) -> list[str]:
                 verb = "refuses the task" if state == "refused" else "waits"
                 text = f"{name} {verb}: {get_value(answer, 'reason')}"
                 lines += textwrap.wrap(text, LINE_WIDTH, subsequent_indent="  ")
-                cure = CURES.get(code) if state == "refused" else WAITS.get(code)
+                cure = CURES.get(code) if state == "refused" else waits.get(code)
                 if cure is not None:
                     first = "cancel the task; " if state == "refused" else ""
-                    text = f"  next: {first}{cure.replace(' ID ', f' {task} ')}"
+                    text = f"  next: {first}{cure.replace(' ID', f' {task}')}"
                     lines += textwrap.wrap(text, LINE_WIDTH)
             case "ready":
                 lines.append(f"{name}: the dry run passed; its vote follows")

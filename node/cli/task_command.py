@@ -34,7 +34,12 @@ from node.cli.output import (
     print_table,
 )
 from node.cli.progress import progress_bar
-from node.cli.readiness import describe_readiness, describe_refusal, fetch_readiness
+from node.cli.readiness import (
+    describe_readiness,
+    describe_refusal,
+    fetch_readiness,
+    is_new_task,
+)
 from node.cli.task_fee import (
     describe_early_end,
     describe_lease,
@@ -146,7 +151,16 @@ def submit(
     if namesake is not None:
         print_note(f"warning: task {namesake} of this account is open, too, and is named {name}")
     submission = submit_task(clients[0], account.private_key, bundle, offer, amount)
-    _upload(clients, bundle)
+    try:
+        _upload(clients, bundle)
+    except OperatorError as error:
+        again = [f"pot task upload {submission.task_id} {file}"]
+        again += [] if rounds is None else [f"--rounds {rounds}"]
+        again += [f"--rpc {client.url}" for client in clients]
+        raise OperatorError(
+            f"task {submission.task_id} is submitted and paid, but its data is not uploaded: "
+            f"{error}; submit it no second time; next: {' '.join(again)}"
+        ) from error
     if as_json:
         print_json(
             {
@@ -179,7 +193,8 @@ def price(
     """Print the fee and the budget of a task.
 
     They are what submitting takes of the account now. The task is run once here, to measure what
-    it takes of a validator. Nothing is paid.
+    it takes of a validator. Nothing is paid. `pot task extend ID --dry-run` prints the price of
+    more lifetime or attempts for a task that is open.
     """
     from node.client.task_file import load_task_file
 
@@ -288,7 +303,7 @@ def list_(
         print_json(tasks)
         return
     if not tasks:
-        print_line("no tasks; submit one with `pot task submit FILE`")
+        print_line("no tasks; submit one: pot task submit examples/digits.toml --key ACCOUNT")
         return
     rows = [
         (
@@ -340,7 +355,12 @@ def show(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = Fa
         ("training state root", str(found["trainingStateRoot"])),
     ]
     print_fields(rows)
-    lines = describe_readiness(task, answers) if is_pending else describe_refusal(found, answers)
+    is_new = is_new_task(found, int(time.time()))
+    lines = (
+        describe_readiness(task, answers, is_new=is_new)
+        if is_pending
+        else describe_refusal(found, answers)
+    )
     for line in lines:
         print_line(line)
 
@@ -379,7 +399,8 @@ def watch(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = F
             print_note(f"the task opens no attempt: {obstacles}")
         told_obstacles = obstacles
         if not as_json and status == "pending":
-            lines = describe_readiness(task, fetch_readiness(clients, task))
+            is_new = is_new_task(found, int(time.time()))
+            lines = describe_readiness(task, fetch_readiness(clients, task), is_new=is_new)
             for line in lines:
                 if line not in told:
                     print_note(line)

@@ -96,12 +96,13 @@ def describe_offer(spec: TaskSpec, offer: Offer, budget: int) -> list[tuple[str,
     times += f"{resources.evaluation_milliseconds} ms an evaluation,"
     sizes = f"{format_bytes(resources.peak_bytes)} of memory, "
     sizes += f"{format_bytes(resources.disk_bytes)} of disk"
+    pending = f"burnt now: until they have, at most {format_duration(offer.pending_seconds)}"
     return [
         ("declared", times),
         ("", sizes),
         ("lifetime", f"{format_duration(bought.lifetime_seconds)}, {bought.attempts} attempts"),
         ("examination", f"{_pot(quote.examination)}  {validators} validators answer"),
-        ("pending", f"{_pot(quote.pending_rent)}  burnt now: until they have, at most 1 h"),
+        ("pending", f"{_pot(quote.pending_rent)}  {pending}"),
         ("rent", f"{_pot(quote.rent)}  slot, memory and disk for the lifetime"),
         ("computation", f"{_pot(quote.computation)}  {_describe_computation(spec, offer)}"),
         ("fee", f"{_pot(quote.fee)}  at most {format_short(offer.max_fee)} POT"),
@@ -149,6 +150,7 @@ def encode_offer(spec: TaskSpec, offer: Offer) -> JsonObject:
         },
         "lifetimeSeconds": offer.purchase.lifetime_seconds,
         "attempts": offer.purchase.attempts,
+        "pendingSeconds": offer.pending_seconds,
         "examination": str(quote.examination),
         "pendingRent": str(quote.pending_rent),
         "rent": str(quote.rent),

@@ -91,7 +91,10 @@ def fund(
 @app.command(epilog="Example:  pot task extend 1 --lifetime 2d --attempts 20 --key alice")
 def extend(
     task: TaskArgument,
-    key: KeyOption,
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", help="The account that pays; not needed with --dry-run."),
+    ] = None,
     lifetime: LifetimeOption = None,
     attempts: AttemptsOption = None,
     max_fee: MaxFeeOption = None,
@@ -104,13 +107,16 @@ def extend(
 ) -> None:
     """Buy more lifetime or attempts for an open task.
 
-    Any account may do so, at today's price, which is shown before it is paid.
+    Any account may do so, at today's price, which is shown before it is paid. With --dry-run the
+    price is all that is shown.
     """
     # 0 attempts beside a lifetime are as good as none.
     wishes = read_wishes(lifetime, attempts or None, max_fee)
     purchase = Purchase(wishes.lifetime_seconds or 0, wishes.attempts or 0)
     if purchase == Purchase(0, 0):
         raise OperatorError("nothing to buy; give --lifetime, --attempts or both")
+    if key is None and not dry_run:
+        raise OperatorError("--key is missing: give the account that pays, or --dry-run")
     client = RpcClient(rpc)
     get_task(client, task)
     offer = make_extension(client, TaskId(task), purchase, wishes.max_fee, int(time.time()))
@@ -120,6 +126,7 @@ def extend(
         else:
             print_fields(describe_extension(offer))
         return
+    assert key is not None, "it was asked for above"
     if not as_json:
         for line in format_table(("", ""), describe_extension(offer)):
             print_note(line)

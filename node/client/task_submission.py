@@ -72,6 +72,8 @@ class Offer:
     quote: Quote
     max_fee: int
     """The most that the submitter pays, in base units of POT."""
+    pending_seconds: int
+    """The longest time for which a task is pending on this network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,7 @@ def make_offer(client: RpcClient, bundle: TaskBundle, wishes: Wishes) -> Offer:
     quote = client.read(task_registry.get_quote(terms, spec.resources, purchase))
     wanted = wishes.max_fee if wishes.max_fee is not None else filed.max_fee
     max_fee = quote.fee + quote.fee // PRICE_MARGIN if wanted is None else wanted
-    return Offer(purchase, quote, max_fee)
+    return Offer(purchase, quote, max_fee, prices.pending_seconds)
 
 
 def fetch_parameters(client: RpcClient) -> ChainParameters:
@@ -256,7 +258,8 @@ def make_extension(
     """
     quote = client.read(task_registry.get_extension_quote(task_id, purchase))
     lease = client.read(task_registry.get_lease(task_id))
-    longest = client.read(task_registry.get_prices()).max_lifetime_seconds
+    prices = client.read(task_registry.get_prices())
+    longest = prices.max_lifetime_seconds
     # The lifetime of a pending task has not begun.
     left = max(0, lease.end_time - now) if lease.end_time else lease.lifetime_seconds
     if purchase.lifetime_seconds and left + purchase.lifetime_seconds > longest:
@@ -265,9 +268,8 @@ def make_extension(
             f"{task_id} has {left} s left, and the network allows {longest} s at most; give "
             f"--lifetime {max(0, longest - left)}s at most"
         )
-    return Offer(
-        purchase, quote, quote.fee + quote.fee // PRICE_MARGIN if max_fee is None else max_fee
-    )
+    limit = quote.fee + quote.fee // PRICE_MARGIN if max_fee is None else max_fee
+    return Offer(purchase, quote, limit, prices.pending_seconds)
 
 
 def extend_task(

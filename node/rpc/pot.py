@@ -213,6 +213,7 @@ class PotMethods:
         )
         return {
             **self._summarize(history),
+            "submittedTime": self._find_time(history.submitted_block),
             "phase": phase.name.lower(),
             "obstacles": encode_obstacles(obstacles),
             "spec": _describe_spec(history),
@@ -228,6 +229,11 @@ class PotMethods:
 
     def _summarize(self, history: TaskHistory) -> JsonObject:
         return encode_summary(history, self._view.index.spec(history))
+
+    def _find_time(self, number: BlockNumber) -> int | None:
+        """The time of a block; None if this node does not hold it."""
+        header = self._view.chain.store.header(number)
+        return None if header is None else header.timestamp
 
     def _find_evaluation(self, history: TaskHistory) -> Json:
         spec = self._view.index.spec(history)

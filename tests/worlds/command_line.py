@@ -53,7 +53,9 @@ class Pot:
 
 
 @contextmanager
-def serve(answers: Answers, blobs: dict[str, bytes] | None = None) -> Iterator[str]:
+def serve(
+    answers: Answers, blobs: dict[str, bytes] | None = None, *, refuses_blobs: bool = False
+) -> Iterator[str]:
     """The URL of a node that answers JSON-RPC from `answers` and keeps blobs in `blobs`.
 
     An answer that raises RuntimeError, with a code and a message, becomes an error of JSON-RPC.
@@ -71,7 +73,11 @@ def serve(answers: Answers, blobs: dict[str, bytes] | None = None) -> Iterator[s
             self._answer(200, json.dumps({"id": 1, **answer}).encode())
 
         def do_PUT(self) -> None:
-            stored[self.path] = self.rfile.read(int(self.headers["content-length"]))
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if refuses_blobs:
+                self._answer(507, b'{"error": "quota", "message": "no room"}')
+                return
+            stored[self.path] = body
             self._answer(201, b"{}")
 
         def do_GET(self) -> None:

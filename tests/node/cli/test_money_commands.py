@@ -142,6 +142,9 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         # Anybody buys time and attempts, at a price that is shown before.
         priced = pot(*task("extend", ANN, "--lifetime", "2h", "--attempts", "0", "--dry-run"))
         assert priced.startswith("extension    2 h\n")
+        longer_by = ("task", "extend", TASK, "--rpc", url, "--lifetime", "2h")
+        assert pot(*longer_by, "--dry-run") == priced
+        assert "--key is missing" in pot.fails(*longer_by)
         assert "attempts left        1000" in pot("task", "show", TASK, "--rpc", url)
         longer = pot(*task("extend", ANN, "--lifetime", "2h", "--attempts", "5"))
         assert "added 2 h, 5 attempts for about 0." in longer

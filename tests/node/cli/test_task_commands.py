@@ -1,4 +1,5 @@
 import json
+import time
 from dataclasses import astuple, is_dataclass, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from chain.training.task_spec_codec import (
     encode_task_spec,
 )
 from chain.types.transaction import Transaction, decode_transaction
+from node.cli.readiness import NEW_SECONDS
 from node.cli.task_fee import find_shortages
 from node.client.rpc_client import RpcClient
 from node.client.task_bundle import TaskBundle
@@ -69,7 +71,7 @@ min_miners = 1
 
 RESOURCES = TaskResources(50, 50, 2**29, 2**20)
 PURCHASE = Purchase(3_600, 5)
-PRICES = Prices(64, 10**13, 10**14, 10**17, 10**16, 3_600, 30 * 86_400, 86_400, 5_000, 8)
+PRICES = Prices(64, 10**13, 10**14, 10**17, 10**16, 5_400, 30 * 86_400, 86_400, 5_000, 8)
 QUOTE = Quote(10**15, 10**16, 4 * 10**16, 3 * 10**15, 10**14, 44_100_000_000_000_000)
 MAX_FEE = QUOTE.fee + QUOTE.fee // 10
 LEASE = {
@@ -99,6 +101,7 @@ class FakeRegistry:
         self.status = "closed"
         self.readiness: object = None
         self.settled = 2
+        self.submitted_time: int | None = None
         self.close_reason = "completed"
         self.refusal: str | None = None
         self.obstacles: list[object] = []
@@ -183,6 +186,7 @@ class FakeRegistry:
             "id": 1,
             "name": "tiny",
             "status": self.status,
+            "submittedTime": self.submitted_time,
             "phase": "inactive",
             "obstacles": self.obstacles,
             "submitter": "0x" + "11" * 20,
@@ -350,7 +354,7 @@ def test_price_shows_the_parts_of_the_fee_in_80_columns(
         "             512 MiB of memory, 1 MiB of disk\n"
         "lifetime     1 h 11 m, 5 attempts\n"
         "examination  0.04 POT  4 validators answer\n"
-        "pending      0.001 POT  burnt now: until they have, at most 1 h\n"
+        "pending      0.001 POT  burnt now: until they have, at most 1 h 30 m\n"
         "rent         0.003 POT  slot, memory and disk for the lifetime\n"
         "computation  0.0001 POT  4 % of a worker, promised for the lifetime\n"
         "fee          0.0441 POT  at most 0.04851 POT\n"
@@ -545,6 +549,15 @@ def test_show_says_why_a_validator_is_not_ready_in_80_columns(
     assert document["readiness"] == [{"node": first, **refused}]
 
 
+def test_upload_that_fails_after_the_submission_says_how_to_go_on(
+    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+) -> None:
+    with serve(registry.answers(), refuses_blobs=True) as url:
+        said = pot.fails("task", "submit", task_file, *key, "--rounds", 2, "--rpc", url)
+    assert "task 1 is submitted and paid, but its data is not uploaded: " in said
+    assert said.endswith(f"next: pot task upload 1 {task_file} --rounds 2 --rpc {url}")
+
+
 def test_weights_and_data_are_uploaded_again_for_the_same_file_only(
     pot: Pot, task_file: Path, registry: FakeRegistry
 ) -> None:
@@ -578,7 +591,31 @@ def test_watch_of_a_pending_task_says_once_why_validators_are_not_ready(
     with serve(answers) as url:
         _, _, notes = pot._run(("task", "watch", 1, "--rpc", url))
     assert notes.count("validator 0xabababab waits: blob 3a09 cannot be fetched") == 1
-    assert "pot task upload" in notes
+    assert (
+        notes.count(
+            "  next: give `pot task upload 1` the file that was submitted, and an --rpc that\n"
+            "validators reach\n"
+        )
+        == 1
+    )
+
+
+def test_content_of_a_new_task_is_waited_for(pot: Pot, registry: FakeRegistry) -> None:
+    registry.status = "pending"
+    registry.readiness = {
+        "validator": "0x" + "ab" * 20,
+        "voted": False,
+        "state": "waiting",
+        "code": "content_unavailable",
+        "reason": "blob 3a09 cannot be fetched",
+    }
+    with serve(registry.answers()) as url:
+        registry.submitted_time = int(time.time())
+        shown = pot("task", "show", 1, "--rpc", url)
+        registry.submitted_time -= NEW_SECONDS
+        later = pot("task", "show", 1, "--rpc", url)
+    assert shown.endswith("  next: wait: what was uploaded just now is found within a minute\n")
+    assert "pot task upload 1" in later
 
 
 def test_watch_prints_a_line_for_every_round_and_ends_with_the_task(

@@ -67,6 +67,7 @@ from node.client.task_submission import (
     find_open_namesake,
     make_offer,
     submit_task,
+    wait_for_task,
 )
 from pot_common.amounts import format_amount
 from pot_common.errors import OperatorError
@@ -151,16 +152,7 @@ def submit(
     if namesake is not None:
         print_note(f"warning: task {namesake} of this account is open, too, and is named {name}")
     submission = submit_task(clients[0], account.private_key, bundle, offer, amount)
-    try:
-        _upload(clients, bundle)
-    except OperatorError as error:
-        again = [f"pot task upload {submission.task_id} {file}"]
-        again += [] if rounds is None else [f"--rounds {rounds}"]
-        again += [f"--rpc {client.url}" for client in clients]
-        raise OperatorError(
-            f"task {submission.task_id} is submitted and paid, but its data is not uploaded: "
-            f"{error}; submit it no second time; next: {' '.join(again)}"
-        ) from error
+    _upload(clients, submission.task_id, bundle, file, rounds)
     if as_json:
         print_json(
             {
@@ -248,13 +240,34 @@ def _declare(bundle: TaskBundle, blob_bytes_per_second: int, *, dry_run: bool) -
     return declared
 
 
-def _upload(clients: Sequence[RpcClient], bundle: TaskBundle) -> None:
-    """Upload the weights and data of a task to every node."""
+def _upload(
+    clients: Sequence[RpcClient], task_id: int, bundle: TaskBundle, file: Path, rounds: int | None
+) -> None:
+    """Upload the weights and data of a task to every node.
+
+    Raises:
+        OperatorError: A node did not take them; the others have them.
+    """
     total = sum(len(blob) for blob in bundle.blobs.values()) * len(clients)
+    failed: list[str] = []
+    reason = ""
     with progress_bar("uploading weights and data", total) as progress:
         for client in clients:
-            for name, blob in sorted(bundle.blobs.items()):
-                client.put_blob(name, blob, progress)
+            try:
+                wait_for_task(client, TaskId(task_id))
+                for name, blob in sorted(bundle.blobs.items()):
+                    client.put_blob(name, blob, progress)
+            except OperatorError as error:
+                failed.append(client.url)
+                reason = str(error)
+    if failed:
+        again = ["pot task upload", str(task_id), str(file)]
+        again += [] if rounds is None else ["--rounds", str(rounds)]
+        again += [f"--rpc {url}" for url in failed]
+        raise OperatorError(
+            f"task {task_id} is submitted and paid, but {len(failed)} of {len(clients)} nodes did "
+            f"not take its data: {reason}; submit it no second time; next: {' '.join(again)}"
+        )
 
 
 @app.command(epilog="Example:  pot task upload 1 examples/digits.toml --rpc http://127.0.0.1:8545")
@@ -283,7 +296,7 @@ def upload(
             f"{file} is not the file of task {task}: it gives another specification; give the file "
             "and the --rounds that were submitted"
         )
-    _upload(clients, bundle)
+    _upload(clients, task, bundle, file, rounds)
     if as_json:
         print_json({"id": task, "uploaded": [client.url for client in clients]})
         return

@@ -4,6 +4,7 @@ The command line and the development network use it.
 """
 
 import json
+import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,6 +49,12 @@ FINDING_SECONDS: Final = 3_600
 
 LISTED_TASKS: Final = 100
 """The most tasks that one answer lists; more than there are slots by default."""
+
+KNOWN_SECONDS: Final = 30.0
+"""The longest wait until a node knows a task that another node has in a final block."""
+
+KNOWN_POLL_SECONDS: Final = 0.2
+"""Between two questions whether it does."""
 
 PRICE_MARGIN: Final = 10
 """By default a submitter pays up to a tenth more than the price it was shown."""
@@ -226,6 +233,22 @@ def submit_task(
         budget=event.budget,
         transaction_hash=get_text(receipt, "transactionHash"),
     )
+
+
+def wait_for_task(client: RpcClient, task_id: TaskId) -> None:
+    """Return once a node knows a submitted task; it may be a few blocks behind another one.
+
+    Raises:
+        OperatorError: It does not know the task in time.
+    """
+    deadline = time.monotonic() + KNOWN_SECONDS
+    while client.call_object("pot_getTask", task_id) is None:
+        if time.monotonic() > deadline:
+            raise OperatorError(
+                f"{client.url} has not seen task {task_id} in {KNOWN_SECONDS:.0f} s; its node is "
+                "behind, or belongs to another network"
+            )
+        time.sleep(KNOWN_POLL_SECONDS)
 
 
 def fund_task(

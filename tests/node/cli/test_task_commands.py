@@ -276,6 +276,41 @@ def test_submit_approves_the_budget_sends_the_spec_and_uploads_blobs(
     assert all(path == f"/v1/blobs/0x{content_id(blob).hex()}" for path, blob in blobs.items())
 
 
+def test_content_waits_for_a_node_that_is_a_block_behind(
+    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+) -> None:
+    task_file.write_text(TASK_FILE + DECLARED)
+    blobs: dict[str, bytes] = {}
+    seen: list[object] = []
+
+    def known_at_last(number: int) -> object:
+        seen.append(blobs.copy())
+        return None if len(seen) < 3 else registry.task(number)
+
+    behind = {**registry.answers(), "pot_getTask": known_at_last}
+    with serve(registry.answers()) as url, serve(behind, blobs) as late:
+        pot("task", "submit", task_file, *key, "--no-dry-run", "--rpc", url, "--rpc", late)
+    assert seen == [{}, {}, {}]
+    assert sorted(blobs.values()) == sorted(registry.bundle.blobs.values())
+
+
+def test_content_that_one_node_does_not_take_reaches_the_others(
+    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+) -> None:
+    task_file.write_text(TASK_FILE + DECLARED)
+    blobs: dict[str, bytes] = {}
+    submit = ("task", "submit", task_file, *key, "--no-dry-run", "--rounds", 2)
+    with (
+        serve(registry.answers()) as url,
+        serve(registry.answers(), refuses_blobs=True) as full,
+        serve(registry.answers(), blobs) as other,
+    ):
+        error = pot.fails(*submit, "--rpc", url, "--rpc", full, "--rpc", other)
+    assert "task 1 is submitted and paid, but 1 of 3 nodes did not take its data: " in error
+    assert error.endswith(f"next: pot task upload 1 {task_file} --rounds 2 --rpc {full}")
+    assert sorted(blobs.values()) == sorted(registry.bundle.blobs.values())
+
+
 def test_rounds_and_budget_can_be_given(
     pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
 ) -> None:
@@ -547,15 +582,6 @@ def test_show_says_why_a_validator_is_not_ready_in_80_columns(
     assert shown.endswith(2 * expected)
     assert max(map(len, expected.splitlines())) <= 80
     assert document["readiness"] == [{"node": first, **refused}]
-
-
-def test_upload_that_fails_after_the_submission_says_how_to_go_on(
-    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
-) -> None:
-    with serve(registry.answers(), refuses_blobs=True) as url:
-        said = pot.fails("task", "submit", task_file, *key, "--rounds", 2, "--rpc", url)
-    assert "task 1 is submitted and paid, but its data is not uploaded: " in said
-    assert said.endswith(f"next: pot task upload 1 {task_file} --rounds 2 --rpc {url}")
 
 
 def test_weights_and_data_are_uploaded_again_for_the_same_file_only(

@@ -96,7 +96,8 @@ class Uploads:
             raise HttpError(
                 404,
                 "not_wanted",
-                f"no live task names {to_hex(content_id)}: submit the task first",
+                f"no open task names {to_hex(content_id)}: submit the task first, or, if it is "
+                "closed, see why with `pot task show`",
             )
         with _answer_storage_errors():
             # Another task may name the same blob, with a false size, or only to have it uploaded

@@ -29,8 +29,7 @@ class CloseReason(IntEnum):
     COMPLETED = 0
     CANCELLED = 1
     EXPIRED = 2
-    EXHAUSTED = 3
-    REFUSED = 4
+    REFUSED = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,6 @@ interface ITaskRegistry {
         Completed,
         Cancelled,
         Expired,
-        Exhausted,
         Refused
     }
 

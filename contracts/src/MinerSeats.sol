@@ -168,7 +168,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
     }
 
     function endSeats(uint256 taskId, address[] calldata miners) external {
-        if (miners.length > MAX_ENDED_SEATS) revert SeatsTooManyFines(miners.length, MAX_ENDED_SEATS);
+        if (miners.length > MAX_ENDED_SEATS) revert SeatsListTooLong(miners.length, MAX_ENDED_SEATS);
         IGradientLedger.Progress memory progress = LEDGER.progressOf(taskId);
         _requireNotOpening(taskId, progress);
         uint256 seatsBefore = _members[taskId].length;
@@ -224,7 +224,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
     function slash(uint256 taskId, uint32 ordinal, Fine[] calldata fines, bytes32[][] calldata proofs)
         external
     {
-        if (fines.length > MAX_FINES) revert SeatsTooManyFines(fines.length, MAX_FINES);
+        if (fines.length > MAX_FINES) revert SeatsListTooLong(fines.length, MAX_FINES);
         IGradientLedger.EndedAttempt memory ended = LEDGER.endedAttempt(taskId, ordinal);
         uint256 until = uint256(ended.endedBlock) + ended.lateBlocks + 2 * uint256(ended.windowBlocks);
         if (ended.endedBlock == 0 || block.number > until) revert SeatsWindowClosed(taskId, ordinal);

@@ -455,7 +455,7 @@ def test_seats_that_are_not_over_cannot_be_ended(started: World) -> None:
     assert refusal(started.end_seats, MINERS[0], MINERS[1], STRANGER) == none
     many = [STRANGER] * (MAX_ENDED_SEATS + 1)
     refused = refusal(started.end_seats, *many)
-    assert refused == ContractError("SeatsTooManyFines", (65, MAX_ENDED_SEATS))
+    assert refused == ContractError("SeatsListTooLong", (65, MAX_ENDED_SEATS))
 
 
 def test_squatter_costs_three_slow_attempts_and_pays_both_bonds(started: World) -> None:

@@ -405,7 +405,7 @@ def test_at_most_16_fines_are_imposed_in_one_call(world: World) -> None:
     fines = [replace(FRAUD, index=i) for i in range(17)]
     tree = tree_of(*fines)
     refused = refusal(slash, world, tree)
-    assert refused == ContractError("SeatsTooManyFines", (17, 16))
+    assert refused == ContractError("SeatsListTooLong", (17, 16))
 
 
 def test_fine_in_a_round_of_1024_costs_little_more_than_in_a_small_one(world: World) -> None:

@@ -73,7 +73,7 @@ interface IMinerSeats {
     error SeatsWindowClosed(uint256 taskId, uint32 ordinal);
     error SeatsAlreadyVoted(address validator);
     error SeatsInvalidFine(uint256 position);
-    error SeatsTooManyFines(uint256 count, uint256 limit);
+    error SeatsListTooLong(uint256 length, uint256 limit);
     error SeatsNothingToFine(uint256 taskId, uint32 ordinal);
     error SeatsNothingToWithdraw();
 

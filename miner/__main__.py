@@ -60,7 +60,10 @@ def run(options: MinerOptions, load_task_opener: Callable[[MinerOptions], OpenTa
             limits,
             poll_seconds=options.poll_ms / 1000,
             claims=options.claim,
+            leaves_at_end=options.leave_at_end,
         )
+        if options.leave_at_end:
+            _end_when_stopped(miner)
         mine(miner, None if options.task == "auto" else TaskId(int(options.task)))
 
 
@@ -74,7 +77,7 @@ def mine(miner: Miner, task: TaskId | None) -> None:
         if task is None:
             miner.mine_all()
         else:
-            miner.mine(task)
+            miner.mine_one(task)
     except KeyboardInterrupt:
         notice = miner.describe_stop()
         if notice is None:
@@ -160,6 +163,19 @@ def main(
         app(arguments, prog_name="pot miner run")
     except OperatorError as error:
         sys.exit(f"error: {error}")
+
+
+def _end_when_stopped(miner: Miner) -> None:
+    """Let the first signal end the miner's seat, and a second one the process."""
+
+    def stop(signal_number: int, frame: object) -> None:
+        # It only takes a note: a log line may be in the middle of being written.
+        if miner.is_ending:
+            raise KeyboardInterrupt
+        miner.end()
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, stop)
 
 
 def _stop(signal_number: int, frame: object) -> None:

@@ -69,6 +69,11 @@ class BondReturns:
                 )
                 _log.warning(told, task=task)
 
+    @property
+    def waits(self) -> tuple[TaskId, ...]:
+        """The tasks whose bonds are expected, by id."""
+        return tuple(sorted(self._retries))
+
     def expect(self, task: TaskId) -> None:
         """Take back the bonds of a seat that has ended, or whose task is closed."""
         self._retries.setdefault(task, _Retry(time.monotonic(), FIRST_RETRY_SECONDS))

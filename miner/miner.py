@@ -21,7 +21,7 @@ from miner.idle_watch import IdleWatch
 from miner.light import LightClient
 from miner.limits import MinerLimits, require_enough_time, require_room
 from miner.outcomes import OutOfTaskError
-from miner.stopping import describe_stop
+from miner.stopping import describe_stop, describe_wait
 from miner.task_choice import TaskChoice, fetch_spec
 from miner.task_files import TaskFiles
 from miner.worker import MinerIdentity, TaskWorker
@@ -74,6 +74,7 @@ class Miner:
         limits: What the operator allows a task to take.
         poll_seconds: Between two questions about the attempt in progress.
         claims: Whether to claim the rewards when the task closes.
+        leaves_at_end: Whether to wait for the bonds when the task that was named is over.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Miner:
         *,
         poll_seconds: float,
         claims: bool,
+        leaves_at_end: bool = False,
     ) -> None:
         self._client = client
         self._light = light
@@ -101,6 +103,11 @@ class Miner:
         self._open_task = open_task
         self._poll_seconds = poll_seconds
         self._claims = claims
+        self._leaves_at_end = leaves_at_end
+        self.is_ending = False
+        """Whether the miner was told to leave its task and to end."""
+        self._leave_due = 0.0
+        """When to try again to leave, by the monotonic clock."""
         self._limits = limits
         self._choice = TaskChoice(client, light, self._identity.address, limits)
         self._bonds = BondReturns(client, light, self._identity)
@@ -109,8 +116,36 @@ class Miner:
         self._last_work = time.monotonic()
         """When there was last something to do, or another node was chosen."""
 
+    def end(self) -> None:
+        """Have the miner leave its task, finish what it owes, and take its bonds back."""
+        self.is_ending = True
+
+    def mine_one(self, task: TaskId) -> None:
+        """Mine a task until it closes or the miner is told to end.
+
+        Raises:
+            OutOfTaskError: The account lost its bond in the task, or has left it.
+            ClientError: There is no such task, or the account cannot take part in it.
+        """
+        try:
+            self.mine(task)
+        except OutOfTaskError as error:
+            if not self._leaves_at_end:
+                raise
+            _log.log(logging.INFO if error.has_left else logging.ERROR, str(error))
+            self._bonds.expect(task)
+            self._await_bonds()
+            if not error.has_left:
+                raise
+        else:
+            if self._leaves_at_end:
+                self._await_bonds()
+
     def mine_all(self) -> None:
-        """Take part in the task that pays best; when it ends, in the next. Never returns."""
+        """Take part in the task that pays best; when it ends, in the next.
+
+        Returns only if the miner was told to end.
+        """
         _log.info("looking for a task", account=self._identity.address)
         has_searched = False
         while True:
@@ -121,6 +156,9 @@ class Miner:
                     has_searched = True
                 if self._bonds.collect():
                     self._choice.look_again()
+                if self.is_ending:
+                    self._await_bonds()
+                    return
                 task = self._choice.choose()
                 if task is not None:
                     self._mine_chosen(task)
@@ -176,6 +214,8 @@ class Miner:
         spec, status = self._ask_honest(lambda: fetch_spec(self._client, self._light, task))
         if stays and status in (TaskStatus.PENDING, TaskStatus.PAUSED):
             self._await_active(task, status)
+            if self.is_ending and not self._has_seat(task):
+                return False
         mined = _MinedTask(task, spec)
         mined.has_seat = self._ask_honest(lambda: self._require_acceptable(task, spec))
         self._mined = mined
@@ -186,6 +226,8 @@ class Miner:
         )
         worker.has_seat = mined.has_seat
         mined.worker = worker
+        if self.is_ending and not mined.has_seat:
+            return False
         self._ask_honest(lambda: worker.register(self._units))
         _log.info(
             "mining the task", task=task, name=spec.name, parameters=count_parameters(spec.model)
@@ -201,7 +243,7 @@ class Miner:
         self._mined = None
         worker.log_last_outcome()
         _log.info("task closed", task=task)
-        if stays:
+        if stays and not self._leaves_at_end:
             _log.info(f"the bonds come back later, with `pot miner withdraw {task}`", task=task)
         else:
             self._bonds.expect(task)
@@ -218,11 +260,14 @@ class Miner:
         Raises:
             ClientError: The task could cost the bonds, or takes more than the operator allows.
         """
-        has_seat = self._light.progress(task, self._identity.address).registration.has_seat
+        has_seat = self._has_seat(task)
         if not has_seat:
             require_enough_time(task, spec, self._light.network.parameters)
             require_room(task, spec, self._limits)
         return has_seat
+
+    def _has_seat(self, task: TaskId) -> bool:
+        return self._light.progress(task, self._identity.address).registration.has_seat
 
     def describe_stop(self) -> str | None:
         """What the operator loses by a stop now; None if the account has no seat, so nothing."""
@@ -230,6 +275,12 @@ class Miner:
         if mined is None:
             return None
         worker = mined.worker
+        if self.is_ending and worker is not None and worker.has_left and worker.is_at_work:
+            return (
+                f"miner stopped, and the last attempt of its seat in task {mined.task} may be in "
+                "progress: if it has no gradient of this miner, the seat's bond in POT is lost. "
+                "Start the miner again at once"
+            )
         if not (mined.has_seat if worker is None else worker.has_seat):
             return None
         return describe_stop(
@@ -252,7 +303,8 @@ class Miner:
             if standing is None:
                 return False
             if standing.registration.has_seat:
-                if standing.is_idle and not stays:
+                self._leave_if_ending(worker)
+                if standing.is_idle and not stays and not self.is_ending:
                     worker.leave()
             elif worker.has_left and not worker.gave_up:
                 return True
@@ -264,10 +316,49 @@ class Miner:
             self._try_another(error, RETRY_SECONDS)
         return False
 
+    def _leave_if_ending(self, worker: TaskWorker) -> None:
+        """Give the seat up if the miner was told to end.
+
+        The contract may refuse: a newcomer owes an attempt first, or one opens in this very block.
+
+        Raises:
+            ClientError: No node answers.
+        """
+        now = time.monotonic()
+        if not self.is_ending or worker.has_left or not worker.has_seat or now < self._leave_due:
+            return
+        try:
+            worker.leave()
+        except RpcCallError as error:
+            if not self._leave_due:
+                _log.warning(f"not left yet, and tried again: {error}")
+            self._leave_due = now + RETRY_SECONDS
+        else:
+            _log.info("the attempt in progress is owed, and finished first")
+
+    def _await_bonds(self) -> None:
+        """Wait until the bonds are back that are expected."""
+        self._mined = None
+        for task in self._bonds.waits:
+            _log.info(
+                "waiting for the bonds, which the chain locks for minutes or longer; if you stop "
+                f"the miner, take them later: pot miner withdraw {task}",
+                task=task,
+            )
+        while self._bonds.waits:
+            try:
+                self._bonds.collect()
+            except ClientError as error:
+                self._try_another(error, RETRY_SECONDS)
+            time.sleep(IDLE_SECONDS)
+
     def _await_active(self, task: TaskId, status: TaskStatus) -> None:
-        """Wait while the task is pending or paused: it takes no miners."""
-        _log.info("the task takes no miners yet", task=task, status=status.name.lower())
-        while True:
+        """Wait while the task is pending or paused: it takes no miners. The log says why."""
+        advice = describe_wait(task, status)
+        if self._ask_honest(lambda: self._has_seat(task)):
+            advice += f"; to give the seat up: pot miner leave {task}"
+        _log.warning(advice, task=task)
+        while not self.is_ending:
             try:
                 if self._light.task(task)[1] not in (TaskStatus.PENDING, TaskStatus.PAUSED):
                     return
@@ -306,6 +397,7 @@ class Miner:
                     # The phase ended meanwhile, or the account cannot pay: the next poll tells.
                     _log.warning(f"refused: {error}", round=hint.round)
                     time.sleep(REFUSAL_RETRY_SECONDS)
+                self._leave_if_ending(worker)  # after a commitment, which keeps the bond in POT
                 if self._has_waited_long():
                     break
                 time.sleep(self._poll_seconds)

@@ -1,4 +1,4 @@
-"""What becomes of a seat when its miner is stopped, in a sentence for the log.
+"""What a miner that waits or is stopped should know, in a sentence for the log.
 
 A seat owes a gradient in each attempt, whether its miner runs or not (docs/spec/contracts.md,
 section 6).
@@ -6,6 +6,7 @@ section 6).
 
 from typing import Final
 
+from chain.contracts.task_registry import TaskStatus
 from chain.primitives import TOKEN_UNIT, TaskId
 from chain.training.task_spec import TaskSpec
 from pot_common.amounts import format_amount
@@ -32,4 +33,18 @@ def describe_stop(task: TaskId, spec: TaskSpec, seat_bond_pot: int, *, is_at_wor
         "that bond. "
         f"Start the miner again within about {seconds} s, or give the seat up: "
         f"pot miner leave {task}{owed}"
+    )
+
+
+def describe_wait(task: TaskId, status: TaskStatus) -> str:
+    """Why a miner waits that was told to mine a pending or paused task, and what ends the wait."""
+    if status is TaskStatus.PENDING:
+        return (
+            f"task {task} is pending: too few validators are ready for it yet; the miner waits "
+            f"until it is active. What validators wait for: pot task show {task}"
+        )
+    return (
+        f"task {task} is paused, because three attempts in a row failed; the miner waits until its "
+        f"submitter resumes it (pot task resume {task}) or it expires (pot task show {task}). To "
+        "mine others meanwhile, stop the miner and start it with --task auto"
     )

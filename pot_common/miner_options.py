@@ -44,6 +44,7 @@ class MinerOptions:
     data_gib: float
     lock_days: float
     claim: bool
+    leave_at_end: bool
     private_data_host: tuple[str, ...]
     log_format: MinerLogFormat
     poll_ms: int
@@ -107,6 +108,14 @@ def build_command(run: Callable[[MinerOptions], None]) -> Callable[..., None]:
         claim: Annotated[
             bool, typer.Option("--claim", help="Claim the rewards when the task closes.")
         ] = False,
+        leave_at_end: Annotated[
+            bool,
+            typer.Option(
+                "--leave-at-end",
+                help="When stopped, leave the task, finish the attempt that is owed, and wait for "
+                "the bonds; wait for them, too, when the task closes. Stop again to end at once.",
+            ),
+        ] = False,
         private_data_host: Annotated[
             list[str] | None,
             typer.Option(
@@ -141,6 +150,7 @@ def build_command(run: Callable[[MinerOptions], None]) -> Callable[..., None]:
                 data_gib=data_gib,
                 lock_days=lock_days,
                 claim=claim,
+                leave_at_end=leave_at_end,
                 private_data_host=tuple(private_data_host or ()),
                 log_format=log_format,
                 poll_ms=poll_ms,

@@ -1,5 +1,6 @@
 """A miner in a task that opens no attempt says why, leaves it, and takes its bonds back."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from chain.contracts.addresses import MINER_SEATS, TRAINING_TOKEN
 from chain.contracts.miner_seats import IDLE_BLOCKS
 from chain.crypto import get_address
 from chain.primitives import PrivateKey
+from miner.__main__ import _end_when_stopped
 from miner.bonds import BondReturns
 from miner.client import FailoverClient
 from miner.light import LightClient, fetch_network
@@ -89,7 +91,9 @@ def light_of(node: FakeNode) -> tuple[FailoverClient, LightClient]:
     return client, LightClient(client, fetch_network(client, CHAIN_ID, GENESIS.hash))
 
 
-def miner_of(directory: Path, node: FakeNode, *, claims: bool = False) -> Miner:
+def miner_of(
+    directory: Path, node: FakeNode, *, claims: bool = False, leaves_at_end: bool = False
+) -> Miner:
     client, light = light_of(node)
     return Miner(
         client,
@@ -101,6 +105,7 @@ def miner_of(directory: Path, node: FakeNode, *, claims: bool = False) -> Miner:
         LIMITS,
         poll_seconds=1.0,
         claims=claims,
+        leaves_at_end=leaves_at_end,
     )
 
 
@@ -218,6 +223,106 @@ def test_miner_goes_on_if_the_token_refuses_to_pay_its_rewards(
         assert not miner_of(tmp_path, node, claims=True).mine(TASK, stays=False)
     assert node.names == ["leave"]
     assert logs[-1]["event"] == "rewards not claimed; try `pot wallet claim` later"
+
+
+def test_miner_that_is_told_to_end_leaves_and_takes_its_bonds_back(
+    tmp_path: Path, clocks: Callable[[FakeNode, float], Clock]
+) -> None:
+    node = IdleNode(units=1)
+    clock = clocks(node, 1_000)
+    miner = miner_of(tmp_path, node, leaves_at_end=True)
+    node.locked = ("leave", "withdraw", "withdraw POT")
+    clock.at[50] = miner.end
+    clock.at[100] = lambda: setattr(node, "locked", ("withdraw", "withdraw POT"))
+    clock.at[200] = lambda: setattr(node, "locked", ())
+    with capture_logs() as logs:
+        miner.mine_one(TASK)
+    assert node.names == ["leave", "withdraw"]
+    events = [str(each["event"]) for each in logs]
+    assert sum("not left yet, and tried again" in each for each in events) == 1
+    *_, left, owed, waiting, back = events
+    assert (left, back) == ("left the task", "bonds are back")
+    assert owed == "the attempt in progress is owed, and finished first"
+    assert waiting == (
+        "waiting for the bonds, which the chain locks for minutes or longer; if you stop the "
+        "miner, take them later: pot miner withdraw 1"
+    )
+
+
+def test_miner_of_any_task_ends_when_it_is_told_to(
+    tmp_path: Path, clocks: Callable[[FakeNode, float], Clock]
+) -> None:
+    node = IdleNode()
+    node.token_balance = BOND + SEAT_BOND
+    clock = clocks(node, 200)
+    miner = miner_of(tmp_path, node)
+    clock.at[50] = miner.end
+    miner.mine_all()
+    assert node.names == ["approve", "register", "leave", "withdraw"]
+
+
+def test_miner_takes_the_bonds_of_its_closed_task_back_if_told_to(
+    tmp_path: Path, clocks: Callable[[FakeNode, float], Clock]
+) -> None:
+    node = IdleNode(units=1)
+    clock = clocks(node, 200)
+    clock.at[50] = lambda: setattr(node, "status", "closed")
+    miner_of(tmp_path, node, leaves_at_end=True).mine_one(TASK)
+    assert node.names == ["withdraw"]
+
+
+def test_miner_commits_to_the_attempt_that_it_owes_when_told_to_end(
+    tmp_path: Path, clocks: Callable[[FakeNode, float], Clock]
+) -> None:
+    node = FakeNode(MINER, units=1)
+    clocks(node, 1)
+    miner = miner_of(tmp_path, node, leaves_at_end=True)
+    miner.end()
+    with pytest.raises(KeyboardInterrupt):
+        miner.mine_one(TASK)
+    assert len(node.commitments) == 1
+    assert node.transactions[1].data == miner_seats.leave(TASK).data
+    stopped = miner.describe_stop()
+    assert stopped is not None
+    assert "the last attempt of its seat in task 1 may be in progress" in stopped
+
+
+@pytest.mark.parametrize(
+    ("status", "units", "text"),
+    [
+        ("pending", 0, "is pending: too few validators are ready for it yet; the miner waits"),
+        ("paused", 0, "is paused, because three attempts in a row failed; the miner waits until"),
+        ("paused", 1, "; to give the seat up: pot miner leave 1"),
+    ],
+)
+def test_miner_says_once_why_it_waits_for_a_task_that_it_names(
+    tmp_path: Path,
+    clocks: Callable[[FakeNode, float], Clock],
+    status: str,
+    units: int,
+    text: str,
+) -> None:
+    node = IdleNode(status=status, units=units)
+    clocks(node, 60)
+    with capture_logs() as logs, pytest.raises(KeyboardInterrupt):
+        miner_of(tmp_path, node).mine(TASK)
+    (told,) = (str(each["event"]) for each in logs if each["log_level"] == "warning")
+    assert text in told
+    assert ("give the seat up" in told) == bool(units)
+
+
+def test_first_signal_ends_the_seat_and_the_second_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers: dict[int, Callable[[int, object], None]] = {}
+    monkeypatch.setattr("miner.__main__.signal.signal", handlers.__setitem__)
+    miner = miner_of(tmp_path, IdleNode())
+    _end_when_stopped(miner)
+    assert sorted(handlers) == [signal.SIGINT, signal.SIGTERM]
+    handlers[signal.SIGTERM](signal.SIGTERM, None)
+    assert miner.is_ending
+    with pytest.raises(KeyboardInterrupt):
+        handlers[signal.SIGINT](signal.SIGINT, None)
 
 
 def bonds_of(node: FakeNode) -> BondReturns:

@@ -10,6 +10,7 @@ ALL = [
     *("--task", "7", "--units", "3", "--password-file", "p", "--data-dir", "d"),
     *("--device", "cuda:1", "--threads", "4", "--claim", "--log-format", "json", "--poll-ms", "5"),
     *("--memory-gib", "3.5", "--data-gib", "8", "--lock-days", "0.5"),
+    "--leave-at-end",
     *("--private-data-host", "nas", "--private-data-host", "lab"),
 ]
 
@@ -39,6 +40,7 @@ def test_every_option_is_read() -> None:
         data_gib=8.0,
         lock_days=0.5,
         claim=True,
+        leave_at_end=True,
         private_data_host=("nas", "lab"),
         log_format=MinerLogFormat.JSON,
         poll_ms=5,

@@ -78,6 +78,9 @@ from tests.training_simulation.values import (
 )
 from tests.worlds.contracts import CHAIN_ID, SEAT_BOND, STAKE, SUPPLY_EACH, Reverted
 
+VOTE_BLOCKS: Final = 8
+"""Blocks within which every operator that is up has voted on fines."""
+
 MONEY: Final = "money"
 """No token is made or lost."""
 FOLD: Final = "fold"
@@ -914,7 +917,7 @@ class Checkers:
         )
         assert seat is not None, "a miner that committed has a seat"
         paid = seat.fined.get(attempt.ordinal)
-        if paid == FineKind.FRAUD or seat.bond == 0:
+        if paid == FineKind.FRAUD or seat.bond == 0 or self._is_vote_impossible(ended):
             return False
         tally = formats.count_guilty_words(ended, index)
         early = formats.count_guilty_words(ended, index, ended.block_number)
@@ -924,6 +927,18 @@ class Checkers:
             formats.is_delivered_late(each, index, self._judges(each)) for each in ended.failed
         )
         return is_missed and paid is None
+
+    def _is_vote_impossible(self, ended: formats.Ended) -> bool:
+        """Whether, for an outage, no quorum could vote on the fines before votes were over."""
+        late, window = formats.compute_windows(self._spec(ended.attempt.id.task_id), ended.judges)
+        first, last = ended.block_number + VOTE_BLOCKS, ended.block_number + late + window
+        silent = [
+            each
+            for each in self._cluster.validators
+            if any(start <= first and last - VOTE_BLOCKS <= end for start, end in each.silences)
+        ]
+        judges = [each for each in silent if each.operator in ended.judges.operators]
+        return len(ended.judges.operators) - len(judges) < ended.judges.quorum
 
     def _withdraw_all(self) -> None:
         """Have every miner of a closed task take its bonds back, once all windows are over."""

@@ -99,6 +99,9 @@ class Validator(Actor):
         self.disk = Disk()
         self.memory = Memory()
         self._lives = 0
+        self._silent_since = BlockNumber(0)
+        self.silences: list[tuple[BlockNumber, BlockNumber]] = []
+        """The heads at the start and the end of each time without its training host."""
 
     @property
     def is_member(self) -> bool:
@@ -123,11 +126,13 @@ class Validator(Actor):
         self.cluster.counts[what] += 1
         self.is_up, self.is_deciding = False, not is_whole
         self._lives += 1
+        self._silent_since = self.cluster.chain.view.number
         self.cluster.after(down_ms, self.boot)
 
     def boot(self) -> None:
         """Start with what the disk holds."""
         if not self.is_up:
+            self.silences.append((self._silent_since, self.cluster.chain.view.number))
             self.is_up, self.is_deciding, self.memory = True, True, Memory()
             for history in self.view.histories.values():
                 spec = self.cluster.chain.spec(history)

@@ -2,10 +2,11 @@
 
 The rows are the values of chain/training/history.py as JSON. The training host and the RPC
 processes read them. What can be large and is seldom needed has rows of its own, so that a block
-writes no more than it changes: each attempt that may still be fined, and what each account has
-earned.
+writes no more than it changes: each attempt that may still be fined, what each account has earned,
+and what each block has paid.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
@@ -34,6 +35,7 @@ from chain.types.header import Header
 from chain.types.receipt import Receipt
 from chain.types.validator_set import ValidatorSet
 from node.storage.block_store import BlockStore
+from node.storage.database import Reader, Table
 
 KEPT_HISTORIES: Final = 1_024
 """The size of the cache of decoded tasks. With more live tasks, lookups decode from disk each time:
@@ -42,9 +44,14 @@ slower, still correct."""
 KEPT_ACCUSED: Final = 4_096
 """The size of the cache of accused miners, by ended attempt."""
 
+PAYMENTS_BACK_LIMIT: Final = 1_000
+"""Payments that are taken off to tell what was earned as of an older block: 45 MB, and a second of
+a thread. A snapshot is of a recent block."""
+
 _COUNT_KEY: Final = b"count"
 _TASK: Final = b"task"
 _REWARD: Final = b"reward"
+_PAYMENT: Final = b"payment"
 _TASK_ID_BYTES: Final = 8
 _CONFIG: Final = ConfigDict(ser_json_bytes="hex", val_json_bytes="hex")
 
@@ -120,6 +127,30 @@ class TrainingIndex:
             self._accused[key] = tuple(commitments[i].miner for i in indices)
         return self._accused[key]
 
+    def rewards_at(
+        self, reader: Reader, task_id: TaskId, number: BlockNumber, after: bytes
+    ) -> Iterator[tuple[Address, int]] | None:
+        """What accounts had earned as of a block, by ascending account; None if it is too old.
+
+        Args:
+            reader: The view of the database; later payments in it are taken off.
+            task_id: The task.
+            number: The block; this node holds it.
+            after: An address, or empty. Only higher addresses are listed.
+        """
+        later: Counter[Address] = Counter()
+        since = reader.scan(
+            Table.TRAINING,
+            _payment_key(task_id, BlockNumber(number + 1)),
+            _payment_key(task_id, BlockNumber(2**64 - 1)),
+        )
+        for back, (_, value) in enumerate(since):
+            if back == PAYMENTS_BACK_LIMIT:
+                return None
+            for account, pay in _decode_payments(value):
+                later[account] += pay
+        return _list_rewards(reader, task_id, after, later)
+
     def rewards(self, task_id: TaskId) -> dict[Address, int]:
         """What each account has earned in all rounds of a task, by ascending account.
 
@@ -176,6 +207,7 @@ class _Changes:
         self._histories: dict[TaskId, TaskHistory] = {}
         self._ended: dict[tuple[TaskId, int], EndedAttempt] = {}
         self._rewards: dict[tuple[TaskId, Address], int] = {}
+        self._payments: dict[tuple[TaskId, BlockNumber], Counter[Address]] = {}
         self._rounds: list[SettledRound] = []
 
     def apply(self, event: Event, context: BlockContext) -> None:
@@ -204,6 +236,7 @@ class _Changes:
         if fold.settled is not None:
             self._rounds.append(fold.settled)
         for account, pay in fold.payouts:
+            self._payments.setdefault((task_id, context.number), Counter())[account] += pay
             key = (task_id, account)
             earned = self._rewards.get(key)
             self._rewards[key] = pay + (self._index.reward(*key) if earned is None else earned)
@@ -220,6 +253,8 @@ class _Changes:
             rows[_ended_key(*key)] = _ENDED.dump_json((ended,))
         for reward_key, earned in self._rewards.items():
             rows[_reward_key(*reward_key)] = earned.to_bytes(32, "big")
+        for payment_key, payments in self._payments.items():
+            rows[_payment_key(*payment_key)] = _encode_payments(payments)
         for task_id, history in self._histories.items():
             rows[_history_key(task_id)] = _HISTORIES.dump_json((history,))
         return rows
@@ -253,6 +288,27 @@ def build_rows(
     return rows
 
 
+def _list_rewards(
+    reader: Reader, task_id: TaskId, after: bytes, later: Mapping[Address, int]
+) -> Iterator[tuple[Address, int]]:
+    prefix = _REWARD + _encode_id(task_id)
+    first = prefix + after + b"\0" if after else prefix
+    for key, value in reader.scan(Table.TRAINING, first, prefix + b"\xff" * 20):
+        account = Address(key[len(prefix) :])
+        earned = int.from_bytes(value, "big") - later.get(account, 0)
+        if earned:
+            yield account, earned
+
+
+def _encode_payments(payments: Mapping[Address, int]) -> bytes:
+    return b"".join(account + pay.to_bytes(32, "big") for account, pay in sorted(payments.items()))
+
+
+def _decode_payments(row: bytes) -> Iterator[tuple[Address, int]]:
+    for start in range(0, len(row), 52):
+        yield Address(row[start : start + 20]), int.from_bytes(row[start + 20 : start + 52], "big")
+
+
 def _encode_id(number: int) -> bytes:
     return number.to_bytes(_TASK_ID_BYTES, "big")
 
@@ -268,6 +324,10 @@ def _ended_key(task_id: TaskId, ordinal: int) -> bytes:
 
 def _reward_key(task_id: TaskId, account: Address) -> bytes:
     return _REWARD + _encode_id(task_id) + account
+
+
+def _payment_key(task_id: TaskId, number: BlockNumber) -> bytes:
+    return _PAYMENT + _encode_id(task_id) + _encode_id(number)
 
 
 def _round_key(attempt_id: AttemptId) -> bytes:

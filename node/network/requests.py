@@ -73,7 +73,7 @@ class SnapshotPeers(BlockPeers, Protocol):
         """See PeerRequests."""
 
     async def request_task_records(
-        self, peer_id: PeerId, number: BlockNumber, first: TaskId, count: int
+        self, peer_id: PeerId, number: BlockNumber, first: TaskId, count: int, after: bytes
     ) -> tuple[TaskRecord, ...] | None:
         """See PeerRequests."""
 
@@ -161,13 +161,17 @@ class PeerRequests:
         )
 
     async def request_task_records(
-        self, peer_id: PeerId, number: BlockNumber, first: TaskId, count: int
+        self, peer_id: PeerId, number: BlockNumber, first: TaskId, count: int, after: bytes
     ) -> tuple[TaskRecord, ...] | None:
-        """The records of `count` tasks as of a block, unverified; None if the peer has none."""
+        """The records of some tasks as of a block, unverified; None if the peer has none.
+
+        Of the first task they have accounts above `after` only, an address or empty; the last one
+        may be incomplete.
+        """
         return await self._ask(
             peer_id,
             state.PROTOCOL_ID,
-            lambda stream: state.request_records(stream, number, first, count),
+            lambda stream: state.request_records(stream, number, first, count, after),
         )
 
     async def request_reveals(self, peer_id: PeerId, attempt_id: AttemptId) -> tuple[Reveal, ...]:

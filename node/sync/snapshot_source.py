@@ -1,19 +1,15 @@
 """What a node serves of its state to nodes that join by snapshot (docs/spec/wire.md, section 9)."""
 
 from collections.abc import Sequence
-from typing import Final
+from itertools import islice
 
-from chain.primitives import Address, BlockNumber, Hash32, TaskId
+from chain.primitives import BlockNumber, Hash32, TaskId
 from chain.state.trie import MissingTrieNodeError
 from chain.state.walk import collect_chunk
-from chain.training.history import TaskHistory, compute_outcome
 from node.chain.training_index import TrainingIndex
 from node.network.protocols.state import TaskRecord
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, Table
-
-ROUNDS_BACK_LIMIT: Final = 1_000
-"""Settled rounds that are taken back to tell of an older block: a snapshot is of a recent one."""
 
 
 class SnapshotSource:
@@ -54,34 +50,25 @@ class SnapshotSource:
         return tuple(found)
 
     def task_records(
-        self, number: BlockNumber, first: TaskId, count: int
+        self, number: BlockNumber, first: TaskId, count: int, after: bytes, accounts_limit: int
     ) -> tuple[TaskRecord, ...] | None:
-        """What the tasks from `first` on were as of a block; None if that is not known."""
+        """The tasks from `first` on as of a block, until the accounts are enough for one answer.
+
+        None if they are not known. Of the first task only accounts above `after` are listed.
+        """
         if not self._store.first_held() <= number <= self._store.head_number():
             return None
-        records = []
-        for task_id in range(first, first + count):
-            history = self._index.history(TaskId(task_id))
-            rewards = None if history is None else self._get_rewards(history, number)
-            if history is None or rewards is None:
-                return None
-            records.append(TaskRecord(history.spec, rewards))
+        records: list[TaskRecord] = []
+        with self._database.read() as reader:
+            for task_id in map(TaskId, range(first, first + count)):
+                if accounts_limit == 0:
+                    break
+                history = self._index.history(task_id)
+                earned = self._index.rewards_at(reader, task_id, number, b"" if records else after)
+                if history is None or earned is None:
+                    return None
+                rewards = tuple(islice(earned, accounts_limit))
+                accounts_limit -= len(rewards)
+                is_complete = next(earned, None) is None
+                records.append(TaskRecord(history.spec, rewards, is_complete))
         return tuple(records)
-
-    def _get_rewards(
-        self, history: TaskHistory, number: BlockNumber
-    ) -> tuple[tuple[Address, int], ...] | None:
-        """What was earned as of a block: what rounds settled since have added is taken off."""
-        earned = self._index.rewards(history.task_id)
-        spec = self._index.spec(history)
-        for back in range(history.rounds_settled):
-            if back == ROUNDS_BACK_LIMIT:
-                return None
-            settled = self._index.settled_round(history.task_id, history.rounds_settled - 1 - back)
-            if settled is None or settled.block_number <= number:
-                break  # not held: settled before our own snapshot, so before the block asked for
-            assert spec is not None, "a task with settled rounds has a specification"
-            outcome = compute_outcome(settled.attempt, spec, self._index.validator_set)
-            for account, pay in outcome.payouts:
-                earned[account] -= pay
-        return tuple(sorted((account, pay) for account, pay in earned.items() if pay))

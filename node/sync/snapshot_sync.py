@@ -36,6 +36,7 @@ from node.network.wire import BLOCK_REQUEST_LIMIT, RECEIPTS_REQUEST_LIMIT
 from node.storage.block_store import BlockStore, Snapshot
 from node.storage.database import Database
 from node.storage.snapshot_progress import Part, Pivot, SnapshotProgress
+from node.sync.record_pages import RecordPages
 from node.sync.set_search import Certified, SetSearch
 from node.sync.sources import ANSWER_SECONDS, SOURCES_LIMIT, Sources
 from node.sync.task_snapshot import StateView, TaskProgress, fold_attempt
@@ -165,15 +166,20 @@ class SnapshotSync:
     # Asking.
 
     async def _ask(
-        self, number: BlockNumber, ask: Callable[[PeerId], Awaitable[_Answer | None]]
+        self,
+        number: BlockNumber,
+        ask: Callable[[PeerId], Awaitable[_Answer | None]],
+        *,
+        preferred: PeerId | None = None,
     ) -> _Answer:
-        """The first good answer of a peer that has block `number`.
+        """The first good answer of a peer that has block `number`, the `preferred` one first.
 
         Raises:
             SnapshotFailedError: There was no good answer for STALL_SECONDS.
         """
         while True:
-            for peer in self._sources.list_at(number):
+            peers = self._sources.list_at(number)
+            for peer in sorted(peers, key=lambda each: each.peer_id != preferred):
                 answer = await self._ask_one(peer.peer_id, ask)
                 if answer is not None:
                     self._progress_at = trio.current_time()
@@ -393,28 +399,31 @@ class SnapshotSync:
         validator_set = await trio.to_thread.run_sync(view.validator_set)
         task_count = await trio.to_thread.run_sync(view.task_count)
         tasks: list[TaskProgress] = []
+        pages = RecordPages()
 
         async def ask(peer_id: PeerId) -> list[TaskProgress] | None:
             first = TaskId(len(tasks) + 1)
             count = min(RECORDS_LIMIT, task_count - len(tasks))
-            number = pivot.header.number
-            records = await self._network.request_task_records(peer_id, number, first, count)
+            number, after = pivot.header.number, pages.get_after(peer_id, first)
+            records = await self._network.request_task_records(peer_id, number, first, count, after)
             if records is None:
                 return None
             found = []
-            for task_id, record in enumerate(records, first):
-                try:
-                    found.append(
-                        await trio.to_thread.run_sync(
-                            view.build_progress, TaskId(task_id), record, validator_set
+            try:
+                # Shielded, because hashing many accounts must not count as the peer's time.
+                with trio.CancelScope(shield=True):
+                    for task_id, record in enumerate(pages.join(peer_id, first, records), first):
+                        found.append(
+                            await trio.to_thread.run_sync(
+                                view.build_progress, TaskId(task_id), record, validator_set
+                            )
                         )
-                    )
-                except RejectedInputError as error:
-                    raise _UnfitError(error.reason, error.detail) from error
+            except RejectedInputError as error:
+                raise _UnfitError(error.reason, error.detail) from error
             return found
 
         while len(tasks) < task_count:
-            tasks += await self._ask(pivot.header.number, ask)
+            tasks += await self._ask(pivot.header.number, ask, preferred=pages.peer_id)
         return tasks
 
     async def _fetch_ancestors(self, header: Header, first: BlockNumber) -> tuple[Header, ...]:

@@ -53,6 +53,7 @@ from node.network.protocols.state import StateServer, TaskRecord
 from node.network.protocols.status import NodeIdentity
 from node.network.stream import FrameStream
 from node.network.wire import (
+    PROTOCOL_VERSION,
     AnnounceTransactions,
     BlobRequest,
     BlocksRequest,
@@ -142,7 +143,9 @@ def build_handshake() -> Value:
         make_hash(111),
         (make_address(117), lambda digest: sign(digest, values.KEY)),
     )
-    hello = Hello(1, values.CHAIN_ID, make_hash(111), HEAD, make_hash(118), ADDRESSES)
+    hello = Hello(
+        PROTOCOL_VERSION, values.CHAIN_ID, make_hash(111), HEAD, make_hash(118), ADDRESSES
+    )
     talk = partial(
         status.shake_hands,
         identity=identity,
@@ -357,10 +360,11 @@ class State:
         return tuple(self.nodes.get(each, b"") for each in hashes)
 
     def task_records(
-        self, number: BlockNumber, first: TaskId, count: int
+        self, number: BlockNumber, first: TaskId, count: int, after: bytes, accounts_limit: int
     ) -> tuple[TaskRecord, ...] | None:
         rewards = ((Address(make_bytes(1, 20)), 7), (Address(make_bytes(2, 20)), 2**200))
-        return (TaskRecord(b"{}", rewards), TaskRecord(b"", ()))[:count] if number == 900 else None
+        records = (TaskRecord(b"{}", rewards[len(after) // 20 :]), TaskRecord(b"", (), False))
+        return records[:count] if number == 900 else None
 
 
 @sample(
@@ -381,7 +385,10 @@ def build_state() -> Value:
             lambda s: state.request_chunk(s, number, source.root, b"\x03", b"\x05")
         ),
         "request_nodes": record(lambda s: state.request_nodes(s, wanted)),
-        "request_records": record(lambda s: state.request_records(s, number, first, 2)),
+        "request_records": record(lambda s: state.request_records(s, number, first, 2, b"")),
+        "request_more": record(
+            lambda s: state.request_records(s, number, first, 2, make_bytes(1, 20))
+        ),
     }
     served = [
         *(data[4:] for data in requests.values()),

@@ -38,7 +38,9 @@ PROTOCOLS = (
 DIGEST = Hash32(b"\x31" * 32)
 NEGOTIATION = b"\x13/multistream/1.0.0\n\x07/noise\n"
 FRAMES = [
-    wire.encode_status(wire.Hello(1, 7331, identity(None).genesis_hash, HEAD, DIGEST, ())),
+    wire.encode_status(
+        wire.Hello(wire.PROTOCOL_VERSION, 7331, identity(None).genesis_hash, HEAD, DIGEST, ())
+    ),
     wire.encode_status(wire.ValidatorProof(None)),
     wire.encode_status(wire.Ping(1, HEAD)),
     wire.encode_status(wire.Goodbye(wire.DisconnectReason.SILENT)),

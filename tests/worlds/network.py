@@ -303,7 +303,7 @@ class NoStates:
         return tuple(b"" for _ in hashes)
 
     def task_records(
-        self, number: BlockNumber, first: TaskId, count: int
+        self, number: BlockNumber, first: TaskId, count: int, after: bytes, accounts_limit: int
     ) -> tuple[TaskRecord, ...] | None:
         return None
 

@@ -173,10 +173,16 @@ class MemoryNetwork:
         return await self._get(peer_id, "nodes", {bytes(key): node for key, node in pairs if node})
 
     async def request_task_records(
-        self, peer_id: PeerId, number: BlockNumber, first: TaskId, count: int
+        self, peer_id: PeerId, number: BlockNumber, first: TaskId, count: int, after: bytes
     ) -> tuple[TaskRecord, ...] | None:
         source = self.servers[peer_id].source
-        return await self._get(peer_id, "records", source.task_records(number, first, count))
+        limit = state.ACCOUNTS_LIMIT
+        records = source.task_records(number, first, count, after, limit)
+        records = await self._get(peer_id, "records", records)
+        if records is None:
+            return None
+        frame = state.codec.encode([state._record_to_item(each) for each in records])
+        return state._decode_records(frame, count)
 
 
 class FreshNode:

@@ -18,9 +18,10 @@ from chain.contracts.gradient_ledger import ResultKind, ResultVote
 from chain.contracts.task_registry import Purchase
 from chain.crypto import keccak256
 from chain.params import BaseFeeMode, ChainParameters
-from chain.primitives import Address, Hash32, TaskId
+from chain.primitives import ZERO_HASH, Address, Hash32, TaskId
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.leases import READY_CODE
+from chain.training.result_vote import build_empty_vote
 from chain.training.rewards import build_reward_tree
 from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import compute_terms, encode_task_spec
@@ -166,9 +167,9 @@ class TrainingChain:
         )
         self.finalize()
 
-    def judge(self) -> None:
+    def judge(self, ballot: int = 0) -> None:
         bitmap = encode_verdicts([Verdict.OK, Verdict.CHEAT])
-        call = gradient_ledger.post_verdict(TASK, 0, 0, 0, bitmap)
+        call = gradient_ledger.post_verdict(TASK, 0, 0, ballot, bitmap)
         self.finalize(*(self.call(each, call) for each in OPERATORS))
         self.finalize()
 
@@ -192,6 +193,27 @@ class TrainingChain:
     def settle(self) -> None:
         call = gradient_ledger.settle_round(TASK, self.compute_vote())
         self.finalize(self.call(OPERATORS[0], call))
+
+    def pay_void_attempt(self) -> None:
+        """Instead of `agree` and `settle`: no ballot gives a model, but the work is paid."""
+        for ballot in range(2):
+            failed = build_empty_vote(ResultKind.FAILED)
+            call = gradient_ledger.post_result(TASK, 0, 0, ballot, failed, 0, 0)
+            self.finalize(*(self.call(each, call) for each in OPERATORS[:3]))
+            self.finalize(self.call(OPERATORS[0], gradient_ledger.advance_round(TASK)))
+            self.finalize()
+            self.judge(ballot + 1)
+        for _ in range(SPEC.phases.result_seconds // 2):
+            self.finalize()
+        pay = replace(
+            self.compute_vote(),
+            kind=ResultKind.PAID_ONLY,
+            training_state_root=ZERO_HASH,
+            model_root=ZERO_HASH,
+        )
+        call = gradient_ledger.post_result(TASK, 0, 0, 2, pay, 0, 0)
+        self.finalize(*(self.call(each, call) for each in OPERATORS))
+        self.finalize(self.call(OPERATORS[0], gradient_ledger.settle_round(TASK, pay)))
 
     def cancel(self) -> None:
         """Cancel the task, which closes when the next attempt ends."""

@@ -42,8 +42,12 @@ NODES_REQUEST_LIMIT_BYTES: Final = 33 * NODES_LIMIT + 16
 RECORDS_LIMIT: Final = 16
 """Tasks in one request."""
 
-RECORD_LIMIT_BYTES: Final = 2**22
-"""One record: a specification of 16 KiB, and the earnings of 100 000 accounts."""
+ACCOUNTS_LIMIT: Final = 2**13
+"""Accounts in one answer about tasks; further ones are in the next answers."""
+
+RECORDS_FRAME_LIMIT_BYTES: Final = 2**20
+"""An answer about tasks: 16 specifications of 16 KiB, and the earnings of 8 192 accounts, each at
+most 57 bytes."""
 
 BYTES_PER_SECOND: Final = 32.0 * 2**20
 """Bytes a second that all peers together are served; node/network/limits.py limits each peer."""
@@ -58,11 +62,13 @@ _RECORDS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """The data of a task of which the contracts hold only hashes."""
+    """The data of a task of which the contracts hold only hashes, or a part of it."""
 
     spec: bytes
     rewards: tuple[tuple[Address, int], ...]
     """The total earnings of each account as of the block, by ascending address."""
+    is_complete: bool = True
+    """Whether no account with a higher address has earned something."""
 
 
 class StateSource(Protocol):
@@ -77,9 +83,13 @@ class StateSource(Protocol):
         """The nodes or code with these hashes; empty where one is not held or does not fit."""
 
     def task_records(
-        self, number: BlockNumber, first: TaskId, count: int
+        self, number: BlockNumber, first: TaskId, count: int, after: bytes, accounts_limit: int
     ) -> tuple[TaskRecord, ...] | None:
-        """The records of the tasks from `first` on as of a block; None if they are not known."""
+        """The records of the tasks from `first` on as of a block; None if they are not known.
+
+        Of the first task they have the accounts above `after`, which is empty or an address. The
+        records end with an incomplete one, if the accounts are more than the limit.
+        """
 
 
 class StateServer:
@@ -123,11 +133,13 @@ class StateServer:
                     ],
                     CHUNK_BYTES,
                 )
-            case 2, [number, first, count]:
+            case 2, [number, first, count, after]:
                 records = self._source.task_records(
                     BlockNumber(codec.as_uint(number, bits=64)),
                     TaskId(codec.as_uint(first, bits=64)),
                     min(codec.as_uint(count, bits=16), RECORDS_LIMIT),
+                    codec.as_bytes(after, max_length=20),
+                    ACCOUNTS_LIMIT,
                 )
                 items = None if records is None else [_record_to_item(each) for each in records]
             case _:
@@ -184,35 +196,58 @@ async def request_nodes(stream: FrameStream, hashes: Sequence[Hash32]) -> dict[b
 
 
 async def request_records(
-    stream: FrameStream, number: BlockNumber, first: TaskId, count: int
+    stream: FrameStream, number: BlockNumber, first: TaskId, count: int, after: bytes
 ) -> tuple[TaskRecord, ...] | None:
-    """The records of `count` tasks as of a block, unverified; None if the peer has none.
+    """The records of at most `count` tasks as of a block, unverified; None if the peer has none.
+
+    Args:
+        stream: The stream to the peer.
+        number: The block.
+        first: The first task.
+        count: The number of tasks.
+        after: Of the first task, only accounts with a higher address are asked for; empty for all.
 
     Raises:
-        RejectedInputError: TOO_LARGE or MALFORMED.
+        RejectedInputError: TOO_LARGE, MALFORMED, or CONTENT_MISMATCH if it is short without need.
         StreamClosedError: The peer left.
     """
     assert count <= RECORDS_LIMIT
-    await stream.write_frame(codec.encode([_RECORDS, number, first, count]))
-    limit_bytes = RECORD_LIMIT_BYTES * count
-    frame = await stream.read_frame(limit_bytes)
+    await stream.write_frame(codec.encode([_RECORDS, number, first, count, after]))
+    frame = await stream.read_frame(RECORDS_FRAME_LIMIT_BYTES)
     if not frame:
         return None
-    items = codec.as_list(codec.decode(frame, limit_bytes=limit_bytes), length=count)
-    return tuple(_record_from_item(item) for item in items)
+    return await trio.to_thread.run_sync(_decode_records, frame, count)
+
+
+def _decode_records(frame: bytes, count: int) -> tuple[TaskRecord, ...]:
+    items = codec.as_list(
+        codec.decode(frame, limit_bytes=RECORDS_FRAME_LIMIT_BYTES), max_length=count
+    )
+    records = tuple(_record_from_item(item) for item in items)
+    is_short = len(records) < count or not records[-1].is_complete
+    if not all(each.is_complete for each in records[:-1]) or (
+        is_short and sum(len(each.rewards) for each in records) < ACCOUNTS_LIMIT
+    ):
+        # As with chunks, a peer must not serve one account at a time.
+        raise InvalidMessage(RejectionReason.CONTENT_MISMATCH, "the answer is not full")
+    return records
 
 
 def _record_to_item(record: TaskRecord) -> codec.Encodable:
-    return [record.spec, [[account, earned] for account, earned in record.rewards]]
+    rewards: list[codec.Encodable] = [[account, earned] for account, earned in record.rewards]
+    return [record.spec, rewards, int(record.is_complete)]
 
 
 def _record_from_item(item: codec.Item) -> TaskRecord:
-    spec, rewards = codec.as_list(item, length=2)
-    pairs = [codec.as_list(pair, length=2) for pair in codec.as_list(rewards)]
+    spec, rewards, is_complete = codec.as_list(item, length=3)
+    pairs = [
+        codec.as_list(pair, length=2) for pair in codec.as_list(rewards, max_length=ACCOUNTS_LIMIT)
+    ]
     return TaskRecord(
         codec.as_bytes(spec),
         tuple(
             (Address(codec.as_bytes(account, length=20)), codec.as_uint(earned, bits=256))
             for account, earned in pairs
         ),
+        codec.as_uint(is_complete, bits=1) == 1,
     )

@@ -85,7 +85,7 @@ def test_block_writes_only_the_parts_of_a_task_that_it_changes() -> None:
     for number in range(3):
         rows = world.play_attempt(number)
         # Seven miners and the four operators are paid; the cheat is not.
-        assert list_kinds(rows) == ["ended", *["reward"] * 11, "round", "task"]
+        assert list_kinds(rows) == ["ended", "payment", *["reward"] * 11, "round", "task"]
     leased = world.play(*LEASED)
     assert list_kinds(leased) == ["task"]
     # A mark takes 200 bytes; eight commitments and four verdicts would take 3 kB.

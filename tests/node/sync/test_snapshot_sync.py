@@ -1,6 +1,6 @@
 """A fresh node joins by snapshot at any step of a round, across crashes, with lying peers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from chain.types.receipt import Receipt
 from node.chain.contract_reader import ContractReader
+from node.network.protocols import state
 from node.network.protocols.state import TaskRecord
 from node.network.stream import PeerId
 from node.network.wire import Head
@@ -120,6 +121,60 @@ async def test_rewards_settled_after_the_pivot_are_not_in_the_snapshot(
     assert node.index.rewards(TASK) == chain.index.rewards(TASK) != {}
     assert node.index.history(TASK) == chain.index.history(TASK)
     assert node.index.settled_round(TASK, 0) == chain.index.settled_round(TASK, 0)
+
+
+async def test_payment_of_a_void_attempt_after_the_pivot_is_not_in_it(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_numbers(monkeypatch, lag=1)  # the last block pays, the pivot is before it
+    chain, server = build_world(tmp_path)
+    play(chain, "judge")
+    chain.pay_void_attempt()
+    node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server))
+    await node.sync.join()
+    assert node.store.head_number() == chain.store.head_number() - 1
+    assert node.index.rewards(TASK) == {}
+    node.follow(chain.local)
+    assert node.index.rewards(TASK) == chain.index.rewards(TASK) != {}
+    assert node.index.history(TASK) == chain.index.history(TASK)
+
+
+async def test_rewards_that_fill_several_answers_are_joined(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_numbers(monkeypatch)
+    monkeypatch.setattr(state, "ACCOUNTS_LIMIT", 2)
+    chain, server = build_world(tmp_path)
+    play(chain, "settle")
+    silent = Server(chain.store, chain.local.database)
+    silent.lies["records"] = lambda _: None
+    network = MemoryNetwork(ann=silent, ben=server)
+    node = FreshNode(chain.local, tmp_path / "new", network)
+    await node.sync.join()
+    assert server.asked.count("records") == 3, "four operators and a miner were paid"
+    assert node.index.rewards(TASK) == chain.index.rewards(TASK)
+    assert network.faults == []
+
+
+async def test_slow_hashing_of_rewards_is_not_the_peers_fault(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_numbers(monkeypatch)
+    chain, server = build_world(tmp_path)
+    play(chain, "settle")
+    run_in_thread = trio.to_thread.run_sync
+
+    async def run_slowly(function: Callable[..., object], *args: object, **options: object):
+        answer = await run_in_thread(function, *args, **options)
+        if getattr(function, "__name__", "") == "build_progress":
+            await trio.sleep(2 * ANSWER_SECONDS)
+        return answer
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_slowly)
+    node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server))
+    await node.sync.join()
+    assert node.store.head() == chain.store.head()
+    assert node.network.faults == []
 
 
 async def test_a_snapshot_node_serves_the_next_one(

@@ -28,6 +28,10 @@ from tests.worlds.waiting import until
 pytestmark = pytest.mark.usefixtures("inline_threads")
 
 RECORD = TaskRecord(b"{}", ((Address(b"\x01" * 20), 7), (Address(b"\x02" * 20), 2**200)))
+MANY = TaskId(9)
+"""A task that has paid so many accounts that one answer cannot hold them."""
+
+MANY_REWARDS = tuple((Address(i.to_bytes(20, "big")), 2**255) for i in range(1, 20_001))
 
 
 class OneState:
@@ -51,8 +55,12 @@ class OneState:
         return tuple(self.nodes.get(each, b"") for each in hashes)
 
     def task_records(
-        self, number: BlockNumber, first: TaskId, count: int
+        self, number: BlockNumber, first: TaskId, count: int, after: bytes, accounts_limit: int
     ) -> tuple[TaskRecord, ...] | None:
+        if first == MANY:
+            rest = MANY_REWARDS[int.from_bytes(after, "big") :]
+            is_complete = len(rest) <= accounts_limit
+            return (TaskRecord(bytes(2**14), rest[:accounts_limit], is_complete),)
         return (RECORD,) * count if number == 5 and first + count <= 4 else None
 
 
@@ -92,8 +100,22 @@ async def test_state_chunks_nodes_and_task_records_are_served(
             bytes(states.root): states.nodes[states.root]
         }
         five = BlockNumber(5)
-        assert await peers.request_task_records(peer_id, five, TaskId(1), 3) == (RECORD,) * 3
-        assert await peers.request_task_records(peer_id, five, TaskId(2), 3) is None
+        assert await peers.request_task_records(peer_id, five, TaskId(1), 3, b"") == (RECORD,) * 3
+        assert await peers.request_task_records(peer_id, five, TaskId(2), 3, b"") is None
+
+
+async def test_task_with_many_paid_accounts_comes_in_several_answers(
+    autojump_clock: MockClock,
+) -> None:
+    async with connected_pair() as (asking, serving, _):
+        peers, peer_id = asking.network.requests, serving.host.peer_id
+        found, after, is_complete = [], b"", False
+        while not is_complete:
+            records = await peers.request_task_records(peer_id, BlockNumber(5), MANY, 1, after)
+            assert records is not None
+            found += records[0].rewards
+            after, is_complete = found[-1][0], records[0].is_complete
+        assert tuple(found) == MANY_REWARDS
 
 
 async def test_answers_that_do_not_match_the_request_are_refused(
@@ -110,7 +132,7 @@ async def test_answers_that_do_not_match_the_request_are_refused(
         return await state.request_nodes(stream, [states.root])
 
     async def records(stream):
-        return await state.request_records(stream, BlockNumber(5), TaskId(1), 2)
+        return await state.request_records(stream, BlockNumber(5), TaskId(1), 2, b"")
 
     too_much = bytes(state.FRAME_LIMIT_BYTES + 1)
     for ask, frame, reason in (
@@ -122,8 +144,12 @@ async def test_answers_that_do_not_match_the_request_are_refused(
         (nodes, wrong, RejectionReason.CONTENT_MISMATCH),
         (nodes, codec.encode([]), RejectionReason.MALFORMED),
         (nodes, too_much, RejectionReason.TOO_LARGE),
-        (records, codec.encode([]), RejectionReason.MALFORMED),
-        (records, codec.encode([[b"{}", [[b"short", 1]]]] * 2), RejectionReason.MALFORMED),
+        (records, codec.encode([]), RejectionReason.CONTENT_MISMATCH),
+        (records, codec.encode([[b"{}", [], 1]]), RejectionReason.CONTENT_MISMATCH),
+        (records, codec.encode([[b"{}", [], 0]] * 2), RejectionReason.CONTENT_MISMATCH),
+        (records, codec.encode([[b"{}", [[b"short", 1]], 1]] * 2), RejectionReason.MALFORMED),
+        (records, codec.encode([[b"{}", [], 2]] * 2), RejectionReason.MALFORMED),
+        (records, bytes(state.RECORDS_FRAME_LIMIT_BYTES + 1), RejectionReason.TOO_LARGE),
     ):
         asking, serving = stream_pair()
         async with trio.open_nursery() as nursery:
@@ -143,7 +169,8 @@ async def test_requests_that_break_the_rules_end_the_stream(autojump_clock: Mock
         codec.encode([0, 5, bytes(200), END]),
         codec.encode([1, [bytes(31)]]),
         codec.encode([1, [bytes(32)] * (state.NODES_LIMIT + 1)]),
-        codec.encode([2, 5, 1]),
+        codec.encode([2, 5, 1, 1]),
+        codec.encode([2, 5, 1, 1, bytes(21)]),
     ):
         asking, serving = stream_pair()
         await asking.write_frame(request)

@@ -190,7 +190,7 @@ async def test_flood_of_status_messages_is_refused(autojump_clock: MockClock) ->
 
 async def test_hello_within_a_session_is_refused(autojump_clock: MockClock) -> None:
     alices_end, bobs_end = stream_pair()
-    hello = wire.Hello(1, CHAIN_ID, GENESIS_HASH, HEAD, Hash32(NONCE), ())
+    hello = wire.Hello(wire.PROTOCOL_VERSION, CHAIN_ID, GENESIS_HASH, HEAD, Hash32(NONCE), ())
     await bobs_end.write_frame(wire.encode_status(hello))
     with pytest.raises(InvalidMessage, match="hello does not belong here"):
         await status.keep_alive(alices_end, RecordingHost())

@@ -227,6 +227,8 @@ def build_ended() -> EndedAttempt:
     "_history_key",
     "_ended_key",
     "_reward_key",
+    "_payment_key",
+    "_encode_payments",
     "_round_key",
 )
 def build_training_index() -> Value:

@@ -91,7 +91,9 @@ async def test_old_protocol_version_is_refused_with_both_versions() -> None:
     ours, theirs = stream_pair()
     old = wire.Hello(0, CHAIN_ID, GENESIS_HASH, HEAD, NONCE, ())
     await theirs.write_frame(wire.encode_status(old))
-    with pytest.raises(InvalidMessage, match="speaks version 0, this node 1"):
+    with pytest.raises(
+        InvalidMessage, match=f"speaks version 0, this node {wire.PROTOCOL_VERSION}"
+    ):
         await shake_hands(
             ours, identity(0), own_peer_id=ALICE, head=HEAD, addresses=(), nonce=NONCE
         )

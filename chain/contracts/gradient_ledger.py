@@ -25,7 +25,8 @@ MIN_WINDOW_BLOCKS: Final = 64
 """The least number of blocks of each window after an attempt: late verdicts, fines, slashes."""
 
 BLOCKS_PER_SECOND: Final = 2
-"""Late verdicts have the seconds of a verdict phase, if blocks come at most so fast."""
+"""The window for late verdicts has so many blocks for each second of the verdict phase. It lasts at
+least as long as that phase, unless blocks come faster than this."""
 
 
 class Phase(IntEnum):
@@ -86,8 +87,8 @@ class RoundState:
     """Counts all attempts of the task: the ordinal of the one that opened last."""
     open: bool
     open_block: BlockNumber
-    """The opening block S: miners registered by its end take part. If no attempt is open, this and
-    the following fields are 0."""
+    """The opening block S: miners that had a seat when it opened take part. If no attempt is open,
+    this field and the others up to `result_count` are 0."""
     open_time: int
     verdict_block: BlockNumber
     verdict_time: int
@@ -97,7 +98,7 @@ class RoundState:
     commitment_count: int
     committed_units: int
     verdict_count: int
-    """Timely verdicts in this ballot."""
+    """The validators with a timely verdict in this ballot."""
     result_count: int
     training_state_root: Hash32
     """The root after the last settled round; zero before the first."""
@@ -115,15 +116,17 @@ class Deadline:
 
 @dataclass(frozen=True, slots=True)
 class EndedAttemptState:
-    """An attempt that ended, as the ledger keeps it; all fields are 0 if it does not."""
+    """An attempt that has ended; all fields are 0 if the ledger does not keep it any more."""
 
     ordinal: int
     ballot_number: int
+    """The number of its last ballot."""
     judges: int
     """The version of the validator set that judged its last ballot."""
     window_blocks: int
+    """The blocks after late verdicts in which fines are voted on; slashes have as many more."""
     late_blocks: int
-    """For so many blocks after its end late verdicts are taken."""
+    """The blocks after its end in which late verdicts are taken."""
     ended_block: BlockNumber
 
 
@@ -176,6 +179,7 @@ class LateVerdictPosted:
 
     task_id: TaskId
     validator: Address
+    """The validator; its operator account sent the vote."""
     ordinal: int
     verdicts: bytes
 

@@ -18,16 +18,16 @@ ReadSlot = Callable[[Address, int], int]
 """Returns the value of a storage slot of a contract."""
 
 LEDGER_TRAININGS: Final = 0
-"""GradientLedger._trainings: the attempt of each task."""
+"""GradientLedger._trainings: by task, its round and its attempt in progress."""
 
 LEDGER_TERMS_OFFSET: Final = 3
 """Offset in the struct Training, in words, of the terms and `endedBlock`."""
 
 SEATS_MEMBERS: Final = 1
-"""MinerSeats._members: the miners of each task whose seats have not ended."""
+"""MinerSeats._members: by task, the list of the miners that have a seat."""
 
 SEATS_SEATS: Final = 2
-"""MinerSeats._seats: the seats, by task and miner."""
+"""MinerSeats._seats: by task and miner, the seat, also one that has ended."""
 
 REGISTRY_TERMS: Final = 1
 """TaskRegistry._terms. The first word is the specification's hash."""
@@ -36,7 +36,7 @@ REGISTRY_ACCOUNTS: Final = 2
 """TaskRegistry._accounts. The low bytes of the first word are the submitter, then the status."""
 
 REGISTRY_LEASES: Final = 4
-"""TaskRegistry._leases: what was bought for each task."""
+"""TaskRegistry._leases: by task, what was bought for it."""
 
 REFUNDABLE_OFFSET: Final = 5
 """Offset of `refundable` in the struct TaskAccount, in words."""

@@ -23,19 +23,19 @@ MAX_ENDED_SEATS: Final = 64
 """The most seats of one `endSeats` call."""
 
 MISS_SHARE: Final = 8
-"""A miss costs the pay of one round, and the seat bond, divided by this."""
+"""A miss costs the pay of one round and the seat bond, each divided by this."""
 
 MAX_MISSES: Final = 2
-"""The bond covers so many misses, and then the seat ends."""
+"""The bond covers so many misses besides a fraud; then the seat ends."""
 
 MISS_WINDOW: Final = 8
-"""Two misses in so many attempts burn the seat bond."""
+"""Two misses within so many attempts burn all of the seat bond."""
 
 DISPLACED_PER_UNIT: Final = 2
-"""A newcomer displaces at most so many units for each of its own."""
+"""A newcomer may displace seats with at most so many units for each unit of its own."""
 
 IDLE_BLOCKS: Final = 256
-"""A seat in a task that opens no attempt may leave after so many blocks."""
+"""A miner that never took part in an attempt may leave once none opened for so many blocks."""
 
 ATTEMPT_RING: Final = 512
 """The contract keeps the approved fines of so many latest attempts of a task."""
@@ -49,31 +49,33 @@ class FineKind(IntEnum):
     DEVIATION = 1
     """Reserved for tasks in which only a sample of the gradients is re-executed."""
     FRAUD = 2
-    """The whole bond."""
+    """The whole bond and the seat bond."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeatState:
-    """A miner's seat in a task; `units` is 0 if it has none."""
+    """A miner's seat in a task, as the contract answers."""
 
     units: int
+    """The units of work that the miner declared for each round; 0 if it has no seat."""
     first_attempt: int
     """The ordinal of the first attempt in which the seat takes part."""
     last_attempt: int
-    """The ordinal of the last one, once the seat has ended."""
+    """The ordinal of the last attempt in which it takes part; 0 while the seat has not ended."""
     accounted_attempt: int
-    """Absence is accounted for up to this attempt."""
+    """The miner is charged for its absences up to the attempt with this ordinal."""
     committed_attempt: int
-    """The attempt of the miner's last commitment."""
+    """The ordinal of the attempt of the miner's last commitment; 0 before the first."""
     position: int
-    """0 once the seat has ended."""
+    """The place in the contract's list of seats, from 1; 0 once the seat has ended."""
     miss_count: int
     has_seat_bond: bool
-    """Less an eighth for each miss."""
+    """Whether a part of the seat bond is left: an eighth less for each miss."""
     is_slashed: bool
-    """Whether the miner lost its bond; it may register again."""
+    """Whether a fraud has taken both bonds; the miner may register again."""
     registered_block: BlockNumber
     bond: int
+    """What is left of it, in base units of the task's token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class Fine:
     """A leaf of an attempt's tree of fines."""
 
     ballot: int
-    """The ballot whose verdicts cost the fine."""
+    """The fine follows from the verdicts of this ballot of the attempt."""
     index: int
     """The index of the commitment."""
     miner: Address
@@ -160,9 +162,9 @@ class MinerFined:
 
 @dataclass(frozen=True, slots=True)
 class SeatBondBurnt:
-    """A seat lost an eighth of its bond in POT for a miss, or all that was left of it.
+    """A seat lost an eighth of its bond in POT for a miss, or all that was left of that bond.
 
-    It loses the rest for two misses in eight attempts, a miss in its last attempt, or a fraud.
+    Two misses within eight attempts, a miss in its last attempt, or a fraud cost all that is left.
     """
 
     task_id: TaskId
@@ -193,7 +195,7 @@ class FinesApproved:
 
 @dataclass(frozen=True, slots=True)
 class CreditWithdrawn:
-    """An account withdrew its share of bonds."""
+    """An account withdrew its shares of bonds that frauds have cost."""
 
     token: Address
     account: Address
@@ -206,7 +208,8 @@ def register(task_id: TaskId, units: int, displaced: Sequence[Address] = ()) -> 
     Args:
         task_id: The task.
         units: Units of work in each round.
-        displaced: Seats whose term is over, which leave because the task is full.
+        displaced: The miners whose seats are to end, because the task is full and their terms are
+            over.
     """
     return CONTRACT.call("register", task_id, units, displaced)
 
@@ -217,29 +220,29 @@ def leave(task_id: TaskId) -> ContractCall:
 
 
 def withdraw_bond(task_id: TaskId) -> ContractCall:
-    """Take the caller's bonds back, once they are not locked any more."""
+    """Take both bonds of the caller back. The contract refuses while they are locked."""
     return CONTRACT.call("withdrawBond", task_id)
 
 
 def withdraw_seat_bond(task_id: TaskId) -> ContractCall:
-    """Take the caller's bond in POT back, whatever becomes of the task's token."""
+    """Take only the caller's bond in POT back, for a task whose token refuses transfers."""
     return CONTRACT.call("withdrawSeatBond", task_id)
 
 
 def compute_least_units(max_units: int) -> int:
-    """The least units of a seat: so small ones cannot take all places and leave units free."""
+    """The least units of a seat, or small seats could take all places and leave units free."""
     return -(-max_units // MAX_MINERS)
 
 
 def compute_free_units(max_units: int, min_miners: int, taken: Sequence[int]) -> int:
     """The most units that a newcomer may have without displacing a seat.
 
-    No attempt opens without `min_miners` seats, so the first ones leave a least seat for each of
-    the others.
+    No attempt opens without `min_miners` seats. So while seats are missing, the least units of a
+    seat stay free for each further one that is missing.
 
     Args:
         max_units: The units of a round.
-        min_miners: The seats that an attempt needs to open.
+        min_miners: The seats without which no attempt opens.
         taken: The units of each seat that has not ended.
     """
     missing = max(0, min_miners - len(taken) - 1)
@@ -252,7 +255,7 @@ def end_seats(task_id: TaskId, miners: Sequence[Address]) -> ContractCall:
 
 
 def post_fines(task_id: TaskId, ordinal: int, root: Hash32) -> ContractCall:
-    """Vote on the root of the fines of an ended attempt; for operators."""
+    """Vote for a root of the fines of an attempt that has ended; for operators."""
     return CONTRACT.call("postFines", task_id, ordinal, root)
 
 
@@ -271,7 +274,7 @@ def slash(
 
 
 def withdraw_credit(token: Address) -> ContractCall:
-    """Withdraw the caller's share of bonds."""
+    """Withdraw the caller's shares of bonds that frauds have cost."""
     return CONTRACT.call("withdrawCredit", token)
 
 
@@ -299,12 +302,12 @@ def participants(task_id: TaskId) -> ContractView[tuple[Participant, ...]]:
 
 
 def list_over(task_id: TaskId, limit: int) -> ContractView[tuple[Address, ...]]:
-    """The miners whose seats `end_seats` would end, at most `limit`."""
+    """Miners whose seats have two misses, so that `end_seats` would end them; at most `limit`."""
     return CONTRACT.view("listOver", task_id, limit, returns=tuple)
 
 
 def required_bond(task_id: TaskId, units: int) -> ContractView[int]:
-    """The bond in the task's token for that many units."""
+    """The bond of a seat with that many units, in base units of the task's token."""
     return CONTRACT.view("requiredBond", task_id, units, returns=int)
 
 
@@ -314,12 +317,12 @@ def seat_bond() -> ContractView[int]:
 
 
 def seat_attempts() -> ContractView[int]:
-    """The term of a seat, in attempts."""
+    """The term of a seat: the attempts after which a newcomer to a full task may displace it."""
     return CONTRACT.view("seatAttempts", returns=int)
 
 
 def credit_of(token: Address, account: Address) -> ContractView[int]:
-    """The base units of bonds that an account may withdraw."""
+    """What an account may withdraw of the bonds that frauds have cost, in base units of `token`."""
     return CONTRACT.view("creditOf", token, account, returns=int)
 
 

@@ -70,7 +70,7 @@ class Attempt:
     ballot_number: int
     """The number of the ballot in its task, from 1."""
     ordinal: int
-    """The number of the attempt in its task, from 1; fines are kept by this number."""
+    """The number of the attempt in its task, from 1. The contracts keep fines under it."""
     open_block: BlockNumber
     open_timestamp: int
     expected_count: int
@@ -90,18 +90,20 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class EndedMark:
-    """An attempt that may still cost a fine, as the history of its task names it.
+    """The entry in a task's history for an attempt that may still be fined.
 
-    The attempt itself is an `EndedAttempt`. It can be large and is seldom needed, so it is kept
-    apart.
+    The attempt itself is an `EndedAttempt`. It can be large and is seldom needed, so it is stored
+    apart from the history.
     """
 
     attempt_id: AttemptId
     ordinal: int
     changed_block: BlockNumber
-    """The last block with an event of the attempt: the attempt is the same until it is another."""
+    """The block of the attempt's latest event. The stored attempt changes only when this does."""
     late_until: BlockNumber
+    """The last block that takes late verdicts."""
     slashed_until: BlockNumber
+    """The last block that takes slashes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class ApprovedFines:
 
 @dataclass(frozen=True, slots=True)
 class EndedAttempt:
-    """An attempt that has ended and may still cost a fine, with the votes of its last ballot."""
+    """An attempt that has ended and may still be fined, with the votes of its last ballot."""
 
     attempt: Attempt
     block_number: BlockNumber
@@ -139,10 +141,10 @@ class EndedAttempt:
 
 
 def list_accused(attempt: Attempt, validator_set: ValidatorSet) -> tuple[int, ...]:
-    """The commitments that the verdicts of the ballot, and those still to come, may find guilty.
+    """The indices of the commitments that are guilty, or that late verdicts may still find guilty.
 
-    None without a verdict in the ballot: then the ledger has no record of it that could take late
-    ones.
+    There are none if the ballot has no verdict: the ledger then has no record of the ballot, and
+    takes no late verdicts on it.
     """
     if not attempt.verdicts:
         return ()
@@ -168,7 +170,8 @@ def end_attempt(
     Args:
         attempt: The attempt.
         block_number: This block.
-        verdict_seconds: Of the verdict phase; the window for late verdicts depends on it.
+        verdict_seconds: The length of the verdict phase, on which the window for late verdicts
+            depends.
         validator_set: The validators in force; used if the attempt has no judges of its own.
     """
     validator_set = attempt.validator_set or validator_set
@@ -189,12 +192,12 @@ def end_attempt(
 def add_mark(
     marks: Sequence[EndedMark], ordinal: int, ended: EndedAttempt | None, block_number: BlockNumber
 ) -> tuple[EndedMark, ...]:
-    """The attempts that may still be fined, when a further one ends in this block.
+    """The entries of the attempts that may still be fined, after a further one ends in this block.
 
     Args:
-        marks: Those that ended before.
+        marks: The entries of attempts that ended before.
         ordinal: The ordinal of the attempt that ends.
-        ended: It, if its miners may be fined.
+        ended: The attempt that ends; None if none of its miners can be fined.
         block_number: This block.
     """
     oldest = ordinal - RING + 1
@@ -205,7 +208,7 @@ def add_mark(
 
 
 def build_mark(ended: EndedAttempt, changed_block: BlockNumber) -> EndedMark:
-    """The mark of an attempt that this block has changed."""
+    """The entry of an ended attempt whose latest event is in `changed_block`."""
     attempt = ended.attempt
     return EndedMark(
         attempt.id, attempt.ordinal, changed_block, ended.late_until, ended.slashed_until
@@ -237,7 +240,7 @@ def apply_to_ended(
 def add_late_deliveries(
     attempt: Attempt, validator_set: ValidatorSet
 ) -> tuple[tuple[int, int], ...]:
-    """The late deliveries of the attempt with those of its ballot, which has failed."""
+    """The attempt's late deliveries, together with those of its ballot, which has just failed."""
     validator_set = attempt.validator_set or validator_set
     sizes = VoteSizes(validator_set.max_faulty, validator_set.quorum)
     count = len(attempt.commitments)

@@ -36,12 +36,12 @@ class Guilt(StrEnum):
 
     NONE = "none"
     MISS = "miss"
-    """An eighth of the round's pay, as if the miner had not committed."""
+    """An eighth of the round's pay and of the seat bond, as if the miner had not committed."""
     DEVIATION = "deviation"
     """1/p - 1 times the round's pay: else a gradient just outside the tolerance would be a free try
     in a task that audits a sample."""
     FRAUD = "fraud"
-    """The whole bond."""
+    """The whole bond and the seat bond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def compute_guilt(verdicts: Iterable[Verdict], sizes: VoteSizes, *, is_all_audit
         verdicts: One from each validator that voted, those that voted late included.
         sizes: The sizes of the set that judges the ballot.
         is_all_audited: Whether the task audits every commitment. A gradient that a quorum could not
-            get then costs no more than none would, for its miner did not dodge a rare audit.
+            get then costs no more than no commitment would, because its miner dodged no rare audit.
     """
     count = tuple(verdicts).count
     if count(Verdict.OK) > sizes.max_faulty:

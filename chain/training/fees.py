@@ -21,9 +21,9 @@ MICROSECONDS: Final = 1_000_000
 def compute_promised_ppm(spec: TaskSpec) -> int:
     """The part of one worker's time that every validator promises to a task while it is open.
 
-    In millionths, and more than 1 000 000 if it takes several workers. The task may take it in the
-    phase that takes most: all checks of a round in the verdict phase, or an evaluation in the
-    result phase, with the times that the task declares.
+    In millionths, so more than 1 000 000 if the task takes several workers. It follows from the
+    declared times: all checks of a round in the verdict phase, or an evaluation in the result
+    phase, whichever takes the larger part of its phase.
     """
     declared, phases = spec.resources, spec.phases
     checks = 1_000 * spec.reward.max_units * declared.unit_milliseconds
@@ -39,7 +39,7 @@ def compute_promised_time(spec: TaskSpec, lifetime_seconds: int) -> int:
 def compute_attempts_time(spec: TaskSpec, attempts: int) -> int:
     """The worker's time that attempts may use at a validator, in microseconds.
 
-    What was checked is not checked again in a further ballot, but each may end in another model.
+    Gradients are checked once in an attempt, but each ballot may end in another model to evaluate.
     """
     declared = spec.resources
     checks = spec.reward.max_units * declared.unit_milliseconds
@@ -51,8 +51,8 @@ def compute_computation_fee(
 ) -> int:
     """The part of a fee for the validators' time, used or promised, whichever is more.
 
-    Two purchases never cost less than one of both together, because the larger of two sums is at
-    most the sum of the larger ones.
+    Buying in two parts never costs less than buying all at once, because the larger of two sums is
+    at most the sum of the larger ones.
 
     Args:
         spec: The task's specification.
@@ -70,5 +70,5 @@ def compute_computation_fee(
 
 
 def compute_time_fee(microseconds: int, *, validator_count: int, second_price: int) -> int:
-    """The price of so much time of a worker at each validator, rounded up."""
+    """The price of that much time of one worker of each validator, rounded up."""
     return -(-validator_count * second_price * microseconds // MICROSECONDS)

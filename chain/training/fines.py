@@ -5,10 +5,10 @@ from chain.training.sampled_ballot import compute_bond as compute_fraud_bond
 
 
 def compute_miss(round_pay: int) -> int:
-    """The fine for a miss: an eighth of the round's pay, rounded up, so that none is free."""
+    """The fine for a miss: an eighth of the round's pay, rounded up, so that no miss is free."""
     return -(-round_pay // MISS_SHARE)
 
 
 def compute_bond(round_pay: int, audit_ppm: int) -> int:
-    """The bond of a seat in the task's token: what answers for fraud, and two misses."""
+    """The bond of a seat in the task's token: the part that answers for fraud, and two misses."""
     return compute_fraud_bond(round_pay, audit_ppm) + MAX_MISSES * compute_miss(round_pay)

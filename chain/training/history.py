@@ -126,7 +126,7 @@ class TaskHistory:
     ballot_count: int = 0
     """The number of ballots so far, including the one in progress."""
     ended: tuple[EndedMark, ...] = ()
-    """Attempts for which miners may still be fined, in the order of the chain."""
+    """The attempts that may still be fined, in the order of the chain."""
 
     @property
     def is_closed(self) -> bool:
@@ -287,15 +287,15 @@ def build_history(event: TaskSubmitted, block: BlockContext) -> TaskHistory:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """What one event makes of a task's history, and of what is kept beside it."""
+    """What one event changes: a task's history, and the rows that are stored beside it."""
 
     history: TaskHistory
     settled: SettledRound | None = None
     """The round that the event settled, if it settled one."""
     ended: EndedAttempt | None = None
-    """The attempt that may still be fined and that the event ended or changed; None without one."""
+    """The attempt that the event ended or changed, if it may still be fined; else None."""
     payouts: tuple[tuple[Address, int], ...] = ()
-    """What the event pays, by ascending account."""
+    """What the event pays to each account, by ascending account."""
 
 
 def apply_event(
@@ -316,7 +316,7 @@ def apply_event(
         spec: The task's specification; None if the submitted bytes are invalid. Such a task never
             becomes active, for no honest validator posts ready.
         validator_set: The validators of that block.
-        find_ended: Returns an attempt that the history names as ended, by its ordinal.
+        find_ended: Returns an attempt that `history.ended` names, by its ordinal.
     """
     match event:
         case RoundSettled() if history.attempt is not None:

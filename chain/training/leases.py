@@ -46,12 +46,12 @@ def use_attempt(lease: TaskLease) -> TaskLease:
 
 
 def return_attempt(lease: TaskLease, number: BlockNumber, timestamp: int) -> TaskLease:
-    """The lease after an attempt without a commitment, which is not counted as used, nor idle."""
+    """The lease after an attempt without a commitment: it is given back, and counts as progress."""
     return note_progress(replace(lease, attempts_left=lease.attempts_left + 1), number, timestamp)
 
 
 def compute_fee_refund(lease: TaskLease, status: TaskStatus, number: int, now: int) -> int:
-    """What is held in POT for a task and not needed any more."""
+    """What a submitter can take back now of the POT that is held for its task."""
     pay = lease.held_pay if is_window_over(lease, number, now) else 0
     return pay + (lease.held_rent if status is TaskStatus.CLOSED else 0)
 
@@ -59,7 +59,7 @@ def compute_fee_refund(lease: TaskLease, status: TaskStatus, number: int, now: i
 def refund_fee(
     lease: TaskLease, status: TaskStatus, number: BlockNumber, timestamp: int
 ) -> TaskLease:
-    """The lease after its submitter got back what is not needed."""
+    """The lease after `compute_fee_refund` was paid to its submitter."""
     held_pay = 0 if is_window_over(lease, number, timestamp) else lease.held_pay
     held_rent = 0 if status is TaskStatus.CLOSED else lease.held_rent
     return replace(lease, held_pay=held_pay, held_rent=held_rent)
@@ -71,7 +71,7 @@ def note_payout(lease: TaskLease, payout: int, number: BlockNumber, timestamp: i
 
 
 def note_progress(lease: TaskLease, number: BlockNumber, timestamp: int) -> TaskLease:
-    """The lease after something from which the task's idle time is counted anew."""
+    """The lease after progress: the task's idle time is counted from this block again."""
     return replace(lease, progress_time=timestamp, progress_block=number)
 
 
@@ -96,7 +96,7 @@ def is_idle(lease: TaskLease, number: int, now: int) -> bool:
 def is_expired(
     status: TaskStatus, lease: TaskLease, *, is_attempt_open: bool, number: int, now: int
 ) -> bool:
-    """Whether a task can be closed, because it is over, in a block with this number and time."""
+    """Whether a task is over in a block with this number and time, so that it can be closed."""
     match status:
         case TaskStatus.NONE | TaskStatus.CLOSED:
             return False

@@ -34,8 +34,7 @@ class Obstacle:
 
     kind: ObstacleKind
     reason: str
-    """A few words for people. They change only if the task does, so that a log can tell them once.
-    """
+    """A few words for people. They change only when the task does, so a log can tell them once."""
 
 
 def list_obstacles(
@@ -46,14 +45,14 @@ def list_obstacles(
     now: int,
     empty_block_interval_ms: int,
 ) -> tuple[Obstacle, ...]:
-    """All conditions that a task lacks to open an attempt; none if one is in progress.
+    """Every condition for a new attempt that a task does not meet; none if one is in progress.
 
     Args:
         state: The task in the state of a block.
         terms: The terms of the task.
         number: The number of the next block.
         now: The time of the next block.
-        empty_block_interval_ms: The network's parameter, with which seconds are counted as blocks.
+        empty_block_interval_ms: The network's parameter, by which seconds are turned into blocks.
     """
     if state.is_open:
         return ()
@@ -80,7 +79,7 @@ def list_obstacles(
         found.append(Obstacle(ObstacleKind.ESCROW, reason))
     needed = state.attempt_seconds
     needed_blocks = -(-needed * 1_000 // empty_block_interval_ms)
-    # A lifetime ends when its time and its blocks are over, so the longer rest counts.
+    # A lifetime ends when both its time and its blocks are over, so one that is left suffices.
     if now + needed > state.end_time and number + needed_blocks > state.end_block:
         reason = f"less lifetime is left than an attempt may take: {needed} s"
         found.append(Obstacle(ObstacleKind.LIFETIME, reason))

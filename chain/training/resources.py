@@ -15,11 +15,11 @@ from chain.training.state import FLOAT32_BYTES, compute_layout
 from chain.training.task_spec import FeatureType, LabelType, TaskSpec
 
 KEPT_STATES: Final = 2
-"""A state is kept until two later rounds are settled, for nodes that are behind."""
+"""A training state is kept until so many later rounds are settled, for nodes that are behind."""
 
 KEPT_ROUNDS: Final = 3
-"""The gradients of as many attempts are kept: the one in progress, the one before it, and as many
-accused ones of earlier attempts as one more would have."""
+"""Disk is counted for the gradients of so many attempts: the one in progress, the one before, and
+as many accused gradients of still earlier attempts as one attempt can have."""
 
 LABEL_BYTES: Final = 8
 """The size of a label in memory."""

@@ -47,7 +47,7 @@ class ImposeFines:
 
     ordinal: int
     batch: int
-    """The index of the first fine that may be in it; it names the batch."""
+    """The index of its first place in the tree. It names the batch, whatever was imposed of it."""
     fines: tuple[tuple[Fine, tuple[Hash32, ...]], ...]
     """Each with its proof."""
 
@@ -58,8 +58,8 @@ class FinePlan:
 
     duties: tuple[PostFines | ImposeFines, ...]
     next_block: BlockNumber | None
-    """The first head at which there may be more to do, unless an event of the attempt comes before;
-    None if only an event can bring it."""
+    """The first head at which there may be more to do, if no event of the attempt brings it before;
+    None if only an event can."""
 
 
 def compute_fine_leaf(chain_id: int, task_id: TaskId, ordinal: int, fine: Fine) -> Hash32:
@@ -105,9 +105,9 @@ def build_fine_tree(
 
 @dataclass(frozen=True, slots=True)
 class FineTrees:
-    """The trees of the two votes on an attempt; None where there are no fines.
+    """The trees for the two votes on an attempt; None where there are no fines.
 
-    Each is final when its vote begins, so it is built once.
+    A tree does not change any more when its vote begins, so it is built once.
     """
 
     first: FineTree | None
@@ -115,12 +115,12 @@ class FineTrees:
 
     @property
     def all(self) -> tuple[FineTree, ...]:
-        """Those that there are."""
+        """The trees that have fines."""
         return tuple(each for each in (self.first, self.closing) if each is not None)
 
 
 def compute_fines(ended: EndedAttempt, *, is_closing: bool) -> tuple[Fine, ...]:
-    """The fines of an attempt, by the index of the commitment; the heaviest of each miner.
+    """The fines of an attempt, in the order of its commitments; the heaviest one for each.
 
     Args:
         ended: The attempt.
@@ -172,7 +172,7 @@ def _add_late_words(
     late = [(each.validator, each.verdicts) for each in attempt.verdicts if not each.is_timely]
     late += ended.late_verdicts if is_closing else ()
     for validator, encoded in late:
-        # Unchecked counts for nothing, as an absent word does.
+        # Unchecked counts for nothing, as an absent verdict does.
         own = words.setdefault(validator, [Verdict.UNCHECKED] * count)
         if Verdict.UNCHECKED not in own:
             continue
@@ -183,7 +183,7 @@ def _add_late_words(
 
 
 def build_fine_trees(chain_id: int, ended: EndedAttempt, head_number: BlockNumber) -> FineTrees:
-    """The trees that operators vote on at this head; the closing one as soon as it is final."""
+    """The trees that operators vote on at this head; the closing one after late verdicts only."""
     first = _build_tree(chain_id, ended, is_closing=False)
     if head_number < ended.late_until:
         return FineTrees(first)
@@ -205,8 +205,8 @@ def plan_fines(
         ended: The attempt, at the head.
         trees: Its trees at the head.
         operator: The account that would send the calls.
-        head_number: The head, whose child is the first block that can hold them.
-        hopeless: Fines of which it is known that the contract has nothing to take for them.
+        head_number: The number of the head. A call sent now is in the next block at the earliest.
+        hopeless: Fines for which the contract is known to have nothing left to take.
     """
     validator_set = ended.validator_set
     own_index = validator_set.find_operator(operator)
@@ -236,7 +236,10 @@ def plan_fines(
 def _list_batches(
     ended: EndedAttempt, tree: FineTree, hopeless: Collection[Fine]
 ) -> list[ImposeFines]:
-    """The first batches of fines that are not imposed. A batch has the same name at every head."""
+    """The first batches with fines that are not imposed yet.
+
+    The tree is cut into batches at fixed places, so a batch keeps its name from head to head.
+    """
     batches = []
     imposed = get_heaviest(ended.imposed)
     for start in range(0, len(tree.fines), MAX_FINES):
@@ -296,9 +299,9 @@ def _is_covered(fine: Fine, heaviest: Mapping[Address, FineKind]) -> bool:
 
 
 def list_open_words(ended: EndedAttempt, validator: Address) -> tuple[int, ...]:
-    """The accused commitments on which a late verdict of this validator would count.
+    """The indices of accused commitments on which a late verdict of this validator would count.
 
-    Empty if it is no judge, or has given its late verdicts.
+    There are none if it is no judge, or has given its late verdicts.
     """
     validators = ended.validator_set.validators
     if validator not in validators or any(each == validator for each, _ in ended.late_verdicts):

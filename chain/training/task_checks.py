@@ -34,8 +34,8 @@ take its commitment: about 2 s at a block interval of 1 s, half of the shortest 
 
 TRANSFERS_SHARE: Final = 2
 """Bringing the gradients of a round to a validator takes at most the verdict phase divided by this.
-Validators vote after three quarters of the phase; the last quarter before is for the final block
-that lets miners begin, and for the check of the gradient that comes last."""
+Validators vote after three quarters of the phase. The quarter between is for the final block with
+which uploads may begin, and for the check of the gradient that comes last."""
 
 CHECKS_SHARE: Final = 2
 """Checking all gradients of a round takes at most the verdict phase divided by this. Gradients come
@@ -47,16 +47,17 @@ EVALUATION_SHARE: Final = 4
 CONTENT_QUOTA_SHARE: Final = 8
 """Initial weights and data of one task take at most a node's blob quota divided by this."""
 
-
 AGGREGATION_SHARE: Final = 4
 """An aggregation takes at most the result phase divided by this, so that most of it is left."""
 
 DISK_MARGIN: Final = 2
-"""A task declares at most so many times the disk that it can take. The bound is exact, so this is
-for programs that count a little more; what is declared is kept free of other tasks."""
+"""A task declares at most so many times the disk that it can take, because what is declared is kept
+free of other tasks. What it can take is known exactly; the margin is for programs that count a
+little more."""
 
 SMALL_DISK_BYTES: Final = 64 * 2**20
-"""Any task may declare as much disk as this: 64 of them take an eighth of the default promise."""
+"""Any task may declare as much disk as this. So 64 small tasks are promised 4 GiB, an eighth of all
+that a node with the default quota promises."""
 
 UPDATE_NANOSECONDS: Final = 100
 """The time to update one parameter of a state, 80 ns where it was measured."""
@@ -99,7 +100,7 @@ class ObjectionCode(StrEnum):
     NO_ROOM = "no_room"
     """The task does not fit on the disk beside what the validator promised to others, or holds."""
     DECLARES_TOO_MUCH = "declares_too_much"
-    """The task would have more of the disk promised than it can ever take."""
+    """The task declares far more disk than it can ever take."""
     VALIDATOR_BUSY = "validator_busy"
     """The validator's machine is too busy for the dry run; the task is tried again."""
     TOO_MANY_TASKS = "too_many_tasks"
@@ -183,10 +184,9 @@ def compute_model_milliseconds(spec: TaskSpec, blob_bytes_per_second: int) -> in
 def find_commitment_objection(spec: TaskSpec, blob_bytes_per_second: int) -> Objection | None:
     """The reason why no honest miner commits in time; None if one with the fewest units does.
 
-    The fewest are those with which as many miners as a task may have do all its units.
-    A task that is refused for this would cost its miners their bonds, and its submitter nothing.
-    The declared time counts, because a validator refuses a task whose unit takes longer than that
-    in its dry run.
+    The fewest are the least units of a seat (`compute_least_units`). In a task that breaks this
+    rule every miner would miss its attempts and lose its bonds. The rule uses the time that the
+    task declares for a unit. A task whose units take longer is refused after the dry run.
 
     Args:
         spec: The task's specification.
@@ -285,7 +285,7 @@ class Promise:
 
 
 def compute_promise(spec: TaskSpec) -> Promise:
-    """What a task may take of a validator, as it declares it and pays for it."""
+    """What a validator promises to a task: what the task declares and pays for."""
     aggregation = 1_000 * compute_aggregation_milliseconds(spec) // spec.phases.result_seconds
     return Promise(compute_promised_ppm(spec), aggregation, spec.resources.disk_bytes)
 
@@ -293,8 +293,9 @@ def compute_promise(spec: TaskSpec) -> Promise:
 def find_time_objection(spec: TaskSpec, workers: int) -> Objection | None:
     """The reason why the declared times do not fit into the phases; None if they do.
 
-    They count, and not what a dry run measures, because a task is promised what it pays for. What
-    is declared for an evaluation is promised of the worker that aggregates, too.
+    The declared times count here, and not those that a dry run measures, because a task is promised
+    the time that it declares and pays for. An aggregation may take at most the time that is
+    declared for an evaluation, because the task pays for both by that number.
 
     Args:
         spec: The task's specification.

@@ -538,7 +538,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
             && _hasPassed(lease.progressTime + lease.idleSeconds, lease.progressBlock + lease.idleBlocks);
     }
 
-    /// @dev A lifetime ends when its time and its blocks are over, so the longer rest counts.
+    /// @dev A lifetime ends when both its time and its blocks are over, so one that is left suffices.
     function _coversAttempt(TaskLease storage lease) private view returns (bool) {
         uint256 needed = lease.attemptSeconds;
         return block.timestamp + needed <= lease.endTime

@@ -4,15 +4,11 @@ A seat owes a gradient in each attempt, whether its miner runs or not (docs/spec
 section 6).
 """
 
-from typing import Final
-
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import TOKEN_UNIT, TaskId
+from chain.training.task_checks import COMMITMENT_SHARE
 from chain.training.task_spec import TaskSpec
 from pot_common.amounts import format_amount
-
-COMPUTING_SHARE: Final = 2
-"""A miner computes for at most this part of the phase in which miners commit."""
 
 
 def describe_stop(task: TaskId, spec: TaskSpec, seat_bond_pot: int, *, is_at_work: bool) -> str:
@@ -25,12 +21,12 @@ def describe_stop(task: TaskId, spec: TaskSpec, seat_bond_pot: int, *, is_at_wor
         is_at_work: Whether the attempt in progress may still need a gradient of this miner.
     """
     bond = format_amount(seat_bond_pot * TOKEN_UNIT)
-    seconds = max(1, spec.phases.commit_seconds // COMPUTING_SHARE)
-    owed = "; an attempt in progress is owed also then" if is_at_work else ""
+    seconds = max(1, spec.phases.commit_seconds // COMMITMENT_SHARE)
+    owed = "; it still owes the attempt in progress then" if is_at_work else ""
     return (
         f"miner stopped, and its seat in task {task} goes on: each attempt that it misses costs an "
-        f"eighth of its pay and of its bond of {bond} POT, and two, or its last one, cost all of "
-        "that bond. "
+        f"eighth of its pay and of its bond of {bond} POT; all of that bond is lost if two are "
+        "within eight attempts, or if the last one is missed. "
         f"Start the miner again within about {seconds} s, or give the seat up: "
         f"pot miner leave {task}{owed}"
     )

@@ -1,5 +1,6 @@
 import json
 import time
+from collections.abc import Callable
 from dataclasses import astuple, is_dataclass, replace
 from pathlib import Path
 
@@ -239,6 +240,19 @@ def key(pot: Pot, tmp_path: Path) -> list[str]:
     return ["--key", str(made["key"]), "--password-file", str(password)]
 
 
+@pytest.fixture
+def refuse(pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]) -> Callable[..., str]:
+    """Submits the task file with options, and returns why that fails before anything is sent."""
+
+    def submit(*options: object) -> str:
+        with serve(registry.answers()) as url:
+            refusal = pot.fails("task", "submit", task_file, *key, *options, "--rpc", url)
+        assert registry.transactions == []
+        return refusal
+
+    return submit
+
+
 def encode_submitted_spec(submission: Transaction) -> bytes:
     """The specification in the data of a submission."""
     types = task_registry.CONTRACT.abi.functions["submitTask"].inputs
@@ -332,48 +346,34 @@ def test_rounds_and_budget_can_be_given(
 
 
 def test_budget_that_pays_for_no_round_is_refused_before_anything_is_sent(
-    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+    refuse: Callable[..., str],
 ) -> None:
-    with serve(registry.answers()) as url:
-        refusal = pot.fails("task", "submit", task_file, *key, "--budget", "6.4", "--rpc", url)
-    assert "pays for no round: one costs up to 6.5 POT" in refusal
-    assert registry.transactions == []
+    assert "pays for no round: one costs up to 6.5 POT" in refuse("--budget", "6.4")
 
 
 def test_budget_above_the_balance_is_refused_before_any_transaction(
-    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+    task_file: Path, registry: FakeRegistry, refuse: Callable[..., str]
 ) -> None:
     task_file.write_text(TASK_FILE + DECLARED)
     registry.tokens = 3
-    with serve(registry.answers()) as url:
-        refusal = pot.fails("task", "submit", task_file, *key, "--no-dry-run", "--rpc", url)
+    refusal = refuse("--no-dry-run")
     assert "has 0.000000000000000003 POT, and needs 13.0441 POT: a budget of 13 POT" in refusal
     assert "--budget" in refusal
-    assert registry.transactions == []
 
 
-def test_task_that_declares_nothing_needs_a_dry_run(
-    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
-) -> None:
-    with serve(registry.answers()) as url:
-        refusal = pot.fails("task", "submit", task_file, *key, "--no-dry-run", "--rpc", url)
-    assert "declare what the task takes, in [resources]" in refusal
-    assert registry.transactions == []
+def test_task_that_declares_nothing_needs_a_dry_run(refuse: Callable[..., str]) -> None:
+    assert "declare what the task takes, in [resources]" in refuse("--no-dry-run")
 
 
 def test_fee_above_the_largest_is_refused_before_any_transaction(
-    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+    task_file: Path, refuse: Callable[..., str]
 ) -> None:
     task_file.write_text(TASK_FILE + DECLARED + "[fee]\nmax_fee = 0.01\n")
-    with serve(registry.answers()) as url:
-        options = (*key, "--no-dry-run", "--rpc", url)
-        refusal = pot.fails("task", "submit", task_file, *options)
-        long = pot.fails("task", "submit", task_file, *options, "--lifetime", "31d")
-        short = pot.fails("task", "submit", task_file, *options, "--lifetime", "599s")
-    assert "the fee is 0.0441 POT, above --max-fee (0.01 POT)" in refusal
+    assert "the fee is 0.0441 POT, above --max-fee (0.01 POT)" in refuse("--no-dry-run")
+    long = refuse("--no-dry-run", "--lifetime", "31d")
     assert "a lifetime of 2678400 s is not sold" in long
+    short = refuse("--no-dry-run", "--lifetime", "599s")
     assert "one attempt of this task can take 600 s" in short
-    assert registry.transactions == []
 
 
 def test_price_shows_the_parts_of_the_fee_in_80_columns(
@@ -410,28 +410,24 @@ def test_price_names_attempts_if_they_take_more_than_is_promised(
 
 
 def test_times_that_no_validator_promises_are_refused_before_any_payment(
-    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+    task_file: Path, refuse: Callable[..., str]
 ) -> None:
     too_long = DECLARED.replace("unit_milliseconds = 50", "unit_milliseconds = 2000")
     task_file.write_text(TASK_FILE + too_long)
-    with serve(registry.answers()) as url:
-        refusal = pot.fails("task", "submit", task_file, *key, "--no-dry-run", "--rpc", url)
+    refusal = refuse("--no-dry-run")
     assert "more than half of verdict_seconds" in refusal
     assert "nothing was paid" in refusal
-    assert registry.transactions == []
 
 
 def test_memory_that_no_worker_has_is_refused_before_any_payment(
-    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+    task_file: Path, refuse: Callable[..., str]
 ) -> None:
     declared = DECLARED.replace("peak_bytes = 536870912", "peak_bytes = 10000000000000")
     task_file.write_text(TASK_FILE + declared)
-    with serve(registry.answers()) as url:
-        for options in (("--no-dry-run",), ()):
-            refusal = pot.fails("task", "submit", task_file, *key, *options, "--rpc", url)
-            assert "a worker of a validator has 4294967296: declare less in [resources]" in refusal
-            assert "nothing was paid" in refusal
-    assert registry.transactions == []
+    for options in (("--no-dry-run",), ()):
+        refusal = refuse(*options)
+        assert "a worker of a validator has 4294967296: declare less in [resources]" in refusal
+        assert "nothing was paid" in refusal
 
 
 def test_far_more_than_the_dry_run_took_is_warned_of() -> None:
@@ -469,16 +465,14 @@ def test_open_task_of_the_same_submitter_and_name_is_found(registry: FakeRegistr
 
 
 def test_unit_that_miners_cannot_commit_to_in_time_is_refused_unpaid(
-    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+    task_file: Path, refuse: Callable[..., str]
 ) -> None:
     too_long = DECLARED.replace("unit_milliseconds = 50", "unit_milliseconds = 2500")
     task_file.write_text(TASK_FILE + too_long)
-    with serve(registry.answers()) as url:
-        for command in (("submit", task_file, *key, "--no-dry-run"), ("submit", task_file, *key)):
-            refusal = pot.fails("task", *command, "--rpc", url)
-            assert "more than half of commit_seconds 5; make its phases longer" in refusal
-            assert "nothing was paid" in refusal
-    assert registry.transactions == []
+    for options in (("--no-dry-run",), ()):
+        refusal = refuse(*options)
+        assert "more than half of commit_seconds 5; make its phases longer" in refusal
+        assert "nothing was paid" in refusal
 
 
 @pytest.mark.parametrize(
@@ -507,25 +501,20 @@ def test_task_file_that_is_no_text_is_named(pot: Pot, task_file: Path, key: list
 
 
 def test_task_that_validators_would_refuse_is_refused_before_money_moves(
-    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+    task_file: Path, refuse: Callable[..., str]
 ) -> None:
     rows = np.arange(80, dtype=np.float32).reshape(20, 4) / 80
     np.savez(task_file.parent / "rows.npz", x=rows, y=np.arange(20) % 2 + 1)
-    with serve(registry.answers()) as url:
-        refusal = pot.fails("task", "submit", task_file, *key, "--rpc", url)
-    assert "a label is not one of 2 classes" in refusal
-    assert registry.transactions == []
+    assert "a label is not one of 2 classes" in refuse()
 
 
 def test_task_without_time_for_verdicts_is_refused_before_money_moves(
-    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+    task_file: Path, refuse: Callable[..., str]
 ) -> None:
     task_file.write_text(TASK_FILE.replace("verdict_seconds = 5", "verdict_seconds = 4"))
-    with serve(registry.answers()) as url:
-        refusal = pot.fails("task", "submit", task_file, *key, "--no-dry-run", "--rpc", url)
+    refusal = refuse("--no-dry-run")
     assert "verdict_seconds is 4" in refusal
     assert refusal.endswith("nothing was paid")
-    assert registry.transactions == []
 
 
 OBSTACLES: list[object] = [

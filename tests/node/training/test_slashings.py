@@ -30,6 +30,7 @@ from tests.worlds.training_node import (
     MISSING,
     OK,
     UNCHECKED,
+    FakeChain,
     Node,
     ended_attempt,
     fining_chain,
@@ -107,8 +108,16 @@ def approved_attempt(ordinal: int) -> EndedAttempt:
     return replace(ended, approved=(approval,), fines_votes=APPROVED.fines_votes)
 
 
-LISTINGS = 30
-"""At least as often duties are listed in eight seconds, and many more heads than a turn takes."""
+HEADS = 30
+"""Many more heads than the turns of all operators take."""
+
+
+async def pass_heads(node: Node, chain: FakeChain, count: int = HEADS) -> None:
+    """Finalize blocks without an event of the task, a second apart."""
+    for _ in range(count):
+        chain.head += 1
+        node.host.on_new_head([])
+        await trio.sleep(1)
 
 
 async def test_attempt_with_nothing_to_do_is_read_once(
@@ -133,10 +142,7 @@ async def test_attempt_with_nothing_to_do_is_read_once(
     node = Node(tmp_path, chain)
     async with trio.open_nursery() as nursery:
         await nursery.start(node.host.run)
-        for _ in range(LISTINGS):
-            chain.head += 1
-            node.host.on_new_head([])
-            await trio.sleep(0.5)
+        await pass_heads(node, chain)
         assert (chain.ended_read, chain.simulated) == (8, 0)
         assert sorted(built) == sorted(planned) == list(range(1, 9))
         # An event of one attempt has that attempt read again, and its trees stay.
@@ -159,10 +165,7 @@ async def test_fines_that_cannot_be_imposed_are_tried_once(
     node = Node(tmp_path, chain)
     async with trio.open_nursery() as nursery:
         await nursery.start(node.host.run)
-        for _ in range(LISTINGS):
-            chain.head += 1
-            node.host.on_new_head([])
-            await trio.sleep(0.6)
+        await pass_heads(node, chain)
         nursery.cancel_scope.cancel()
     assert (chain.simulated, node.sent) == (1, [])
 
@@ -177,9 +180,7 @@ async def test_fines_refused_for_the_moment_are_tried_again(
         await nursery.start(node.host.run)
         await until(lambda: chain.simulated > 0)
         chain.reverts = None
-        for chain.head in (98, 99):
-            node.host.on_new_head([])
-            await trio.sleep(1)
+        await pass_heads(node, chain, 2)
         assert node.sent == [SLASH]
         nursery.cancel_scope.cancel()
 

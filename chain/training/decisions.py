@@ -17,6 +17,9 @@ from chain.training.availability import Availability
 UNCHECKED_SHARE: Final = 4
 """A validator that leaves more than a quarter of the gradients unchecked earns no fee."""
 
+LATE_VERDICTS: Final = (Verdict.OK, Verdict.BAD, Verdict.CHEAT)
+"""The verdicts that count for guilt when they come late: those that need a re-execution."""
+
 
 class Outcome(StrEnum):
     """The fate of a commitment in one ballot."""

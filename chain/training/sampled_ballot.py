@@ -6,12 +6,12 @@ what validators hold. decisions.py has the rules for one commitment; here they m
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from chain.primitives import Address
 from chain.training.acceptance import Verdict
 from chain.training.availability import Availability
 from chain.training.decisions import (
+    LATE_VERDICTS,
     UNCHECKED_SHARE,
     Guilt,
     Outcome,
@@ -23,9 +23,6 @@ from chain.training.decisions import (
     needs_another_ballot,
 )
 from chain.training.task_spec import PPM
-
-LATE_VERDICTS: Final = (Verdict.OK, Verdict.BAD, Verdict.CHEAT)
-"""The verdicts that may come late: those that need a re-execution."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,9 @@ from chain.crypto import keccak256
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Verdict, decode_verdicts, list_by_commitment
 from chain.training.attempt_records import Attempt, EndedAttempt, list_accused
-from chain.training.decisions import Guilt, VoteSizes, compute_guilt
+from chain.training.decisions import LATE_VERDICTS, Guilt, VoteSizes, compute_guilt
 from chain.training.rounds import TURN_BLOCKS
 from chain.training.sorted_tree import build_nodes, build_proof
-
-LATE_VERDICTS: Final = (Verdict.OK, Verdict.BAD, Verdict.CHEAT)
-"""The verdicts that count when they come late: those that need a re-execution."""
 
 HURRY_BLOCKS: Final = 8
 """In the last blocks of a window all operators act, whether it is their turn or not."""

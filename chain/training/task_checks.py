@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from chain.contracts.miner_seats import MAX_MINERS, compute_least_units
+from chain.contracts.miner_seats import compute_least_units
 from chain.primitives import Hash32
 from chain.training.architectures import count_parameters
 from chain.training.encoding import count_payload_bytes
 from chain.training.fees import compute_promised_ppm
-from chain.training.resources import count_content_bytes, count_disk_bytes
+from chain.training.resources import (
+    count_content_bytes,
+    count_disk_bytes,
+    count_gradients,
+)
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import TaskSpec
 
@@ -255,8 +259,7 @@ def find_disk_objection(spec: TaskSpec, limit_bytes: int) -> Objection | None:
 
 def compute_aggregation_milliseconds(spec: TaskSpec) -> int:
     """The time in which a worker combines the gradients of a round and updates the state."""
-    gradient_count = min(spec.reward.max_units, MAX_MINERS)
-    nanoseconds = UPDATE_NANOSECONDS + GRADIENT_NANOSECONDS * gradient_count
+    nanoseconds = UPDATE_NANOSECONDS + GRADIENT_NANOSECONDS * count_gradients(spec)
     return count_parameters(spec.model) * nanoseconds // 1_000_000
 
 

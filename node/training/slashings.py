@@ -18,10 +18,10 @@ from chain.contracts.miner_seats import MAX_ENDED_SEATS, Fine
 from chain.primitives import BlockNumber, Hash32
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.attempt_records import Attempt, EndedMark
+from chain.training.decisions import LATE_VERDICTS
 from chain.training.rounds import TURN_BLOCKS
 from chain.training.slashing import (
     HURRY_BLOCKS,
-    LATE_VERDICTS,
     FineTrees,
     ImposeFines,
     PostFines,

@@ -19,6 +19,7 @@ from chain.training import rounds
 from chain.training.acceptance import Verdict, compute_verdict, encode_verdicts
 from chain.training.attempt import AttemptId
 from chain.training.attempt_records import Attempt, EndedAttempt
+from chain.training.decisions import LATE_VERDICTS
 from chain.training.history import TaskHistory, compute_outcome
 from chain.training.leases import READY_CODE, is_window_over
 from chain.training.result_vote import (
@@ -29,7 +30,6 @@ from chain.training.result_vote import (
 from chain.training.reveal import Reveal
 from chain.training.slashing import (
     HURRY_BLOCKS,
-    LATE_VERDICTS,
     ImposeFines,
     PostFines,
     build_fine_trees,

@@ -563,7 +563,8 @@ contract GradientLedger is IGradientLedger {
 
     /// @dev Sets the end of the verdict phase after a timely verdict. It ends at once if all validators
     /// voted, or a quorum with all that voted in one of the last two ballots. After other quorums it
-    /// waits for the rest: `graceBlocks`, or a quarter of the time that the quorum took, if that is more.
+    /// waits for the rest: `graceBlocks`, or a quarter of the time that the quorum took, if that is more,
+    /// and always for a block of a proposer that does not lie.
     function _shortenVerdicts(
         uint256 taskId,
         Training storage training,
@@ -578,8 +579,12 @@ contract GradientLedger is IGradientLedger {
         if (votes != count && _recentVoters(taskId, record) & ~record.timely != 0) {
             if (votes > quorum) return; // the quorum's verdict has set the end
             (uint64 startBlock, uint64 startTime) = _verdictStart(training);
-            uint64 quarter = (endBlock - startBlock + 3) / 4;
-            endBlock += quarter > graceBlocks ? quarter : graceBlocks;
+            uint64 wait = (endBlock - startBlock + 3) / 4;
+            if (wait < graceBlocks) wait = graceBlocks;
+            // Up to f proposers in a row may leave verdicts out; the next one, still before the end,
+            // takes them.
+            uint64 turns = uint64((count - 1) / 3 + 2);
+            endBlock += wait > turns ? wait : turns;
             endTime += (endTime - startTime + 3) / 4;
             if (endTime > startTime + training.verdictSeconds) {
                 endTime = startTime + training.verdictSeconds;

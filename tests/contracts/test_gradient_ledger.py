@@ -761,6 +761,28 @@ def test_commitments_have_blocks_for_each_liar_to_leave_them_out(count: int, flo
     assert world.phase is Phase.VERDICT
 
 
+@pytest.mark.parametrize("count", [4, 10, 22])
+def test_f_lying_proposers_in_a_row_leave_no_verdict_out(count: int) -> None:
+    """After the block with the q-th verdict, f blocks have none, and the next one has the rest."""
+    world = World(AtomicDB())
+    operators = tuple(account(f"operator {index}") for index in range(count))
+    validators = tuple(sorted(account(f"validator {index}") for index in range(count)))
+    deploy_contracts(world, validators, operators, floor=8)
+    faulty, quorum = (count - 1) // 3, -(-2 * count // 3)
+    world.submit(with_terms(verdict_seconds=20))
+    world.ready(operators[:quorum])
+    for miner in MINERS[:2]:
+        world.register(miner)
+    world.advance()
+    world.mine(1, 1)
+    world.commit_all()
+    world.mine(1, 1)
+    world.judge(operators=operators[:quorum])
+    world.mine(faulty + 1, 1)
+    events = [world.verdict(each, (OK, OK)).events[0] for each in operators[quorum:]]
+    assert [event.timely for event in events] == [True] * (count - quorum)
+
+
 def test_a_paused_task_can_be_cancelled(started: World) -> None:
     for _ in range(3):
         started.void_round()

@@ -126,6 +126,7 @@ class FailoverClient(ChainClient):
             private_data_hosts: Hosts of data that may have private addresses.
             resolve: The name service for hosts of data.
         """
+        super().__init__()
         assert urls
         self._urls = [url.rstrip("/") for url in urls]
         self._current = 0

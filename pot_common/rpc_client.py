@@ -5,8 +5,10 @@ Synchronous. A subclass of `ChainClient` decides which node is asked, and how fa
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
+from itertools import count
 from typing import Final, TypeVar
 
 import httpx
@@ -19,7 +21,8 @@ from chain.crypto import get_address
 from chain.hexadecimal import from_hex, to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address, PrivateKey
-from chain.types.transaction import sign_transaction
+from chain.types.transaction import Transaction, sign_transaction
+from pot_common.gas_offer import GasOffer
 from pot_common.json_text import parse_json
 from pot_common.rpc_replies import (
     ClientError,
@@ -46,6 +49,10 @@ POLL_SECONDS: Final = 0.1
 RESEND_SECONDS: Final = 5.0
 """Without a receipt for so long, a transaction is sent again: the node that took it may have
 stopped before it told its peers."""
+
+RAISE_BLOCKS: Final = 6
+"""A transaction that is in none of so many blocks is sent again with higher fees, if there are any:
+the base fee may have risen, or others pay more."""
 
 ANSWER_LIMIT_BYTES: Final = 32 * 2**20
 """More than a node of this project answers (`node.rpc.dispatch.RESPONSE_LIMIT_BYTES`). Whoever
@@ -164,6 +171,10 @@ def describe_failure(error: Exception) -> str:
 class ChainClient(ABC):
     """Questions and transactions to a chain, through the node that `call` asks."""
 
+    def __init__(self) -> None:
+        self._waiting: dict[Address, Transaction] = {}
+        """The last transaction of an account that was in no block when its call gave up."""
+
     @abstractmethod
     def call(self, method: str, *params: Json) -> Json:
         """The result of a JSON-RPC method.
@@ -230,6 +241,9 @@ class ChainClient(ABC):
     ) -> JsonObject:
         """Sign and send a transaction, wait until it is final, and return its receipt.
 
+        It takes the place of an earlier one that this client sent and that is still in no block,
+        since it would wait behind it.
+
         Args:
             private_key: The sender's.
             call: The receiver, and the data for it if it is a contract.
@@ -240,7 +254,8 @@ class ChainClient(ABC):
             RpcCallError: The transaction would revert, or the node refused it.
             ClientError: It was executed and reverted, or is in no block.
         """
-        sender = to_hex(get_address(private_key))
+        account = get_address(private_key)
+        sender = to_hex(account)
         request: JsonObject = {
             "from": sender,
             "to": to_hex(call.to),
@@ -248,22 +263,18 @@ class ChainClient(ABC):
             "value": hex(value),
         }
         estimate = self.quantity("eth_estimateGas", request)
-        block = self.call_object("eth_getBlockByNumber", "latest", False) or {}
-        tip = self.suggest_tip()
-        transaction = sign_transaction(
+        sign = partial(
+            _sign,
             private_key,
-            chain_id=self.quantity("eth_chainId") if chain_id is None else chain_id,
-            nonce=self.quantity("eth_getTransactionCount", sender, "pending"),
-            max_fee_per_gas=2 * read_quantity(block.get("baseFeePerGas", "0x0")) + tip,
-            max_priority_fee_per_gas=tip,
-            gas_limit=estimate + GAS_MARGIN if call.data else estimate,
-            to=call.to,
-            value=value,
-            data=call.data,
+            self.quantity("eth_chainId") if chain_id is None else chain_id,
+            call,
+            value,
+            estimate + GAS_MARGIN if call.data else estimate,
         )
-        self.call("eth_sendRawTransaction", to_hex(transaction.raw))
-        transaction_hash = to_hex(transaction.hash)
-        receipt = self._await_receipt(transaction_hash, transaction.raw)
+        number, transaction = self._send_first(account, sign)
+        self._waiting[account] = transaction
+        receipt, transaction_hash = self._await_receipt(account, transaction, number, sign)
+        del self._waiting[account]
         if receipt.get("status") != "0x1":
             raise ClientError(
                 f"transaction {transaction_hash} reverted in block "
@@ -281,17 +292,90 @@ class ChainClient(ABC):
         with suppress(RpcCallError):  # the node has it already
             self.call("eth_sendRawTransaction", to_hex(raw))
 
-    def _await_receipt(self, transaction_hash: str, raw: bytes) -> JsonObject:
-        started = sent = time.monotonic()
-        while time.monotonic() - started < RECEIPT_SECONDS:
+    def _compute_offer(self) -> tuple[int, GasOffer]:
+        """The latest block, and an offer that is enough until the base fee doubles."""
+        block = self.call_object("eth_getBlockByNumber", "latest", False) or {}
+        tip = self.suggest_tip()
+        base_fee = read_quantity(block.get("baseFeePerGas", "0x0"))
+        return read_quantity(block.get("number", "0x0")), GasOffer(2 * base_fee + tip, tip)
+
+    def _get_nonce(self, account: Address, block: str) -> int:
+        return self.quantity("eth_getTransactionCount", to_hex(account), block)
+
+    def _send_first(
+        self, account: Address, sign: Callable[[int, GasOffer], Transaction]
+    ) -> tuple[int, Transaction]:
+        """Send a call in the place of the account's transaction that waits, or as its next one.
+
+        Returns the latest block, too.
+        """
+        waiting = self._waiting.get(account)
+        number, offer = self._compute_offer()
+        if (
+            waiting is not None
+            and offer.may_raise_tip(waiting)
+            and self._get_nonce(account, "latest") <= waiting.nonce
+        ):
+            transaction = sign(waiting.nonce, offer.raise_above(waiting))
+            # The earlier one may be in a block by now, or the balance too low for a higher fee.
+            with suppress(RpcCallError):
+                self.call("eth_sendRawTransaction", to_hex(transaction.raw))
+                return number, transaction
+        transaction = sign(self._get_nonce(account, "pending"), offer)
+        self.call("eth_sendRawTransaction", to_hex(transaction.raw))
+        return number, transaction
+
+    def _await_receipt(
+        self,
+        account: Address,
+        first: Transaction,
+        raised_at: int,
+        sign: Callable[[int, GasOffer], Transaction],
+    ) -> tuple[JsonObject, str]:
+        """The receipt of a transaction or of one with higher fees in its place, and its hash."""
+        sent = [first]
+        started = sent_at = time.monotonic()
+        for poll in count():
+            if time.monotonic() - started >= RECEIPT_SECONDS:
+                break
+            # The last one is the likeliest to be included, but any may be; one request each time.
+            transaction_hash = to_hex(sent[-1 - poll % len(sent)].hash)
             receipt = self.call_object("eth_getTransactionReceipt", transaction_hash)
             if receipt is not None:
-                return receipt
-            if time.monotonic() - sent > RESEND_SECONDS:
-                sent = time.monotonic()
-                self.resend(raw)
+                return receipt, transaction_hash
+            if time.monotonic() - sent_at > RESEND_SECONDS:
+                sent_at = time.monotonic()
+                number, offer = self._compute_offer()
+                is_next = self._get_nonce(account, "latest") == first.nonce
+                if is_next and number >= raised_at + RAISE_BLOCKS and offer.may_raise_tip(sent[-1]):
+                    raised_at = number
+                    sent.append(sign(first.nonce, offer.raise_above(sent[-1])))
+                    self._waiting[account] = sent[-1]
+                self.resend(sent[-1].raw)
             time.sleep(POLL_SECONDS)
         raise ClientError(
-            f"transaction {transaction_hash} is not in a block after {RECEIPT_SECONDS:.0f} s; does "
-            "the network make blocks? `eth_getTransactionReceipt` will tell when it is in one"
+            f"transaction {to_hex(sent[-1].hash)} is not in a block after {RECEIPT_SECONDS:.0f} s; "
+            "does the network make blocks? `eth_getTransactionReceipt` will tell when it is in one"
         )
+
+
+def _sign(
+    private_key: PrivateKey,
+    chain_id: int,
+    call: ContractCall,
+    value: int,
+    gas_limit: int,
+    nonce: int,
+    offer: GasOffer,
+) -> Transaction:
+    return sign_transaction(
+        private_key,
+        chain_id=chain_id,
+        nonce=nonce,
+        max_fee_per_gas=offer.max_fee,
+        max_priority_fee_per_gas=offer.tip,
+        gas_limit=gas_limit,
+        to=call.to,
+        value=value,
+        data=call.data,
+    )

@@ -46,6 +46,7 @@ class RpcClient(ChainClient):
     """A client of one node that the operator chose and trusts."""
 
     def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
+        super().__init__()
         if not url.startswith(("http://", "https://")):
             raise OperatorError(f"--rpc is {url!r}; give a URL such as http://127.0.0.1:8545")
         self.url = url.rstrip("/")

@@ -32,10 +32,7 @@ from node.mempool.commitment_share import CommitmentShare
 from node.mempool.early_calls import EarlyCalls
 from node.mempool.entries import Entry, Queue
 from node.mempool.policy import HeadRules, MempoolLimits, Priority, Subject
-
-REPLACEMENT_PERCENT: Final = 110
-"""A replacement must offer this percentage of the replaced fees, as in geth: it pays for the
-network's cost of carrying two transactions."""
+from pot_common.gas_offer import REPLACEMENT_PERCENT
 
 FREE_SHARE: Final = 4
 """All free transactions together may fill the pool's limits divided by this number."""

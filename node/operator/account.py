@@ -23,19 +23,17 @@ from chain.types.transaction import Transaction, sign_transaction
 from chain.types.validator_set import ValidatorSet
 from chain.validation import compute_next_base_fee
 from node.mempool.intake import Pool
-from node.mempool.pool import REPLACEMENT_PERCENT, Mempool
+from node.mempool.pool import Mempool
 from node.storage.block_store import BlockStore
 from pot_common.errors import OperatorError
+from pot_common.gas_offer import GasOffer
 
 RESEND_BLOCKS: Final = 6
 """A transaction that no block includes for this long is sent again."""
 
 PRIORITY_FEE_WEI: Final = 1_000_000_000
-"""The priority fee of an operator's transaction; 0 on a network with a base fee of 0."""
-
-RESENT_FEE_LIMIT_WEI: Final = 10 * PRIORITY_FEE_WEI
-"""A call that is sent again raises its priority fee up to this. Votes need no high one: they go
-before what others send. More is paid only as far as the base fee has risen."""
+"""The priority fee of an operator's transaction; 0 on a network with a base fee of 0. Votes need no
+high one: they go before what others send."""
 
 _log = structlog.get_logger("node.operator")
 
@@ -48,20 +46,6 @@ class Operator:
     send: Callable[[ContractCall, int], Awaitable[None]]
     """Signs and submits a call with a gas limit, or raises RejectedInputError. A call that waits
     for a block already is not sent twice."""
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What a transaction pays, in wei a unit of gas."""
-
-    max_fee: int
-    tip: int
-
-    def raise_above(self, transaction: Transaction) -> "Offer":
-        """The least offer of at least this that the pool takes instead of a transaction's."""
-        tip = max(self.tip, _raise(transaction.max_priority_fee_per_gas))
-        limit = max(self.max_fee - self.tip + tip, _raise(transaction.max_fee_per_gas))
-        return Offer(limit, tip)
 
 
 class OperatorAccount:
@@ -99,24 +83,24 @@ class OperatorAccount:
             if held is None:
                 nonce = self._mempool.pending_nonce(self.address)
                 await self._submit(call, gas_limit, nonce, offer)
-            elif _is_outdated(held, offer) or _may_raise(held, offer):
+            elif offer.is_above(held) or offer.may_raise_tip(held):
                 await self._replace(held, call, gas_limit, offer)
             # The last call comes first: the pool asks the contracts about few calls in a block.
             for each in pending:
-                if each is not held and _is_duty(each) and _is_outdated(each, offer):
+                if each is not held and _is_duty(each) and offer.is_above(each):
                     assert each.to is not None
                     await self._replace(
                         each, ContractCall(each.to, each.data), each.gas_limit, offer
                     )
 
-    def _compute_offer(self) -> Offer:
+    def _compute_offer(self) -> GasOffer:
         """What a new call pays: it can be included while the base fee doubles."""
         base_fee = compute_next_base_fee(self._store.head(), self._config.parameters)
         tip = PRIORITY_FEE_WEI if base_fee else 0
-        return Offer(2 * base_fee + tip, tip)
+        return GasOffer(2 * base_fee + tip, tip)
 
     async def _replace(
-        self, held: Transaction, call: ContractCall, gas_limit: int, offer: Offer
+        self, held: Transaction, call: ContractCall, gas_limit: int, offer: GasOffer
     ) -> None:
         """Replace a transaction in the pool.
 
@@ -129,7 +113,9 @@ class OperatorAccount:
                 "fee of an operator's call not raised", nonce=held.nonce, reason=str(error)
             )
 
-    async def _submit(self, call: ContractCall, gas_limit: int, nonce: int, offer: Offer) -> None:
+    async def _submit(
+        self, call: ContractCall, gas_limit: int, nonce: int, offer: GasOffer
+    ) -> None:
         transaction = sign_transaction(
             self._private_key,
             chain_id=self._config.chain_id,
@@ -142,21 +128,6 @@ class OperatorAccount:
             data=call.data,
         )
         await self._pool.submit(transaction.raw)
-
-
-def _raise(fee: int) -> int:
-    """The least fee for which the pool replaces one with this fee."""
-    return max(fee + 1, -(-fee * REPLACEMENT_PERCENT // 100))
-
-
-def _is_outdated(transaction: Transaction, offer: Offer) -> bool:
-    """Whether the base fee has risen so far that a new call would pay enough to replace an old."""
-    return offer.max_fee >= _raise(transaction.max_fee_per_gas)
-
-
-def _may_raise(held: Transaction, offer: Offer) -> bool:
-    """Whether a call that is sent again may offer a higher priority fee."""
-    return offer.tip > 0 and _raise(held.max_priority_fee_per_gas) <= RESENT_FEE_LIMIT_WEI
 
 
 def _is_duty(transaction: Transaction) -> bool:

@@ -12,7 +12,7 @@ from chain.crypto import get_address
 from chain.hexadecimal import from_hex, to_hex
 from chain.json_types import Json
 from chain.primitives import Address, Hash32, PrivateKey
-from chain.types.transaction import decode_transaction
+from chain.types.transaction import Transaction, decode_transaction, sign_transaction
 from pot_common.rpc_client import (
     GAS_MARGIN,
     RESEND_SECONDS,
@@ -34,10 +34,11 @@ class ScriptedClient(ChainClient):
     """Gives the scripted result of each method, and remembers the calls."""
 
     def __init__(self, **results: Result) -> None:
+        super().__init__()
         self.calls: list[tuple[str, tuple[Json, ...]]] = []
         self.results: dict[str, Result] = {
             "eth_estimateGas": "0x5208",
-            "eth_getBlockByNumber": {"baseFeePerGas": "0xa"},
+            "eth_getBlockByNumber": {"baseFeePerGas": "0xa", "number": "0x1"},
             "eth_maxPriorityFeePerGas": "0x2",
             "eth_chainId": "0x7a69",
             "eth_getTransactionCount": "0x3",
@@ -111,6 +112,126 @@ def test_transaction_without_a_receipt_is_sent_again(monkeypatch: pytest.MonkeyP
     client.transact(KEY, ContractCall(TO, b""))
     assert len(client.list_sent()) == 3
     assert len(set(client.list_sent())) == 1
+
+
+class FullChain(ScriptedClient):
+    """A chain with a block each second, none of which includes what the client sends."""
+
+    def __init__(self, clock: Clock, *, base_fee: int = 10, tip: int = 10**9) -> None:
+        self.sent: list[Transaction] = []
+        self.clock = clock
+        self.accounts_nonce = 3
+        super().__init__(
+            eth_getBlockByNumber=lambda *_: {
+                "baseFeePerGas": hex(base_fee),
+                "number": self.get_number(),
+            },
+            eth_maxPriorityFeePerGas=hex(tip),
+            eth_getTransactionCount=self.count_transactions,
+            eth_sendRawTransaction=self.receive,
+            eth_getTransactionReceipt=None,
+        )
+
+    def get_number(self) -> str:
+        return hex(int(self.clock.seconds))
+
+    def count_transactions(self, _account: Json, block: Json) -> Json:
+        nonces = {each.nonce for each in self.sent}
+        return hex(self.accounts_nonce + (len(nonces) if block == "pending" else 0))
+
+    def receive(self, raw: Json) -> Json:
+        transaction = decode_transaction(from_hex(str(raw)))
+        if transaction.nonce < self.accounts_nonce:
+            raise RpcCallError(-32000, "nonce too low")
+        if transaction not in self.sent:
+            self.sent.append(transaction)
+        return to_hex(transaction.hash)
+
+
+def test_transaction_that_no_block_includes_is_raised_up_to_a_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chain = FullChain(Clock(monkeypatch), tip=7 * 10**9)
+    with pytest.raises(ClientError, match="is not in a block after 120 s"):
+        chain.transact(KEY, ContractCall(TO, b""))
+    assert {each.nonce for each in chain.sent} == {3}
+    tips = [each.max_priority_fee_per_gas for each in chain.sent]
+    assert tips == [7 * 10**9, 77 * 10**8, 847 * 10**7, 9_317 * 10**6]
+    fees = [each.max_fee_per_gas for each in chain.sent]
+    assert all(10 * after >= 11 * before for before, after in itertools.pairwise(fees))
+
+
+def test_receipt_of_any_version_of_a_transaction_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    chain = FullChain(clock)
+    receipt = {"status": "0x1", "blockNumber": "0x5"}
+    chain.results["eth_getTransactionReceipt"] = lambda transaction_hash: (
+        receipt if clock.seconds > 40 and transaction_hash == to_hex(chain.sent[0].hash) else None
+    )
+    assert chain.transact(KEY, ContractCall(TO, b"")) == receipt
+    assert len(chain.sent) >= 3
+    assert clock.seconds < 41
+
+
+def test_call_takes_the_place_of_an_earlier_one_that_is_stuck(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chain = FullChain(Clock(monkeypatch))
+    with pytest.raises(ClientError, match="is not in a block"):
+        chain.transact(KEY, ContractCall(TO, b"\x01"))
+    stuck = chain.sent[-1]
+    chain.results["eth_getTransactionReceipt"] = {"status": "0x1", "blockNumber": "0x5"}
+    chain.transact(KEY, ContractCall(TO, b"\x02"))
+    urgent = chain.sent[-1]
+    assert (urgent.nonce, urgent.data) == (stuck.nonce, b"\x02")
+    assert 10 * urgent.max_priority_fee_per_gas >= 11 * stuck.max_priority_fee_per_gas
+    assert 10 * urgent.max_fee_per_gas >= 11 * stuck.max_fee_per_gas
+    chain.transact(KEY, ContractCall(TO, b"\x03"))
+    assert chain.sent[-1].nonce == stuck.nonce + 1, "the urgent one is in a block"
+
+
+def test_call_whose_replacement_is_refused_waits_behind_the_earlier_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chain = FullChain(Clock(monkeypatch))
+    with pytest.raises(ClientError, match="is not in a block"):
+        chain.transact(KEY, ContractCall(TO, b"\x01"))
+
+    def receive(raw: Json) -> Json:
+        if decode_transaction(from_hex(str(raw))).nonce == 3:
+            raise RpcCallError(-32000, "insufficient funds")
+        return chain.receive(raw)
+
+    chain.results["eth_sendRawTransaction"] = receive
+    chain.results["eth_getTransactionReceipt"] = {"status": "0x1", "blockNumber": "0x5"}
+    chain.transact(KEY, ContractCall(TO, b"\x02"))
+    assert chain.sent[-1].nonce == 4
+
+
+def test_nothing_is_raised_where_gas_is_free_or_another_call_is_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for chain in (
+        FullChain(Clock(monkeypatch), base_fee=0, tip=0),
+        FullChain(Clock(monkeypatch)),
+    ):
+        if chain.results["eth_maxPriorityFeePerGas"] != "0x0":
+            foreign = sign_transaction(
+                KEY,
+                chain_id=31_337,
+                nonce=3,
+                max_priority_fee_per_gas=1,
+                max_fee_per_gas=1,
+                gas_limit=21_000,
+                to=TO,
+                value=0,
+                data=b"",
+            )
+            chain.sent.append(foreign)
+        with pytest.raises(ClientError, match="is not in a block"):
+            chain.transact(KEY, ContractCall(TO, b"\x01"))
+        ours = [each for each in chain.sent if each.data]
+        assert len(ours) == 1
 
 
 def test_resent_transaction_may_be_known_to_the_node(

@@ -16,8 +16,9 @@ from chain.types.transaction import Transaction, decode_transaction
 from chain.validation import compute_next_base_fee
 from node.mempool.intake import Pool
 from node.mempool.pool import Mempool
-from node.operator.account import RESEND_BLOCKS, RESENT_FEE_LIMIT_WEI, OperatorAccount
+from node.operator.account import RESEND_BLOCKS, OperatorAccount
 from node.training.votes import SLASH_GAS, VOTE_GAS
+from pot_common.gas_offer import RAISED_TIP_LIMIT_WEI
 from tests.worlds.stored_chain import sign
 from tests.worlds.training_chain import (
     ANN,
@@ -170,7 +171,7 @@ async def test_call_that_is_sent_again_replaces_itself_up_to_a_limit(market: Mar
         tips += [each.max_priority_fee_per_gas for each in market.list_pending(0)]
     assert len(tips) == 41
     assert tips == sorted(tips)
-    assert tips[0] == GWEI < tips[1] < tips[-1] <= RESENT_FEE_LIMIT_WEI
+    assert tips[0] == GWEI < tips[1] < tips[-1] <= RAISED_TIP_LIMIT_WEI
 
 
 async def test_later_vote_on_a_ballot_takes_the_place_of_one_that_waits(market: Market) -> None:

@@ -12,7 +12,7 @@ from chain.crypto import CHUNK_BYTES
 from chain.training.architectures import count_parameters
 from chain.training.encoding import count_payload_bytes
 from chain.training.state import FLOAT32_BYTES, compute_layout
-from chain.training.task_spec import FeatureType, LabelType, TaskSpec
+from chain.training.task_spec import Data, FeatureType, LabelType, TaskSpec
 
 KEPT_STATES: Final = 2
 """A training state is kept until so many later rounds are settled, for nodes that are behind."""
@@ -61,17 +61,19 @@ def count_disk_bytes(spec: TaskSpec) -> int:
     return _count_stored(content) + states + gradients
 
 
+def count_stored_row_bytes(data: Data) -> int:
+    """The bytes of a row in the element types of the manifest: of its features and its label."""
+    features = _FEATURE_BYTES[data.feature_type] * prod(data.sample_shape)
+    return features + _STORED_LABEL_BYTES[data.label_type]
+
+
 def count_dataset_bytes(spec: TaskSpec) -> int:
     """The most memory that the task's rows take while a worker loads them.
 
     The worker unpacks one shard after another into arrays that hold all rows.
     """
-    features = prod(spec.data.sample_shape)
-    row_bytes = FLOAT32_BYTES * features + LABEL_BYTES
-    stored_row_bytes = (
-        _FEATURE_BYTES[spec.data.feature_type] * features
-        + _STORED_LABEL_BYTES[spec.data.label_type]
-    )
+    row_bytes = FLOAT32_BYTES * prod(spec.data.sample_shape) + LABEL_BYTES
+    stored_row_bytes = count_stored_row_bytes(spec.data)
     # A shard is there as a file, as unpacked members, and as converted values.
     largest = max(
         shard.byte_count + shard.row_count * (stored_row_bytes + row_bytes)

@@ -30,6 +30,7 @@ from chain.training.architectures import (
     count_parameters,
     input_shape,
 )
+from chain.training.resources import count_stored_row_bytes
 from chain.training.strict_json import JsonFields, check_integer, parse_json_without_floats, refuse
 from chain.training.task_spec import (
     MAX_UNITS,
@@ -63,6 +64,13 @@ MAX_SHARDS: Final = 96
 
 MAX_SHARD_BYTES: Final = 2**30
 """1 GiB: a verifier maps one shard into memory at a time."""
+
+SHARD_MARGIN: Final = 16
+"""A shard may exceed its rows by one part in this many, more than compression can add, ..."""
+
+SHARD_EXTRA_BYTES: Final = 4_096
+"""... and by this, more than the headers of an npz file take. Validators store, fetch and hash all
+bytes of a shard, so each byte must be of use."""
 
 MAX_ROWS: Final = 2**32
 """The most rows of all shards together: sample indices then fit 64 bits easily."""
@@ -435,6 +443,7 @@ def _validate_spec(spec: TaskSpec) -> None:
     )
     if not fits:
         refuse("spec.data.features.shape", f"{shape} does not fit {input_shape(spec.model)}")
+    _validate_shards(spec.data)
     if spec.data.row_count > MAX_ROWS:
         refuse("spec.data.shards", f"hold {spec.data.row_count} rows, the limit is {MAX_ROWS}")
     if spec.held_out.first_row + spec.held_out.row_count > spec.data.row_count:
@@ -451,6 +460,20 @@ def _validate_spec(spec: TaskSpec) -> None:
     rounds = [point.round_number for point in spec.schedule]
     if rounds[0] != 0 or any(rounds[i] >= rounds[i + 1] for i in range(len(rounds) - 1)):
         refuse("spec.learning_rate_ppb", "must start at round 0 and ascend")
+
+
+def _validate_shards(data: Data) -> None:
+    """Refuse files without use: the same one again, and bytes that are no rows."""
+    if len({shard.content_id for shard in data.shards}) < len(data.shards):
+        refuse("spec.data.shards", "names a file twice")
+    for index, shard in enumerate(data.shards):
+        rows = shard.row_count * count_stored_row_bytes(data)
+        limit = rows + rows // SHARD_MARGIN + SHARD_EXTRA_BYTES
+        if shard.byte_count > limit:
+            refuse(
+                f"spec.data.shards[{index}].bytes",
+                f"is {shard.byte_count}, and its rows take {rows}; the limit is {limit}",
+            )
 
 
 def _decode_amount(fields: JsonFields, key: str) -> int:

@@ -67,6 +67,12 @@ def test_compressed_and_plain_files_of_numpy_are_read() -> None:
         assert torch.equal(load_dataset(spec_of(data), [data], CPU).features, torch.from_numpy(X))
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_slow_compression_is_refused_before_it_is_unpacked(method: int) -> None:
+    file = zipped({"x.npy": npy(X), "y.npy": npy(Y)}, method)
+    assert "another method" in refusal_of(file)
+
+
 def test_uint8_features_are_divided_by_255() -> None:
     pixels = (np.arange(5 * 64) % 256).astype(np.uint8).reshape(5, 1, 8, 8)
     file = encode_npz({"x": pixels, "y": Y})

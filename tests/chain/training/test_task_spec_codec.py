@@ -141,12 +141,19 @@ def test_canonical_bytes_are_sorted_and_without_spaces() -> None:
         ('"https://example.org/shards"', '"file:///etc/passwd"', "spec.data.urls[0]"),
         ('"name":"small"', '"name":"../small"', "spec.name"),
         ('"format":"npz"', '"format":"pickle"', "spec.data.format"),
+        ("33" * 32, "22" * 32, "spec.data.shards"),
+        # 60 rows of 64 float32 and a label take 15 420 bytes.
+        ('"bytes":5000', f'"bytes":{15_420 + 963 + 4_096 + 1}', "spec.data.shards[0].bytes"),
     ],
 )
 def test_a_broken_rule_is_named(old: str, new: str, where: str) -> None:
     with pytest.raises(InvalidSpec) as refusal:
         decode_task_spec(text_with(old, new))
     assert where in refusal.value.detail
+
+
+def test_shard_may_have_the_headers_and_the_waste_of_a_compressor() -> None:
+    decode_task_spec(text_with('"bytes":5000', f'"bytes":{15_420 + 963 + 4_096}'))
 
 
 def test_oversized_and_deeply_nested_input_is_refused() -> None:

@@ -21,6 +21,8 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
     uint256 private constant MAX_UNITS = 65_536;
     /// @dev A task has at most so many seats, and each has at least this part of its units, rounded up.
     uint256 private constant MAX_MINERS = 1024;
+    /// @dev More than can open in any lifetime, and far from the end of a uint32: an attempt is given back.
+    uint256 private constant MAX_ATTEMPTS = 2 ** 31;
     /// @dev Every gradient is re-executed. Sampling needs the audit phase, which does not exist yet.
     uint256 private constant FULL_AUDIT_PPM = 1_000_000;
     uint256 private constant PPM = 1_000_000;
@@ -130,6 +132,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         if (_isExpirable(account, lease)) revert TaskIsOver(taskId);
         // Each event makes every node write the task's history again, so no event may be free.
         if (lifetimeSeconds == 0 && attempts == 0) revert TaskInvalidTerms("attempts");
+        if (uint256(lease.attemptsLeft) + attempts > MAX_ATTEMPTS) revert TaskInvalidTerms("attempts");
         Quote memory price = _quoteOf(taskId, lifetimeSeconds, attempts, openTasks - 1);
         uint256 fee = price.rent + price.computation;
         if (fee > maxFee) revert TaskFeeTooHigh(fee, maxFee);
@@ -430,7 +433,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         if (lifetimeSeconds < attemptSeconds || lifetimeSeconds > _maxLifetimeSeconds) {
             revert TaskInvalidTerms("lifetimeSeconds");
         }
-        if (attempts == 0) revert TaskInvalidTerms("attempts");
+        if (attempts == 0 || attempts > MAX_ATTEMPTS) revert TaskInvalidTerms("attempts");
         Quote memory price = _quoteOf(taskId, lifetimeSeconds, attempts, openTasks);
         if (price.fee > maxFee) revert TaskFeeTooHigh(price.fee, maxFee);
 

@@ -571,6 +571,24 @@ def test_no_lifetime_ends_beyond_the_longest_one(world: World) -> None:
     assert world.lease.end_time == world.timestamp + 200 * DAY
 
 
+def test_nobody_can_buy_so_many_attempts_that_none_can_be_given_back(world: World) -> None:
+    """An attempt without a commitment is given back, which must fit the counter for ever."""
+    too_many = ContractError("TaskInvalidTerms", ("attempts",))
+    assert refusal(world.submit, purchase=Purchase(DAY, 2**31 + 1)) == too_many
+    world.submit(purchase=Purchase(DAY, 3))
+    world.ready()
+    for miner in MINERS[:2]:
+        world.register(miner)
+    world.advance()
+    world.mine(1, 1)
+    assert world.phase is Phase.COMMITMENT
+    assert refusal(world.extend, Purchase(0, 2**32 - 3), STRANGER) == too_many
+    world.extend(Purchase(0, 2**31 - 2))
+    world.pass_phase()
+    assert world.advance().events
+    assert world.lease.attempts_left <= 2**31
+
+
 def test_a_task_that_is_over_cannot_be_extended(world: World) -> None:
     world.submit(purchase=Purchase(DAY, 1))
     world.ready()

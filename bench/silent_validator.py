@@ -2,12 +2,13 @@
 
     python -m bench.silent_validator [--json FILE] [--base-port P] [--smoke]
 
-The network of `pot devnet` with five validators and three miners, twice for each of two tasks: all
-healthy, and with one validator that is stopped (SIGSTOP) after the first round: its connections
-stay open, and it answers nothing. One task is the digits example, whose rounds take a second or
-two; the other trains a larger network on the same digits, so that a round takes more than ten
-seconds on two cores.
-Limits for the median round: twice that of five validators, and 1.2 times for the longer rounds.
+Each of two tasks is trained twice on the network of `pot devnet` with five validators and three
+miners: once with all validators healthy, and once with one of them stopped (SIGSTOP) after the first
+round. A stopped validator keeps its connections open, but answers no message. One task is the digits
+example, whose rounds take a second or two. The other trains a larger network on the same digits, so
+that a round takes more than ten seconds on two cores.
+The median round with a silent validator may take twice as long as without one, and in the larger
+task 1.2 times as long.
 """
 
 import itertools
@@ -35,13 +36,13 @@ LARGER = {
     "_seconds = 20": "_seconds = 120",
     "evaluate_every = 1": "evaluate_every = 100",
 }
-"""What the larger task changes in the file of the digits."""
+"""The lines of the digits' task file that the larger task replaces."""
 STALL_SECONDS = 240.0
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A task, and the limit of its ratio."""
+    """A task, and how much longer its median round may take with a silent validator."""
 
     name: str
     changes: dict[str, str]

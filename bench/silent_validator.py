@@ -3,10 +3,10 @@
     python -m bench.silent_validator [--json FILE] [--base-port P] [--smoke]
 
 Each of two tasks is trained twice on the network of `pot devnet` with five validators and three
-miners: once with all validators healthy, and once with one of them stopped (SIGSTOP) after the first
-round. A stopped validator keeps its connections open, but answers no message. One task is the digits
-example, whose rounds take a second or two. The other trains a larger network on the same digits, so
-that a round takes more than ten seconds on two cores.
+miners: once with all validators healthy, and once with one of them stopped (SIGSTOP) after the
+first round. A stopped validator keeps its connections open, but answers no message. One task is the
+digits example, whose rounds take a second or two. The other trains a larger network on the same
+digits, so that a round takes more than ten seconds on two cores.
 The median round with a silent validator may take twice as long as without one, and in the larger
 task 1.2 times as long.
 """

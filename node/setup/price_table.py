@@ -20,14 +20,14 @@ SHORT_EXAMINATION_SECONDS: Final = 120
 """The longest time in which validators examine a task that declares nearly nothing."""
 
 PROMISED_GIB: Final = 32
-"""What a validator with the default blobs.quota_bytes promises to all tasks together."""
+"""The disk that a validator with the default blobs.quota_bytes promises to all tasks together."""
 
 PRICE_STEPS: Final = 8
 """The price of a slot doubles with each of so many equal parts of the slots."""
 
 SQUATTED_ATTEMPTS: Final = 3
-"""The attempts that wait for a miner that never commits: its seat has ended after two, and is over
-before the fourth opens. All of its seat bond is burnt."""
+"""The attempts that wait for a miner that never commits. It is charged for the first two, which burns
+all of its seat bond, and its seat ends while the third is open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,9 @@ class PriceRow:
     """One way to waste something."""
 
     role: str
-    """Who wastes."""
+    """The role of the account that wastes it: submitter or miner."""
     what: str
+    """What is wasted."""
     amount: int
     """The least that it costs, in base units of POT."""
 

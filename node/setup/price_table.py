@@ -26,8 +26,8 @@ PRICE_STEPS: Final = 8
 """The price of a slot doubles with each of so many equal parts of the slots."""
 
 SQUATTED_ATTEMPTS: Final = 3
-"""The attempts that wait for a miner that never commits. It is charged for the first two, which burns
-all of its seat bond, and its seat ends while the third is open."""
+"""The attempts that wait for a miner that never commits. It is charged for the first two, which
+burn all of its seat bond, and its seat ends while the third is open."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,8 @@ class BlobStore:
     def __init__(self, directory: Path, *, quota_bytes: int) -> None:
         self._directory = directory
         self._quota_bytes = quota_bytes
-        # The manifest of a content id never changes, so this cache cannot become wrong.
+        # The manifest of a content id never changes, but its size is that of the file, which the
+        # disk may change. The cache is cleared when that is found.
         self._manifests = lru_cache(CACHED_MANIFESTS)(self._read_manifest)
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -393,6 +394,7 @@ class BlobStore:
 
     def _drop_damaged(self, content_id: Hash32) -> NoReturn:
         self.delete(content_id)
+        self._manifests.cache_clear()
         raise BlobDamagedError(f"the disk of {self._directory} changed blob {to_hex(content_id)}")
 
 

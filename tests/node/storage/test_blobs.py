@@ -183,6 +183,18 @@ def test_blob_that_the_disk_changed_is_dropped(store):
     assert store.chunk(name, 1) == BLOB[CHUNK_BYTES : 2 * CHUNK_BYTES]
 
 
+@pytest.mark.parametrize("change", [-1, 1])
+def test_blob_of_another_length_is_dropped_once(store, change):
+    name = store.put(BLOB)
+    store.path(name).write_bytes((BLOB + b"\0")[: len(BLOB) + change])
+    with pytest.raises(BlobDamagedError):
+        store.chunk(name, len(BLOB) // CHUNK_BYTES)
+    assert not store.has(name)
+    store.put(BLOB)
+    assert store.manifest(name) == manifest_of(BLOB)
+    assert store.chunk(name, 0) == BLOB[:CHUNK_BYTES]
+
+
 def test_upload_to_a_full_disk_is_one_storage_error(store):
     with limited_file_size(999), pytest.raises(StorageError, match="free or repair the disk"):
         store.put(BLOB[:1000])

@@ -56,6 +56,7 @@ from miner.trainer import PartialSum, Trainer, open_task, to_micronats
 from pot_common.errors import OperatorError
 from pot_common.framing import FrameError
 from pot_common.worker import (
+    MACHINE_STATUS,
     Answer,
     WorkerRequest,
     bad_request,
@@ -359,7 +360,7 @@ def main() -> int:
         serve(worker.answer, sys.stdin.buffer, answers)
     except (OperatorError, FrameError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - read by the node that started it
-        return 1
+        return MACHINE_STATUS
     except MemoryError:
         print("error: the memory limit is reached", file=sys.stderr)  # noqa: T201
         return 1

@@ -36,6 +36,10 @@ FILES_FAULT: Final = "files_fault"
 """The `error` of an answer to a request of which a file could not be read or written. The node gave
 the worker that file, so the fault is the node's: it says nothing about what was asked."""
 
+MACHINE_STATUS: Final = 78
+"""The exit status of a worker that cannot work on this machine, for example because its device is
+gone: EX_CONFIG of sysexits.h."""
+
 Answer = Mapping[str, Json]
 """The members of an answer without its id."""
 

@@ -106,7 +106,7 @@ class ObjectionCode(StrEnum):
     DECLARES_TOO_MUCH = "declares_too_much"
     """The task declares far more disk than it can ever take."""
     VALIDATOR_BUSY = "validator_busy"
-    """The validator's machine is too busy for the dry run; the task is tried again."""
+    """The validator's machine is too busy for the dry run, or ended it; the task is tried again."""
     TOO_MANY_TASKS = "too_many_tasks"
     """Other tasks leave no time to examine this one; the task is tried again."""
 

@@ -30,6 +30,7 @@ from node.training.streamed_update import (
 )
 from pot_common.framing import FrameError
 from pot_common.worker import (
+    MACHINE_STATUS,
     Answer,
     WorkerRequest,
     bad_request,
@@ -100,7 +101,7 @@ def main() -> int:
         serve(answer, sys.stdin.buffer, answers)
     except FrameError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - read by the node that started it
-        return 1
+        return MACHINE_STATUS
     except (KeyboardInterrupt, BrokenPipeError):
         return 0
     return 0

@@ -128,9 +128,17 @@ class Content:
         return {"path": str(self._blobs.path(content_id)), "content_id": content_id.hex()}
 
     def get_spec_path(self, task: ServedTask) -> str:
-        """The path of a file with the task's specification."""
+        """The path of a file with the task's specification, written anew if it is damaged.
+
+        Raises:
+            OSError: The disk refuses it.
+        """
         spec_path = self._directory / f"{task.task_id}.spec.json"
-        if not spec_path.exists():
+        try:
+            is_intact = spec_path.read_bytes() == task.history.spec
+        except FileNotFoundError:
+            is_intact = False
+        if not is_intact:
             write_atomically(spec_path, task.history.spec)
         return str(spec_path)
 

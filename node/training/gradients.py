@@ -206,7 +206,9 @@ class Gradients:
             measurement = await self._measure(task, attempt, header, reveal)
         except WorkerRefusedError as refusal:
             if refusal.reason != RejectionReason.BAD_GRADIENT:
-                raise  # the fault is in what this node gave the worker, not in the gradient
+                # The fault is in what this node gave the worker, not in the gradient.
+                await self._content.check_intact(needed)
+                raise
             await self._content.check_intact([reveal.gradient_root, header.theta_root])
             # No other bytes open the commitment, so there is no gradient to wait for.
             work.checks[key] = _refuse(record.miner, str(refusal))
@@ -214,8 +216,7 @@ class Gradients:
         tolerance_ppb = spec.verification.tolerance_ppb
         verdict = compute_verdict(measurement, tolerance_ppb)
         if verdict is not Verdict.OK:
-            used = [reveal.gradient_root, header.theta_root, *list_shard_ids(spec)]
-            await self._content.check_intact(used)
+            await self._content.check_intact(needed)
         reason = None if verdict is Verdict.OK else describe_fault(measurement, tolerance_ppb)
         work.checks[key] = CheckedGradient(verdict, measurement, reason)
         if verdict is not Verdict.OK:

@@ -42,6 +42,7 @@ from node.training.work import JobKey, JobKind, ServedTask, UnavailableError
 from node.training.worker_pool import (
     WorkerFailedError,
     WorkerFilesError,
+    WorkerKilledError,
     WorkerPool,
     WorkerRefusedError,
     WorkerStalledError,
@@ -55,9 +56,9 @@ PREPARING_LIMIT: Final = 16
 new content, since a task with a slow holder gives its place up only while another waits for it."""
 
 DRY_RUN_TRIES: Final = 2
-"""A new task is refused after so many dry runs that killed their worker, took too much processor
+"""A new task is refused after so many dry runs that ended their worker, took too much processor
 time, or took more than the task declares. Its fee pays for as many. A dry run that got too little
-processor time is none of them."""
+processor time, or that this machine ended, is none of them."""
 
 _log = structlog.get_logger("node.training")
 
@@ -232,7 +233,7 @@ class Preparation:
             WorkerRefusedError: The content breaks a rule.
             WorkerFailedError: The dry run of an active task did not finish.
             TaskDelayedError: The dry run of an active task took more than declared; or a file of
-                this node failed; or its machine is too busy; or the window
+                this node failed; or its machine is too busy or killed the worker; or the window
                 for answers is too short for the dry runs of a new task.
         """
         is_new = task.history.status is TaskStatus.PENDING
@@ -242,7 +243,7 @@ class Preparation:
         for _ in range(DRY_RUN_TRIES):
             try:
                 answer = await self._ask_in_time(task)
-            except WorkerStalledError as error:
+            except (WorkerStalledError, WorkerKilledError) as error:
                 raise TaskDelayedError(ObjectionCode.VALIDATOR_BUSY, str(error)) from error
             except WorkerFilesError as error:
                 # Says nothing about the task: it is fetched again if need be, and run again.

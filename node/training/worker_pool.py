@@ -26,10 +26,13 @@ from pot_common.framing import (
     FrameError,
     decode_body,
 )
-from pot_common.worker import FILES_FAULT
+from pot_common.worker import FILES_FAULT, MACHINE_STATUS
 
 END_SECONDS: Final = 1.0
 """How long a worker that closed its output is given to end, for a message that says why."""
+
+_MACHINE_ENDS: Final = (-signal.SIGKILL, -signal.SIGTERM, MACHINE_STATUS)
+"""How workers end that this node did not end, and that did not end themselves."""
 
 _log = structlog.get_logger("node.training")
 
@@ -44,6 +47,14 @@ class WorkerStalledError(WorkerFailedError):
 
 class WorkerFilesError(WorkerFailedError):
     """A worker could not read or write a file that this node gave it: the fault of this node."""
+
+
+class WorkerKilledError(WorkerFailedError):
+    """Another process killed a worker, or it cannot work on this machine: the fault of this node.
+
+    The kernel kills a worker when the machine has no memory left. A worker that reaches its own
+    limit of memory ends by itself.
+    """
 
 
 class WorkerRefusedError(Exception):
@@ -115,6 +126,7 @@ class WorkerPool:
             WorkerRefusedError: The content of the request breaks a rule.
             WorkerStalledError: The worker had not taken its processor time when patience ended.
             WorkerFilesError: The worker could not read or write a file of this node.
+            WorkerKilledError: Another process killed the worker, or it cannot work here.
             WorkerFailedError: The worker died or took too long.
             WorkOverError: The answer was not wanted any more before a worker was free.
         """
@@ -143,7 +155,9 @@ class WorkerPool:
                 FrameError,
             ) as error:
                 end = await _describe_end(process)
-                raise WorkerFailedError(f"the worker ended during {kind}: {end}") from error
+                is_killed = process.returncode in _MACHINE_ENDS
+                failure = WorkerKilledError if is_killed else WorkerFailedError
+                raise failure(f"the worker ended during {kind}: {end}") from error
         if answer.get("error") == FILES_FAULT:
             raise WorkerFilesError(f"a file of this node fails: {answer.get('detail', '')}")
         if "error" in answer:
@@ -219,6 +233,8 @@ async def _describe_end(process: trio.Process) -> str:
             return "its answer breaks the protocol"
         case status if status == -signal.SIGPROF:
             return "it took too much processor time"
+        case status if status in (-signal.SIGKILL, -signal.SIGTERM):
+            return "another process killed it, or the kernel, for lack of memory"
         case status:
             return f"status {status}; its own log line says why"
 

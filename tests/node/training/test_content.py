@@ -12,6 +12,7 @@ from chain.crypto import content_id
 from chain.primitives import TaskId
 from node.training.content import Content, Need
 from node.training.work import UnavailableError
+from node.training.worker_pool import WorkerRefusedError
 from tests.worlds.training_node import (
     OK,
     PAYLOADS,
@@ -53,6 +54,32 @@ async def test_blob_damaged_on_disk_is_fetched_again_before_a_bad_verdict(
 
     assert node.verdicts() == [expected_verdict(OK)]
     assert path.read_bytes() == victim
+
+
+async def test_content_that_a_worker_refuses_is_fetched_again(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Node(tmp_path, judging(1))
+    node.hold(0)
+    node.peers.blobs = {content_id(WEIGHTS): WEIGHTS}
+    path = node.blobs.path(content_id(WEIGHTS))
+
+    def measure(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
+        if kind == "verify" and path.read_bytes() != WEIGHTS:
+            raise WorkerRefusedError("content_mismatch", "it is not as long as the model")
+        return honest_worker(kind, members)
+
+    node.verifier.answers = measure
+    async with trio.open_nursery() as nursery:
+        await until(lambda: True)
+        path.chmod(0o600)
+        path.write_bytes(WEIGHTS[:-1])
+        await nursery.start(node.host.run)
+        await until(lambda: bool(node.verdicts()), seconds=10)
+        nursery.cancel_scope.cancel()
+
+    assert node.verdicts() == [expected_verdict(OK)]
+    assert path.read_bytes() == WEIGHTS
 
 
 async def test_fetches_of_an_attempt_or_ballot_that_is_over_end(

@@ -24,6 +24,7 @@ from node.training.readiness import ReadinessState, TaskReadiness
 from node.training.worker_pool import (
     WorkerFailedError,
     WorkerFilesError,
+    WorkerKilledError,
     WorkerRefusedError,
     WorkerStalledError,
 )
@@ -198,11 +199,18 @@ async def test_task_whose_dry_run_fails_twice_is_refused(
     assert node.sent == [task_registry.answer_task(TASK, code)]
 
 
-async def test_slow_machine_is_no_answer_to_the_task(
-    autojump_clock: MockClock, tmp_path: Path
+@pytest.mark.parametrize(
+    "failure",
+    [
+        WorkerStalledError("no answer to dry_run in 610 s"),
+        WorkerKilledError("the worker ended during dry_run: the kernel killed it"),
+    ],
+)
+async def test_slow_or_full_machine_is_no_answer_to_the_task(
+    autojump_clock: MockClock, tmp_path: Path, failure: WorkerFailedError
 ) -> None:
     node = Node(tmp_path, FakeChain({TASK: pending_history()}))
-    failures = iter([WorkerStalledError("no answer to dry_run in 610 s")] * 3)
+    failures = iter([failure] * 3)
 
     def stall(_kind: str, _members: Mapping[str, object]) -> Mapping[str, object]:
         for failure in failures:
@@ -247,6 +255,26 @@ async def test_file_that_this_node_lacks_is_no_answer_to_the_task(
     await node.run_for(60)
 
     assert node.verifier.asked == ["dry_run"] * 4
+    assert node.sent == [task_registry.answer_task(TASK, READY_CODE)]
+
+
+async def test_damaged_file_of_the_specification_is_no_answer_to_the_task(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    chain = FakeChain({TASK: pending_history()})
+    node = Node(tmp_path, chain)
+    spec = chain.history(TASK).spec
+    (tmp_path / "training").mkdir(exist_ok=True)
+    path = tmp_path / "training" / f"{TASK}.spec.json"
+    path.write_bytes(spec[:-1])
+
+    def read_spec(_kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
+        if Path(str(members["spec"])).read_bytes() != spec:
+            raise WorkerRefusedError("malformed", "not JSON")
+        return MEASURED
+
+    node.verifier.answers = read_spec
+    await node.run_for(10)
     assert node.sent == [task_registry.answer_task(TASK, READY_CODE)]
 
 

@@ -24,6 +24,7 @@ from node.training.turns import Turn
 from node.training.worker_pool import (
     WorkerFailedError,
     WorkerFilesError,
+    WorkerKilledError,
     WorkerPool,
     WorkerRefusedError,
     WorkerSettings,
@@ -72,6 +73,10 @@ while prefix := sys.stdin.buffer.read(4):
         send(b'{"id": 0, "error": "files_fault", "detail": "No such file: /a"}')
     elif kind == "die":
         os._exit(1)
+    elif kind == "be killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif kind == "lose the device":
+        os._exit(78)
     elif kind == "burn":
         signal.raise_signal(signal.SIGPROF)
     elif kind == "die in an answer":
@@ -163,6 +168,20 @@ async def test_file_that_a_worker_cannot_read_is_no_refusal() -> None:
     async with scripted() as verifier:
         with pytest.raises(WorkerFilesError, match="a file of this node fails: No such file: /a"):
             await verifier.ask("lack", {}, Turn())
+
+
+@pytest.mark.parametrize(
+    ("kind", "end"), [("be killed", "the kernel, for lack of memory"), ("lose the device", "78")]
+)
+async def test_worker_that_its_machine_ended_is_no_failure_of_the_request(
+    kind: str, end: str
+) -> None:
+    async with scripted() as verifier:
+        with pytest.raises(WorkerKilledError, match=end):
+            await verifier.ask(kind, {}, Turn())
+        with pytest.raises(WorkerFailedError) as failure:
+            await verifier.ask("die", {}, Turn())
+        assert not isinstance(failure.value, WorkerKilledError)
 
 
 @pytest.mark.parametrize("kind", ["die", "die in an answer", "garbage", "deep", "array", "endless"])

@@ -27,6 +27,7 @@ from chain.training.history import (
     apply_event,
     build_history,
 )
+from chain.training.task_money import MONEY_EVENTS, TaskMoney, apply_to_money
 from chain.training.task_spec import (
     TaskSpec,
 )
@@ -52,6 +53,7 @@ _COUNT_KEY: Final = b"count"
 _TASK: Final = b"task"
 _REWARD: Final = b"reward"
 _PAYMENT: Final = b"payment"
+_MONEY: Final = b"money"
 _TASK_ID_BYTES: Final = 8
 _CONFIG: Final = ConfigDict(ser_json_bytes="hex", val_json_bytes="hex")
 
@@ -61,6 +63,9 @@ _HISTORIES: Final = TypeAdapter(tuple[TaskHistory], config=_CONFIG)
 it does not own."""
 
 _ENDED: Final = TypeAdapter(tuple[EndedAttempt], config=_CONFIG)
+"""Wrapped in a tuple for the same reason."""
+
+_MONEYS: Final = TypeAdapter(tuple[TaskMoney], config=_CONFIG)
 """Wrapped in a tuple for the same reason."""
 
 _ROUNDS: Final = TypeAdapter(tuple[SettledRound], config=_CONFIG)
@@ -164,6 +169,11 @@ class TrainingIndex:
         value = self._store.training_row(_reward_key(task_id, account))
         return 0 if value is None else int.from_bytes(value, "big")
 
+    def money(self, task_id: TaskId) -> TaskMoney | None:
+        """What became of a task's money; None if the task is older than this node's snapshot."""
+        value = self._store.training_row(_money_key(task_id))
+        return None if value is None else _MONEYS.validate_json(value)[0]
+
     def settled_round(self, task_id: TaskId, round_number: int) -> SettledRound | None:
         """A settled round; None if it is not settled or older than this node's snapshot."""
         value = self._store.training_row(_round_key(AttemptId(task_id, round_number, 0)))
@@ -209,6 +219,7 @@ class _Changes:
         self._rewards: dict[tuple[TaskId, Address], int] = {}
         self._payments: dict[tuple[TaskId, BlockNumber], Counter[Address]] = {}
         self._rounds: list[SettledRound] = []
+        self._money: dict[TaskId, TaskMoney] = {}
 
     def apply(self, event: Event, context: BlockContext) -> None:
         """Note what an event changes, if it is one of a task."""
@@ -217,15 +228,18 @@ class _Changes:
         task_id = TaskId(event.task_id)
         if isinstance(event, TaskSubmitted):
             self._histories[task_id] = build_history(event, context)
+            self._money[task_id] = TaskMoney()
             self._task_count = task_id
             return
         history = self._histories.get(task_id) or self._index.history(task_id)
         assert history is not None, "events of a task follow its submission"
+        spec = self._index.spec(history)
+        self._apply_to_money(event, history, spec)
         fold = apply_event(
             history,
             event,
             context,
-            spec=self._index.spec(history),
+            spec=spec,
             validator_set=self._validator_set,
             find_ended=partial(self._find_ended, task_id),
         )
@@ -241,6 +255,13 @@ class _Changes:
             earned = self._rewards.get(key)
             self._rewards[key] = pay + (self._index.reward(*key) if earned is None else earned)
 
+    def _apply_to_money(self, event: Event, history: TaskHistory, spec: TaskSpec | None) -> None:
+        if not isinstance(event, MONEY_EVENTS):
+            return
+        money = self._money.get(history.task_id) or self._index.money(history.task_id)
+        if money is not None:
+            self._money[history.task_id] = apply_to_money(money, event, history, spec)
+
     def _find_ended(self, task_id: TaskId, ordinal: int) -> EndedAttempt | None:
         return self._ended.get((task_id, ordinal)) or self._index.ended(task_id, ordinal)
 
@@ -251,6 +272,8 @@ class _Changes:
             rows[_COUNT_KEY] = _encode_id(self._task_count)
         for key, ended in self._ended.items():
             rows[_ended_key(*key)] = _ENDED.dump_json((ended,))
+        for task_id, money in self._money.items():
+            rows[_money_key(task_id)] = _MONEYS.dump_json((money,))
         for reward_key, earned in self._rewards.items():
             rows[_reward_key(*reward_key)] = earned.to_bytes(32, "big")
         for payment_key, payments in self._payments.items():
@@ -320,6 +343,10 @@ def _history_key(task_id: TaskId) -> bytes:
 def _ended_key(task_id: TaskId, ordinal: int) -> bytes:
     """The key of an ended attempt; there are no more of a task than the ledger keeps."""
     return b"ended" + _encode_id(task_id) + (ordinal % RING).to_bytes(2, "big")
+
+
+def _money_key(task_id: TaskId) -> bytes:
+    return _MONEY + _encode_id(task_id)
 
 
 def _reward_key(task_id: TaskId, account: Address) -> bytes:

@@ -43,6 +43,7 @@ from node.cli.readiness import (
 from node.cli.task_fee import (
     describe_early_end,
     describe_lease,
+    describe_money,
     describe_obstacles,
     describe_offer,
     encode_offer,
@@ -347,9 +348,7 @@ def show(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = Fa
         is_asked = is_pending or is_refused
         print_json({**found, "readiness": list(answers)} if is_asked else found)
         return
-    account, obstacles = found["account"], describe_obstacles(found)
-    # Before, it is what the submitter would get by cancelling, which nobody asked for.
-    is_closed = get_text(found, "status") == "closed"
+    obstacles = describe_obstacles(found)
     rows = [
         ("task", str(task)),
         ("name", str(get_value(found, "spec", "name"))),
@@ -359,11 +358,8 @@ def show(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = Fa
         ("submitter", get_text(found, "submitter")),
         ("spec hash", get_text(found, "specHash")),
         ("rounds settled", f"{found['roundsSettled']} of {_planned_rounds(found)}"),
-        *(
-            (name, f"{format_amount(get_integer(account, name))} POT")
-            for name in ("escrowed", "paid", *(["refundable"] if is_closed else []))
-        ),
         *describe_lease(found, int(time.time())),
+        *describe_money(found),
         ("model root", str(found["modelRoot"])),
         ("training state root", str(found["trainingStateRoot"])),
     ]

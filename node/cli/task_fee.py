@@ -6,7 +6,8 @@ from typing import Final
 
 from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.task_registry import Purchase
-from chain.json_types import JsonObject
+from chain.hexadecimal import to_hex
+from chain.json_types import Json, JsonObject
 from chain.training.fees import (
     compute_attempts_time,
     compute_promised_ppm,
@@ -201,10 +202,65 @@ def describe_lease(task: JsonObject, now: int) -> Sequence[tuple[str, str]]:
         rows.append(("refused", str(get_value(lease, "refusal"))))
     if status != "closed":
         rows.append(("attempts left", str(get_integer(lease, "attemptsLeft"))))
-    refund = get_integer(lease, "refundable")
-    if refund:
-        rows.append(("fee to take back", f"{format_amount(refund)} POT"))
     return rows
+
+
+def describe_money(task: JsonObject) -> Sequence[tuple[str, str]]:
+    """Where the budget and the fee of a task went, as names and values.
+
+    The rows below each of the two sum up to it; what is 0 has no row.
+    """
+    number, account = get_integer(task, "id"), task["account"]
+    is_closed = get_value(task, "status") == "closed"
+    is_pot = get_value(task, "terms", "token") == to_hex(TRAINING_TOKEN)
+    token = "POT" if is_pot else "of the task's token"
+    left = f"to take back: pot task refund {number}" if is_closed else "for further rounds"
+    parts = [
+        ("to miners", "paidToMiners", "for accepted work"),
+        ("to validators", "paidToValidators", "for their votes"),
+        ("reserved", "reserved", "for the attempt in progress"),
+        ("left", "refundable", left),
+        ("given back", "refunded", "to the submitter"),
+    ]
+    if get_value(account, "paidToMiners") is None:
+        parts[:2] = [("paid", "paid", "to miners and validators")]
+    return [
+        ("budget", f"{format_amount(get_integer(account, 'escrowed'))} {token}"),
+        *_list_parts(account, parts, token),
+        *_describe_fee(task),
+    ]
+
+
+def _describe_fee(task: JsonObject) -> list[tuple[str, str]]:
+    number, fee = get_integer(task, "id"), task["fee"]
+    refundable = get_integer(task, "lease", "refundable")
+    left = ("left", "refundable", f"to take back: pot task refund {number}")
+    if not isinstance(fee, dict):
+        text = "not known to this younger node; ask another with --rpc"
+        return [("fee", text), *_list_parts({"refundable": str(refundable)}, [left], "POT")]
+    is_pending = get_value(task, "status") == "pending"
+    held = "for answers, and for the lifetime" if is_pending else "for answers"
+    parts = [
+        ("burnt", "burnt", "for the slot and the validators' time"),
+        ("to validators", "answers", "for their answers"),
+        ("held", "needed", held),
+        left,
+        ("given back", "returned", "to the submitter"),
+    ]
+    needed = get_integer(fee, "held") - refundable
+    amounts: JsonObject = {**fee, "needed": str(needed), "refundable": str(refundable)}
+    paid = f"{format_amount(get_integer(fee, 'paid'))} POT"
+    return [("fee", paid), *_list_parts(amounts, parts, "POT")]
+
+
+def _list_parts(
+    amounts: Json, parts: Sequence[tuple[str, str, str]], token: str
+) -> list[tuple[str, str]]:
+    return [
+        (f"  {name}", f"{format_amount(amount)} {token} {purpose}")
+        for name, key, purpose in parts
+        if (amount := get_integer(amounts, key))
+    ]
 
 
 def _describe_computation(spec: TaskSpec, offer: Offer) -> str:

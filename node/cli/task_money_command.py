@@ -34,6 +34,7 @@ from node.cli.task_fee import (
     build_extension_answer,
     describe_extension,
     describe_lease,
+    describe_money,
     describe_purchase,
     parse_duration,
 )
@@ -230,6 +231,7 @@ def _print_done(
                 "status": status,
                 "cancelling": is_cancelling,
                 **{name: str(amount) for name, amount in amounts.items()},
+                "fee": found["fee"],
                 "transactionHash": transaction,
             }
         )
@@ -238,11 +240,9 @@ def _print_done(
     print_fields(
         [
             ("status", f"{status}, closes with its round" if is_cancelling else status),
-            *((name, f"{format_amount(amount)} POT") for name, amount in amounts.items()),
+            *describe_money(found),
         ]
     )
-    if status == "closed" and amounts["refundable"]:
-        print_line(f"next: pot task refund {task}")
 
 
 def get_task(client: RpcClient, task: int) -> JsonObject:

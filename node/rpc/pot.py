@@ -49,6 +49,7 @@ from node.rpc.training_encoding import (
     encode_account,
     encode_deadline,
     encode_evaluation,
+    encode_fee,
     encode_lease,
     encode_obstacles,
     encode_participants,
@@ -191,6 +192,7 @@ class PotMethods:
         terms = await contracts.read(task_registry.get_terms(task_id))
         resources = await contracts.read(task_registry.get_resources(task_id))
         account = await contracts.read(task_registry.get_account(task_id))
+        money = self._view.index.money(task_id)
         head = self._view.chain.store.head()
         state = await contracts.read(gradient_ledger.get_round(task_id))
         opening = OpeningState(
@@ -219,7 +221,8 @@ class PotMethods:
             "spec": _describe_spec(history),
             "terms": encode_terms(terms),
             "resources": encode_resources(resources),
-            "account": encode_account(account),
+            "account": encode_account(account, money),
+            "fee": encode_fee(money, history),
             "lease": encode_lease(history.lease, history.status, head.number + 1, head.timestamp),
             "refusals": encode_refusals(history),
             "round": encode_round_state(state),

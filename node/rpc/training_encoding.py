@@ -25,6 +25,7 @@ from chain.training.history import SettledRound, TaskHistory, get_evaluation
 from chain.training.leases import compute_fee_refund
 from chain.training.openings import Obstacle
 from chain.training.task_checks import describe_refusal
+from chain.training.task_money import TaskMoney, compute_earned_answers
 from chain.training.task_spec import PPM, TaskSpec
 
 EVALUATION_NAMES: Final = ("correctCount", "lossMillinats", "accuracyPpm")
@@ -114,9 +115,24 @@ def encode_refusals(history: TaskHistory) -> Json:
     ]
 
 
-def encode_account(account: TaskAccount) -> JsonObject:
+def encode_fee(money: TaskMoney | None, history: TaskHistory) -> Json:
+    """What became of a task's fee in POT; None if this node began after the submission."""
+    if money is None:
+        return None
+    return {
+        "paid": str(money.fee_paid),
+        "burnt": str(money.fee_burnt),
+        "answers": str(compute_earned_answers(money, history)),
+        "returned": str(money.fee_returned),
+        "held": str(history.lease.held_pay + history.lease.held_rent),
+    }
+
+
+def encode_account(account: TaskAccount, money: TaskMoney | None) -> JsonObject:
     """The amounts that the registry holds for a task."""
     return {
+        "paidToMiners": None if money is None else str(money.miners_paid),
+        "paidToValidators": None if money is None else str(account.paid - money.miners_paid),
         "escrowed": str(account.escrowed),
         "paid": str(account.paid),
         "reserved": str(account.reserved),

@@ -52,6 +52,7 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
         "encode_config",
         "encode_deadline",
         "encode_evaluation",
+        "encode_fee",
         "encode_header",
         "encode_log",
         "encode_lease",

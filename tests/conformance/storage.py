@@ -226,6 +226,7 @@ def build_ended() -> EndedAttempt:
     "_encode_id",
     "_history_key",
     "_ended_key",
+    "_money_key",
     "_reward_key",
     "_payment_key",
     "_encode_payments",

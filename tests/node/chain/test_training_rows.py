@@ -85,11 +85,13 @@ def test_block_writes_only_the_parts_of_a_task_that_it_changes() -> None:
     for number in range(3):
         rows = world.play_attempt(number)
         # Seven miners and the four operators are paid; the cheat is not.
-        assert list_kinds(rows) == ["ended", "payment", *["reward"] * 11, "round", "task"]
+        paid = [*["reward"] * 11, "round", "task"]
+        assert list_kinds(rows) == ["ended", "money", "payment", *paid]
     leased = world.play(*LEASED)
-    assert list_kinds(leased) == ["task"]
+    assert list_kinds(leased) == ["money", "task"]
     # A mark takes 200 bytes; eight commitments and four verdicts would take 3 kB.
-    assert len(*leased.values()) < len(*fresh.values()) + 3 * 300
+    sizes = [sum(map(len, rows.values())) for rows in (fresh, leased)]
+    assert sizes[1] < sizes[0] + 3 * 300
     miner = make_address(50 + 10)
     assert list_kinds(world.play("MinerFined", miner, 2, FineKind.FRAUD, 5)) == ["ended", "task"]
     ended = [world.index.ended(TASK, ordinal) for ordinal in (1, 2, 3)]
@@ -131,7 +133,7 @@ def test_event_reads_no_other_part_of_its_task() -> None:
         world.play_attempt(number)
     world.store.read.clear()
     world.play(*LEASED)
-    assert list_kinds(dict.fromkeys(world.store.read, b"")) == ["task"]
+    assert list_kinds(dict.fromkeys(world.store.read, b"")) == ["money", "task"]
     world.store.read.clear()
     world.play("FinesPosted", values.GENESIS_SET.validators[0], 2, False, make_hash(3))
     assert list_kinds(dict.fromkeys(world.store.read, b"")) == ["ended", "task"]

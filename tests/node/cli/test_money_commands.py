@@ -169,7 +169,7 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         assert going in pot.fails(*miner("withdraw", ANN))
         for attempt in range(3):
             fail_attempt(chain, attempt)
-        assert "status      active" in pot(*task("resume", SUBMITTER))
+        assert "status           active" in pot(*task("resume", SUBMITTER))
 
         # It closes where its round ends, and gives back what is left: a miss costs the miners an
         # eighth of a round's pay, and in the last attempt the bond of the seat.

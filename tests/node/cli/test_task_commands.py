@@ -84,6 +84,22 @@ LEASE = {
     "refusal": None,
     "refundable": "0",
 }
+ACCOUNT: dict[str, object] = {
+    "escrowed": str(10**20),
+    "paid": str(44 * 10**18),
+    "paidToMiners": str(40 * 10**18),
+    "paidToValidators": str(4 * 10**18),
+    "reserved": "0",
+    "refundable": str(56 * 10**18),
+    "refunded": "0",
+}
+FEE = {
+    "paid": str(3 * 10**18),
+    "burnt": str(2 * 10**18),
+    "answers": str(10**17),
+    "returned": str(2 * 10**17),
+    "held": str(7 * 10**17),
+}
 DECLARED = """
 [resources]
 unit_milliseconds = 50
@@ -102,6 +118,9 @@ class FakeRegistry:
         self.status = "closed"
         self.readiness: object = None
         self.settled = 2
+        self.account: dict[str, object] = ACCOUNT
+        self.fee: dict[str, str] | None = FEE
+        self.refundable = 0
         self.submitted_time: int | None = None
         self.close_reason = "completed"
         self.refusal: str | None = None
@@ -194,10 +213,11 @@ class FakeRegistry:
             "specHash": "0x" + compute_spec_hash(self.spec).hex(),
             "spec": json.loads(encode_task_spec(self.spec)),
             "closeReason": self.close_reason if self.status == "closed" else None,
-            "lease": {**LEASE, "refusal": self.refusal},
-            "terms": {"rounds": 2},
+            "lease": {**LEASE, "refusal": self.refusal, "refundable": str(self.refundable)},
+            "terms": {"rounds": 2, "token": "0x" + TRAINING_TOKEN.hex()},
             "rounds": 2,
-            "account": {"escrowed": str(10**18), "paid": "0", "refundable": "0"},
+            "account": self.account,
+            "fee": self.fee,
             "roundsSettled": self.settled,
             "modelRoot": zero,
             "trainingStateRoot": zero,
@@ -665,6 +685,58 @@ def test_list_and_show_print_what_the_chain_says(pot: Pot, registry: FakeRegistr
         assert pot.json("task", "show", 1, "--rpc", url)["status"] == "closed"
         assert "there is no task 2; `pot task list`" in pot.fails("task", "show", 2, "--rpc", url)
     assert "2 of 2" in shown
+
+
+def list_money(shown: str) -> list[str]:
+    """The lines about the budget and the fee."""
+    lines = shown.splitlines()
+    first = next(place for place, line in enumerate(lines) if line.startswith("budget "))
+    last = next(place for place, line in enumerate(lines) if line.startswith("model root"))
+    return lines[first:last]
+
+
+def test_show_says_where_budget_and_fee_went_in_80_columns(
+    pot: Pot, registry: FakeRegistry
+) -> None:
+    registry.refundable = 6 * 10**17
+    with serve(registry.answers()) as url:
+        closed = list_money(pot("task", "show", 1, "--rpc", url))
+        registry.status, registry.refundable = "active", 0
+        registry.account = {**ACCOUNT, "reserved": str(10**18), "refundable": str(55 * 10**18)}
+        active = list_money(pot("task", "show", 1, "--rpc", url))
+    assert closed == [
+        "budget               100 POT",
+        "  to miners          40 POT for accepted work",
+        "  to validators      4 POT for their votes",
+        "  left               56 POT to take back: pot task refund 1",
+        "fee                  3 POT",
+        "  burnt              2 POT for the slot and the validators' time",
+        "  to validators      0.1 POT for their answers",
+        "  held               0.1 POT for answers",
+        "  left               0.6 POT to take back: pot task refund 1",
+        "  given back         0.2 POT to the submitter",
+    ]
+    assert active[3:5] == [
+        "  reserved           1 POT for the attempt in progress",
+        "  left               55 POT for further rounds",
+    ]
+    assert active[8] == "  held               0.7 POT for answers"
+    assert max(map(len, closed)) <= 80
+
+
+def test_show_of_a_node_that_is_younger_than_the_task_says_so(
+    pot: Pot, registry: FakeRegistry
+) -> None:
+    registry.fee, registry.refundable = None, 6 * 10**17
+    registry.account = {**ACCOUNT, "paidToMiners": None, "paidToValidators": None}
+    with serve(registry.answers()) as url:
+        lines = list_money(pot("task", "show", 1, "--rpc", url))
+    assert lines[1:] == [
+        "  paid               44 POT to miners and validators",
+        "  left               56 POT to take back: pot task refund 1",
+        "fee                  not known to this younger node; ask another with --rpc",
+        "  left               0.6 POT to take back: pot task refund 1",
+    ]
 
 
 def test_download_writes_the_model_that_hashes_to_the_root_and_no_other(

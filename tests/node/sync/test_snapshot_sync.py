@@ -105,6 +105,23 @@ async def test_participants_of_an_attempt_opened_before_the_pivot_are_known(
     assert contracts.participants(TASK, opened) != ()
 
 
+async def test_sums_that_began_before_the_pivot_are_not_known(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_numbers(monkeypatch)
+    chain, server = build_world(tmp_path)
+    play(chain, "commit")
+    node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server))
+    await node.sync.join()
+    for step in ("judge", "agree", "settle"):
+        getattr(chain, step)()
+    node.follow(chain.local)
+    whole = chain.index.money(TASK)
+    assert whole is not None
+    assert whole.miners_paid > 0
+    assert node.index.money(TASK) is None, "a part of the sum would mislead"
+
+
 async def test_rewards_settled_after_the_pivot_are_not_in_the_snapshot(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,7 +76,10 @@ SPEC = replace(
     initial_weights=content_id(WEIGHTS),
     data=replace(
         SMALL.data,
-        shards=(Shard(content_id(SHARD), len(SHARD), 60), Shard(Hash32(b"\x33" * 32), 4_000, 40)),
+        shards=(
+            Shard(content_id(SHARD), len(SHARD), 2_000),
+            Shard(Hash32(b"\x33" * 32), 4_000, 40),
+        ),
     ),
     reward=replace(SMALL.reward, token=TRAINING_TOKEN, min_miners=2),
 )

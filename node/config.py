@@ -151,7 +151,8 @@ class BlobsSection(_Section):
     """`live` keeps only data of finished rounds that the network may still need. `task` keeps all
     data until the task is deleted, so that `pot task verify` works here."""
     closed_task_days: Annotated[float, Field(ge=0, le=36_500)] = 30.0
-    """Days for which the data of a closed task is kept, its final model above all."""
+    """The most days for which the data of a closed task is kept, its final model above all. After
+    the first day it is deleted earlier if other tasks need the room."""
 
 
 class SyncSection(_Section):

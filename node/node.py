@@ -297,7 +297,6 @@ class _Node:
                 evidence=evidence,
                 evidence_blocks=genesis.parameters.evidence_blocks,
             )
-        closed_seconds = int(config.blobs.closed_task_days * DAY_SECONDS)
         self._training = TrainingHost(
             chain_id=genesis.chain_id,
             parameters=genesis.parameters,
@@ -312,8 +311,8 @@ class _Node:
             operator=operator,
             clock=clock,
             directory=config.training_dir,
-            closed_seconds=closed_seconds,
         )
+        closed_seconds = int(config.blobs.closed_task_days * DAY_SECONDS)
         self._collector = Collector(
             store=store,
             index=index,

@@ -1,4 +1,4 @@
-"""The price of the validators' time (docs/spec/contracts.md, section 4.1).
+"""The price of the validators' time and disk (docs/spec/contracts.md, section 4.1).
 
 The contract decides; this is the same arithmetic for nodes, which promise their workers' time to
 tasks and say what it costs.
@@ -13,6 +13,10 @@ from chain.training.task_spec import TaskSpec
 PROMISED_SHARE: Final = 2
 """All tasks together are promised the workers' time divided by this. The rest is for what arrives
 late, and for loading the data of the next task."""
+
+KEPT_SECONDS: Final = 86_400
+"""A fee pays for a task's disk until so long after the task is closed. Nodes keep its content as
+long; what they keep longer gives way to other tasks."""
 
 MICROSECONDS: Final = 1_000_000
 """The microseconds of a second."""

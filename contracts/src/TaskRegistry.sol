@@ -35,7 +35,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
     uint256 private constant MAX_BALLOTS = 3;
     /// @dev The rent of one eighth of the slots is twice that of the eighth before it.
     uint256 private constant PRICE_STEPS = 8;
-    /// @dev Validators keep the content of a task that never became active for one more day.
+    /// @dev Validators keep the content of a closed task for one more day, and longer only if they have room.
     uint256 private constant KEPT_SECONDS = 1 days;
     uint256 private constant BYTE_SECONDS = 2 ** 30 * 1 days;
     /// @dev A task is idle after twice the longest chain of three attempts, or later.

@@ -124,8 +124,8 @@ class TaskReplay:
         except ContentUnavailableError as error:
             raise OperatorError(
                 f"{self._client.url} does not have the initial weights (blob {to_hex(weights)}) "
-                "any more: nodes keep a closed task for blobs.closed_task_days; ask one that has "
-                "them with --rpc"
+                "any more: nodes keep a closed task for a day, and up to blobs.closed_task_days "
+                "if they have room; ask one that has them with --rpc"
             ) from error
         participants: dict[BlockNumber, tuple[tuple[Address, int], ...]] = {}
         for number, event in self._events:

@@ -374,8 +374,8 @@ def download_model(
     except ContentUnavailableError as error:
         raise OperatorError(
             f"{client.url} does not have the model of round {model.round_number + 1} (blob "
-            f"{to_hex(model.root)}) any more: nodes keep a task's last model for "
-            'blobs.closed_task_days, and earlier ones with blobs.retention = "task"; ask one that '
-            "has it with --rpc"
+            f"{to_hex(model.root)}) any more: nodes keep a closed task's last "
+            "model for a day, and up to blobs.closed_task_days if they have room; earlier ones "
+            'with blobs.retention = "task"; ask one that has it with --rpc'
         ) from error
     return encode_model_file(model.model, theta)

@@ -15,7 +15,7 @@ wrong after a crash. At most one chunk is in memory.
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -300,9 +300,10 @@ class BlobStore:
             raise _disk_failed(self._directory, error) from error
         return used
 
-    def list_unwanted(self, before_ns: int) -> tuple[Hash32, ...]:
-        """Blobs and downloads last needed before `before_ns` (Unix time), by content id."""
+    def list_unwanted(self, before_ns: int) -> Mapping[Hash32, int]:
+        """The bytes of blobs and downloads last needed before `before_ns` (Unix time), by id."""
         wanted: dict[Hash32, int] = {}
+        sizes: dict[Hash32, int] = {}
         with os.scandir(self._directory) as entries:
             for entry in entries:
                 stem, _, suffix = entry.name.partition(".")
@@ -310,11 +311,12 @@ class BlobStore:
                     continue
                 content_id = Hash32(bytes.fromhex(stem))
                 try:
-                    at_ns = entry.stat().st_mtime_ns
+                    status = entry.stat()
                 except FileNotFoundError:  # another process just renamed or deleted it
                     continue
-                wanted[content_id] = max(at_ns, wanted.get(content_id, 0))
-        return tuple(sorted(each for each, at_ns in wanted.items() if at_ns < before_ns))
+                wanted[content_id] = max(status.st_mtime_ns, wanted.get(content_id, 0))
+                sizes[content_id] = sizes.get(content_id, 0) + status.st_size
+        return {each: sizes[each] for each in sorted(wanted) if wanted[each] < before_ns}
 
     def collect(self, content_id: Hash32, before_ns: int) -> int:
         """Delete a blob or download last needed before `before_ns`; returns the bytes freed.

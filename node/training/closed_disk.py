@@ -1,34 +1,34 @@
-"""The disk that closed tasks still take (docs/spec/training.md, section 11)."""
+"""The disk that closed tasks have paid for (docs/spec/training.md, section 11).
 
-from typing import Final
+A validator keeps their files longer, but then they give way to other tasks, so that they take
+nothing of what it promises.
+"""
 
 from chain.primitives import TaskId
+from chain.training.fees import KEPT_SECONDS
 from chain.training.history import TaskHistory
 from chain.training.resources import count_content_bytes, count_state_bytes
 from chain.training.task_spec import TaskSpec
-
-FORGOTTEN_SECONDS: Final = 86_400
-"""How long a task that was closed before a round was settled still takes disk."""
 
 
 class ClosedDisk:
     """The content and the final state of each closed task that this validator was ready for."""
 
-    def __init__(self, closed_seconds: int) -> None:
-        """Begin without tasks; `closed_seconds` is how long the content of a closed one is kept."""
-        self._closed_seconds = closed_seconds
+    def __init__(self) -> None:
         self._kept: dict[TaskId, tuple[int, int]] = {}
-        """The bytes, and the time at which they are deleted."""
+        """The bytes, and the time until which they are paid for."""
 
     def add(self, history: TaskHistory, spec: TaskSpec) -> None:
-        """Count what is still kept of a closed task."""
+        """Count what a closed task has paid for.
+
+        Content that it shares with another task is counted again, as it is paid for again.
+        """
         assert history.closed is not None
-        seconds = self._closed_seconds if history.rounds_settled else FORGOTTEN_SECONDS
         kept = count_content_bytes(spec) + count_state_bytes(spec)
-        self._kept[history.task_id] = (kept, history.closed.timestamp + seconds)
+        self._kept[history.task_id] = (kept, history.closed.timestamp + KEPT_SECONDS)
 
     def count(self, now: int) -> int:
-        """The bytes at the time `now`; what was deleted until then is not counted any more."""
+        """The bytes that are paid for at the time `now`."""
         self._kept = {
             each: (size, until) for each, (size, until) in self._kept.items() if until > now
         }

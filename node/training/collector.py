@@ -7,10 +7,11 @@ is fetched again (`BlobStore.collect`).
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,10 @@ from node.training.state_parts import StatePartStore
 
 COLLECT_SECONDS: Final = 10.0
 """The time between two collections. The gradients of rounds that settle in it wait for the next."""
+
+CLOSED_SHARE: Final = 4
+"""Files of closed tasks that nothing pays for stay while at most one part in this many of the quota
+is in use. The next content then finds room at once, even that of two tasks of the largest size."""
 
 PAUSE_FACTOR: Final = 20
 """After a collection the collector sleeps at least this many times as long as it took."""
@@ -151,6 +156,74 @@ class Collector:
         return _Wanted(task_count, kept, gone, (head.timestamp - GRACE_SECONDS) * 10**9)
 
     def _sweep(self, wanted: _Wanted, started_ns: int) -> None:
+        self._delete(wanted, started_ns)
+        crowded_out = self._list_crowded_out(wanted)
+        if crowded_out:
+            _log.warning(
+                "closed tasks gave way to others; raise blobs.quota_bytes to keep them longer",
+                latest=crowded_out[-1],
+            )
+            kept = {k: task for k, task in wanted.kept.items() if k not in frozenset(crowded_out)}
+            self._delete(replace(wanted, kept=kept), started_ns)
+        self._blobs.remove_uploads(wanted.unwanted_before_ns)
+        for task_id in wanted.gone:
+            self._reveals.remove_task(task_id)
+            self._state_parts.remove_task(task_id)
+        if wanted.gone:
+            self._remove_files(frozenset(wanted.gone))
+
+    def _list_crowded_out(self, wanted: _Wanted) -> Sequence[TaskId]:
+        """The closed tasks that nothing pays for any more, and of which the room is needed.
+
+        They are the ones that were closed first. Tasks with gradients that late verdicts may still
+        find guilty come last.
+        """
+        unpaid = sorted(
+            (any(task.accused.values()), task.unpaid_since, task_id)
+            for task_id, task in wanted.kept.items()
+            if task.unpaid_since is not None
+        )
+        if not unpaid:
+            return ()
+        excess = self._blobs.used_bytes() - self._blobs.quota_bytes // CLOSED_SHARE
+        if excess <= 0:
+            return ()
+        order = [task_id for _, _, task_id in unpaid]
+        freed = self._count_freed_bytes(wanted, order)
+        crowded_out = 0
+        for count, total in enumerate(accumulate(freed), 1):
+            if freed[count - 1]:
+                crowded_out = count
+            if total >= excess:
+                break
+        return order[:crowded_out]
+
+    def _count_freed_bytes(self, wanted: _Wanted, order: Sequence[TaskId]) -> Sequence[int]:
+        """The bytes that each task frees if the tasks are deleted in this order.
+
+        What tasks share is freed with the last of them, and not if another task needs it.
+        """
+        places = {task_id: place for place, task_id in enumerate(order)}
+        last: dict[Hash32, int] = {}
+
+        def note(task_id: TaskId, content_ids: Iterable[Hash32]) -> None:
+            place = places.get(task_id, len(order))
+            for content_id in content_ids:
+                last[content_id] = max(place, last.get(content_id, 0))
+
+        for task_id, task in wanted.kept.items():
+            note(task_id, task.content)
+        for attempt in self._reveals.attempts():
+            note(attempt.task_id, (each.gradient_root for each in self._reveals.list(attempt)))
+        for state in self._state_parts.states():
+            note(state.task_id, state.part_ids)
+        freed = [0] * (len(order) + 1)
+        for content_id, size in self._blobs.list_unwanted(wanted.unwanted_before_ns).items():
+            freed[last.get(content_id, len(order))] += size
+        return freed[:-1]
+
+    def _delete(self, wanted: _Wanted, started_ns: int) -> None:
+        """Delete the blobs and records that no task needs."""
         needed = {each for task in wanted.kept.values() for each in task.content}
         over: list[tuple[Sequence[Hash32], Callable[[], None]]] = []
         for attempt_id in self._reveals.attempts():
@@ -183,12 +256,6 @@ class Collector:
         for content_id in self._blobs.list_unwanted(wanted.unwanted_before_ns):
             if content_id not in needed:
                 self._free(content_id, wanted.unwanted_before_ns)
-        self._blobs.remove_uploads(wanted.unwanted_before_ns)
-        for task_id in wanted.gone:
-            self._reveals.remove_task(task_id)
-            self._state_parts.remove_task(task_id)
-        if wanted.gone:
-            self._remove_files(frozenset(wanted.gone))
 
     def _forget_reveals(self, attempt_id: AttemptId, kept: AbstractSet[Hash32]) -> None:
         """Delete the reveals of an attempt, unless some of its gradients are kept."""

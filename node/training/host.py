@@ -99,7 +99,6 @@ class TrainingHost:
         operator: Operator | None,
         clock: Clock,
         directory: Path,
-        closed_seconds: int,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._phase_floor_blocks = parameters.phase_floor_blocks
@@ -110,7 +109,7 @@ class TrainingHost:
         self._clock = clock
         self._work: dict[TaskId, TaskWork] = {}
         self._due = DueTasks()
-        self._closed_disk = ClosedDisk(closed_seconds)
+        self._closed_disk = ClosedDisk()
         self._capacity = Capacity(
             workers.checks.count,
             blobs.promised_share_bytes,

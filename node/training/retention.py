@@ -1,6 +1,7 @@
 """Which blobs of a task must be kept: a pure function of the chain (docs/spec/training.md, 11).
 
-The collector evaluates it at every collection and deletes what no task needs.
+The collector evaluates it at every collection and deletes what no task needs. It deletes files of
+closed tasks earlier if others need their room.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address, BlockNumber, Hash32
 from chain.training.attempt import AttemptId
 from chain.training.attempt_records import EndedMark
+from chain.training.fees import KEPT_SECONDS
 from chain.training.history import SettledRound, TaskHistory
 from chain.training.resources import KEPT_STATES, count_gradients
 from chain.training.task_spec import (
@@ -24,7 +26,7 @@ class RetentionPolicy:
 
     retention: Retention
     closed_seconds: int
-    """How long the content of a closed task is kept."""
+    """How long the content of a closed task is kept at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,9 @@ class KeptTask:
     """The miners with gradients in earlier attempts that late verdicts may find guilty."""
     first_state: int
     """The first state that is kept, counted in settled rounds."""
+    unpaid_since: int | None = None
+    """The time from which on the fee of a closed task does not pay for its files, which then give
+    way to those of other tasks; None as long as it pays."""
 
     def keeps_gradient(self, attempt_id: AttemptId, miner: Address) -> bool:
         """Whether the gradient of a miner in an attempt is kept."""
@@ -78,6 +83,7 @@ def compute_kept(
     first_attempt = _find_first_attempt(history, get_settled)
     accused = _list_accused(history, spec, get_accused, head_number)
     first_state = history.rounds_settled + 1 - KEPT_STATES
+    unpaid_since = None
     if history.status is TaskStatus.PENDING:
         # Many tasks may be pending: one is kept only if this validator answered *ready*.
         if own_validator not in history.ready:
@@ -91,9 +97,11 @@ def compute_kept(
         content.add(history.model_root)
         first_state = history.rounds_settled + 1
         first_attempt = AttemptId(history.task_id, history.rounds_settled, 0)
+        paid_until = closed.timestamp + KEPT_SECONDS
+        unpaid_since = paid_until if head_timestamp >= paid_until else None
     if policy.retention is Retention.TASK:
         first_attempt, first_state = AttemptId(history.task_id, 0, 0), 0
-    return KeptTask(frozenset(content), first_attempt, accused, first_state)
+    return KeptTask(frozenset(content), first_attempt, accused, first_state, unpaid_since)
 
 
 def _find_first_attempt(

@@ -9,11 +9,12 @@ import pytest
 
 from chain.contracts import gradient_ledger, miner_seats
 from chain.training import task_spec, task_spec_codec
+from chain.training.fees import KEPT_SECONDS
 from chain.types import certificate
 from node.cli import miner_command
 from node.config import VerifierSection
 from node.setup.price_table import EXAMINATION_SECONDS, PRICE_STEPS
-from node.training.closed_disk import FORGOTTEN_SECONDS
+from node.training.collector import GRACE_SECONDS
 from node.training.preparation import DRY_RUN_TRIES
 
 ROOT = Path(__file__).parents[2]
@@ -70,8 +71,8 @@ def test_an_attempt_has_as_many_ballots_in_both_contracts() -> None:
     assert registry["MAX_BALLOTS"] == ledger["MAX_BALLOTS"]
 
 
-def test_content_is_paid_for_as_long_as_nodes_keep_it_after_a_refusal() -> None:
-    assert constants("TaskRegistry")["KEPT_SECONDS"] == FORGOTTEN_SECONDS
+def test_content_is_paid_for_as_long_as_nodes_keep_it_for_a_closed_task() -> None:
+    assert constants("TaskRegistry")["KEPT_SECONDS"] == KEPT_SECONDS == GRACE_SECONDS
 
 
 @pytest.mark.parametrize(

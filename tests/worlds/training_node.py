@@ -68,7 +68,6 @@ T = TypeVar("T")
 CHAIN_ID = 99
 ATTEMPT = AttemptId(TASK, 0, 0)
 NOW = 1_700_000_000
-CLOSED_SECONDS = 30 * 86_400
 SEED_BLOCK_HASH = Hash32(b"\x0d" * 32)
 SALT = Hash32(b"\x5a" * 32)
 SIZE = count_parameters(SMALL.model)
@@ -350,7 +349,6 @@ class Node:
             operator=Operator(OPERATORS[0], self._send),
             clock=self.clock,
             directory=path / "training",
-            closed_seconds=CLOSED_SECONDS,
         )
 
     async def _send(self, call: ContractCall, _gas_limit: int) -> None:

@@ -248,8 +248,8 @@ def test_missing_blob_error_names_the_setting_that_keeps_it(chain: FakeChain) ->
     del chain.blobs[content_id(THETA)]
     assert refuse_replay(chain) == (
         f"http://node does not have the initial weights (blob {to_hex(content_id(THETA))}) any "
-        "more: nodes keep a closed task for blobs.closed_task_days; ask one that has them with "
-        "--rpc"
+        "more: nodes keep a closed task for a day, and up to blobs.closed_task_days if they have "
+        "room; ask one that has them with --rpc"
     )
 
 

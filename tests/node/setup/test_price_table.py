@@ -10,9 +10,12 @@ from chain.contracts import task_registry
 from chain.contracts.miner_seats import MISS_WINDOW
 from chain.contracts.task_registry import CloseReason, Purchase, Quote, TaskClosed, TaskResources
 from chain.params import ChainParameters
-from chain.primitives import TOKEN_UNIT, TaskId
+from chain.primitives import TOKEN_UNIT, Hash32, TaskId
 from chain.training.fees import PROMISED_SHARE
-from chain.training.task_checks import Promise
+from chain.training.history import BlockContext
+from chain.training.resources import count_disk_bytes
+from chain.training.task_checks import CONTENT_QUOTA_SHARE, Promise
+from chain.training.task_spec import Shard
 from node.cli.output import format_short
 from node.config import BlobsSection
 from node.setup.network_genesis import Seat, build_prices, plan_development_network
@@ -24,6 +27,7 @@ from node.setup.price_table import (
 )
 from node.storage.blobs import PROMISED_SHARE as PROMISED_DISK_SHARE
 from node.training.capacity import Capacity
+from node.training.closed_disk import ClosedDisk
 from node.training.dry_runs import compute_dry_run_seconds
 from node.training.preparation import DRY_RUN_TRIES
 from tests.worlds.contracts import (
@@ -37,7 +41,7 @@ from tests.worlds.contracts import (
     result,
     with_terms,
 )
-from tests.worlds.training import SPEC
+from tests.worlds.training import SPEC, history_after
 
 PAGE = (Path(__file__).parents[3] / "docs" / "prices.md").read_text(encoding="utf-8")
 PUBLIC = ChainParameters()
@@ -135,6 +139,51 @@ def test_disk_of_all_validators_costs_rent_for_as_long_as_it_is_promised() -> No
     world.ready()
     world.mine(DAY_SECONDS // 5, DAY_SECONDS)
     assert world.expire().events == (TaskClosed(world.task, CloseReason.EXPIRED),)
+
+
+def test_disk_that_closed_tasks_keep_costs_what_the_table_says() -> None:
+    world = World(AtomicDB())
+    deploy_contracts(world, prices=build_prices(PUBLIC))
+    share = BlobsSection().quota_bytes // PROMISED_DISK_SHARE
+    largest = BlobsSection().quota_bytes // CONTENT_QUOTA_SHARE
+    # The tasks name the same files. They are stored once, and counted and paid for each time.
+    shards = tuple(Shard(Hash32(bytes([i] * 32)), largest // 8, 1) for i in range(8))
+    spec = replace(SPEC, data=replace(SPEC.data, shards=shards))
+    terms = with_terms(max_units=1, min_miners=1, rounds=1, unit_price=1, validator_fee=0)
+    purchase = Purchase(world.read(task_registry.get_attempt_seconds(terms)), 1)
+    closed = ClosedDisk()
+    before = world.balance(SUBMITTER)
+    for number in range(1, share // largest + 1):
+        world.task = TaskId(number)
+        resources = TaskResources(1, 1, 1, count_disk_bytes(spec))
+        world.submit(terms, budget=1, purchase=purchase, resources=resources, max_fee=10**21)
+        world.ready(OPERATORS)
+        world.register(MINERS[0], units=1)
+        world.advance()
+        world.mine(1, 1)
+        world.commit(MINERS[0], units=1)
+        world.judge([OK])
+        settled = world.settle(world.agree(replace(result(accepted_units=1), payout=1)))
+        assert TaskClosed(world.task, CloseReason.COMPLETED) in settled.events
+        history = replace(
+            history_after(),
+            task_id=world.task,
+            closed=BlockContext(world.number, world.timestamp),
+            rounds_settled=1,
+        )
+        closed.add(history, spec)
+
+    now = world.timestamp
+    capacity = Capacity(1, share, lambda: closed.count(now))
+    honest = Promise(check_ppm=0, aggregation_ppm=0, disk_bytes=2**20)
+    capacity.claim(TaskId(99), honest)
+    assert capacity.find_objection(TaskId(99)) is not None
+    price = {row.what: row.amount for row in list_prices(PUBLIC, 4)}
+    row = price["a day of all the disk that validators with 64 GiB promise"]
+    paid = before - world.balance(SUBMITTER)
+    assert row < paid < row + TOKEN_UNIT
+    now += DAY_SECONDS
+    assert capacity.find_objection(TaskId(99)) is None, "and not for longer"
 
 
 def test_last_slot_of_the_network_costs_what_the_table_says() -> None:

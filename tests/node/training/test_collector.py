@@ -43,6 +43,7 @@ from chain.training.history import (
 )
 from chain.training.leases import READY_CODE
 from chain.training.reveal import Reveal
+from chain.training.task_checks import CONTENT_QUOTA_SHARE
 from chain.training.task_spec import (
     Shard,
     TaskSpec,
@@ -92,10 +93,15 @@ class World:
     """A scripted chain with two tasks; the index, ledger and clock of the collector."""
 
     def __init__(
-        self, path: Path, retention: Retention = Retention.LIVE, *, closed_days: int = 3
+        self,
+        path: Path,
+        retention: Retention = Retention.LIVE,
+        *,
+        closed_days: int = 3,
+        quota_bytes: int = 2**30,
     ) -> None:
         self.path = path
-        self.blobs = BlobStore(path / "blobs", quota_bytes=2**30)
+        self.blobs = BlobStore(path / "blobs", quota_bytes=quota_bytes)
         self.reveals = RevealStore(path / "reveals")
         self.parts = StatePartStore(path / "states")
         self.directory = path / "training"
@@ -374,6 +380,96 @@ async def test_a_closed_task_leaves_its_model_and_then_nothing(tmp_path: Path) -
     assert world.blobs.used_bytes() == 0
     for directory in (world.path / "reveals", world.path / "states", world.directory):
         assert list(directory.iterdir()) == []
+
+
+def close(world: World, *tasks: TaskId) -> None:
+    """Let tasks train a round and end, one after the other."""
+    for task in tasks:
+        world.start(task)
+        world.play_round(task)
+        world.apply(task, TaskClosed(task, 1))
+
+
+def list_shown(world: World) -> list[TaskId]:
+    """The closed tasks with all files that a user may download."""
+    return [
+        task
+        for task, spec in sorted(world.specs.items())
+        for names in [
+            (
+                world.histories[task].model_root,
+                spec.initial_weights,
+                *(shard.content_id for shard in spec.data.shards),
+            )
+        ]
+        if all(world.blobs.has(name) for name in names)
+    ]
+
+
+@pytest.mark.parametrize("retention", list(Retention))
+async def test_closed_tasks_give_way_when_others_need_the_room(
+    tmp_path: Path, retention: Retention
+) -> None:
+    quota_bytes = 2**17
+    world = World(tmp_path, retention, closed_days=30, quota_bytes=quota_bytes)
+    tasks = [TaskId(number) for number in (4, 3, 1, 2)]
+    close(world, *tasks)
+    world.block += 17
+
+    world.pass_time(DAY - 3_600)
+    await world.collect()
+    own_bytes = 2 * stored_size(THETA_BYTES)  # all but the shard, which all tasks share
+    own_bytes += ROUND_BYTES if retention is Retention.TASK else 0
+    excess = own_bytes + 1
+    world.put(bytes(excess + quota_bytes // 4 - world.blobs.used_bytes() - 32))
+    await world.collect()
+    assert list_shown(world) == sorted(tasks), "they have paid for a day"
+    world.pass_time(3_600)
+    await world.collect()
+    assert list_shown(world) == tasks[2:], "the room of the first is not enough"
+
+    for _ in range(2):
+        size = quota_bytes // CONTENT_QUOTA_SHARE
+        assert world.blobs.has_room_for_content(size), "for two tasks of the largest size"
+        world.put(world.make(size))
+    await world.collect()
+    assert list_shown(world) == []
+    assert list(world.reveals.attempts()) == []
+    assert list(world.parts.states()) == []
+
+
+async def test_content_of_a_closed_task_stays_while_an_open_one_needs_it(tmp_path: Path) -> None:
+    world = World(tmp_path, closed_days=30, quota_bytes=2**14)
+    close(world, TASK)
+    world.start(OTHER)
+    world.play_round(OTHER)
+    world.pass_time(2 * DAY)
+    world.put(bytes(2**12))
+    await world.collect()
+    world.histories.pop(TASK)
+    world.check_duties()
+    assert world.blobs.has(content_id(SHARD))
+    assert not world.blobs.has(world.specs[TASK].initial_weights)
+
+
+async def test_gradients_that_may_be_found_guilty_give_way_last(tmp_path: Path) -> None:
+    world = World(tmp_path, closed_days=30, quota_bytes=2**16)
+    world.start(TASK)
+    world.open()
+    world.reveal()
+    world.judge(Verdict.OK, Verdict.OK, Verdict.CHEAT)
+    world.settle(world.compute())
+    world.apply(TASK, TaskClosed(TASK, 1))
+    (ended,) = (mark.attempt_id for mark in world.histories[TASK].ended)
+    close(world, OTHER)
+    world.pass_time(DAY)
+    await world.collect()
+    assert list_shown(world) == [TASK, OTHER]
+    world.put(bytes(2**14 - world.blobs.used_bytes()))
+    await world.collect()
+    assert list_shown(world) == [TASK]
+    held = [each.miner for each in world.reveals.list(ended) if world.blobs.has(each.gradient_root)]
+    assert held == [MINERS[2]]
 
 
 async def test_files_of_a_closed_task_stay_while_it_is_served(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from trio.testing import MockClock
 from chain.contracts import task_registry
 from chain.contracts.task_registry import TaskStatus
 from chain.crypto import content_id
-from chain.primitives import Hash32, TaskId
+from chain.primitives import BlockNumber, Hash32, TaskId
 from chain.training.encoding import count_payload_bytes
-from chain.training.fees import PROMISED_SHARE
+from chain.training.fees import KEPT_SECONDS, PROMISED_SHARE
+from chain.training.history import BlockContext
 from chain.training.leases import READY_CODE
 from chain.training.task_checks import REFUSAL_CODES, ObjectionCode, compute_promise
 from node.training import capacity, preparation
@@ -31,6 +32,7 @@ from node.training.worker_pool import (
 from tests.worlds.training import (
     LEASE,
     TASK,
+    VALIDATORS,
     at,
     pending_history,
 )
@@ -482,6 +484,28 @@ async def test_a_task_waits_for_disk_and_is_refused_when_it_has_waited_too_long(
         full = REFUSAL_CODES[ObjectionCode.NO_ROOM]
         await trio.sleep(60)
         assert answers(node) == [(1, READY_CODE), (2, READY_CODE), (3, full)]
+        nursery.cancel_scope.cancel()
+
+
+async def test_closed_task_keeps_no_other_out_for_longer_than_it_has_paid(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    pending = replace(pending_history(), task_id=TaskId(2))
+    closed_at = NOW + int(trio.current_time()) - KEPT_SECONDS + 100
+    closed = replace(
+        pending_history(),
+        status=TaskStatus.CLOSED,
+        ready=VALIDATORS[:1],
+        closed=BlockContext(BlockNumber(90), closed_at),
+        rounds_settled=1,
+    )
+    node = Node(tmp_path, FakeChain({TASK: closed, TaskId(2): pending}), quota_bytes=2 * DISK_BYTES)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await trio.sleep(90)
+        assert node.host.describe_readiness(TaskId(2))["code"] == "no_room"
+        await trio.sleep(60)
+        assert answers(node) == [(2, READY_CODE)]
         nursery.cancel_scope.cancel()
 
 

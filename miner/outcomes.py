@@ -9,13 +9,13 @@ from typing import Final
 
 import structlog
 
+from chain.amounts import format_amount
 from chain.contracts.miner_seats import MAX_MISSES
 from chain.primitives import Address
 from chain.training.attempt import AttemptId
 from miner.client import FailoverClient
 from miner.replies import ReceiptReply
 from pot_common import seats
-from pot_common.amounts import format_amount
 from pot_common.rpc_replies import ClientError
 from pot_common.seats import fetch_seat
 

@@ -4,11 +4,11 @@ A seat owes a gradient in each attempt, whether its miner runs or not (docs/spec
 section 6).
 """
 
+from chain.amounts import format_amount
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import TOKEN_UNIT, TaskId
 from chain.training.task_checks import COMMITMENT_SHARE
 from chain.training.task_spec import TaskSpec
-from pot_common.amounts import format_amount
 
 
 def describe_stop(task: TaskId, spec: TaskSpec, seat_bond_pot: int, *, is_at_work: bool) -> str:

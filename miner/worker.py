@@ -15,6 +15,7 @@ from typing import Final
 
 import structlog
 
+from chain.amounts import format_amount
 from chain.contracts import (
     faucet,
     gradient_ledger,
@@ -63,7 +64,6 @@ from miner.replies import AttemptReply
 from miner.reveals import RevealPusher
 from miner.samples import compute_samples
 from miner.trial import UnitTrial
-from pot_common.amounts import format_amount
 from pot_common.rpc_client import RpcCallError
 from pot_common.rpc_replies import ClientError
 

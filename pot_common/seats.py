@@ -4,10 +4,10 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
+from chain.amounts import format_amount
 from chain.contracts.addresses import TRAINING_TOKEN
 from chain.hexadecimal import to_hex
 from chain.primitives import Address
-from pot_common.amounts import format_amount
 from pot_common.rpc_client import ChainClient
 from pot_common.rpc_replies import HexAddress, Reply, read_answer
 

@@ -11,6 +11,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from chain.amounts import format_amount
 from chain.json_types import Json, JsonObject
 from node.cli.output import (
     format_rounded,
@@ -22,7 +23,6 @@ from node.cli.output import (
 from node.cli.task_command import describe_round
 from node.client.rpc_client import get_integer, get_objects, get_text, get_value
 from node.devnet.summary import MinerUnits, count_units, summarize_round
-from pot_common.amounts import format_amount
 
 SHOWN_ROUNDS: Final = 8
 """Number of settled rounds in the live view, the latest ones."""

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from chain.amounts import format_amount
 from chain.genesis import build_genesis, parse_genesis
 from chain.hexadecimal import to_hex
 from chain.primitives import Address
@@ -20,7 +21,6 @@ from node.cli.output import (
     print_table,
 )
 from node.setup.price_table import list_prices
-from pot_common.amounts import format_amount
 from pot_common.errors import OperatorError
 
 app = typer.Typer(no_args_is_help=True)

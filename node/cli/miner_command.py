@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
+from chain.amounts import format_amount
 from chain.contracts.abi import ContractCall
 from chain.contracts.events import decode_event
 from chain.contracts.miner_seats import (
@@ -35,7 +36,6 @@ from node.cli.output import (
     print_line,
 )
 from node.client.rpc_client import RpcClient, decode_log, get_integer, get_objects, get_text
-from pot_common.amounts import format_amount
 from pot_common.errors import OperatorError
 from pot_common.keystore import read_address
 from pot_common.miner_options import EXAMPLE, MinerOptions, build_command

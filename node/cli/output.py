@@ -10,9 +10,9 @@ from typing import Annotated, Final
 import typer
 from eth_utils.address import to_checksum_address
 
+from chain.amounts import format_amount
 from chain.hexadecimal import from_plain_hex
 from chain.primitives import TOKEN_DECIMALS, Address
-from pot_common.amounts import format_amount
 from pot_common.errors import OperatorError
 from pot_common.node_url import RPC_VARIABLE
 

@@ -9,6 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
+from chain.amounts import format_amount
 from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.task_registry import (
     get_resources,
@@ -70,7 +71,6 @@ from node.client.task_submission import (
     submit_task,
     wait_for_task,
 )
-from pot_common.amounts import format_amount
 from pot_common.errors import OperatorError
 from pot_common.node_url import DEFAULT_RPC_URL, RPC_VARIABLE
 

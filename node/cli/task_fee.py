@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from chain.amounts import format_amount
 from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.task_registry import Purchase
 from chain.hexadecimal import to_hex
@@ -17,7 +18,6 @@ from chain.training.task_spec import PPM, TaskSpec
 from node.cli.output import format_short
 from node.client.rpc_client import get_integer, get_objects, get_text, get_value
 from node.client.task_submission import Offer
-from pot_common.amounts import format_amount
 from pot_common.errors import OperatorError
 
 UNIT_SECONDS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}

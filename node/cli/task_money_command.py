@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from chain.amounts import format_amount
 from chain.contracts.abi import ContractCall
 from chain.contracts.task_registry import (
     Purchase,
@@ -41,7 +42,6 @@ from node.cli.task_fee import (
 from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
 from node.client.task_bundle import Wishes
 from node.client.task_submission import extend_task, fund_task, make_extension
-from pot_common.amounts import format_amount
 from pot_common.errors import OperatorError
 from pot_common.node_url import DEFAULT_RPC_URL
 

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
+from chain.amounts import format_amount
 from chain.contracts import validator_set
 from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
@@ -33,7 +34,6 @@ from node.cli.output import (
     print_table,
 )
 from node.client.rpc_client import RpcClient, decode_log, get_objects
-from pot_common.amounts import format_amount
 from pot_common.errors import OperatorError
 from pot_common.keystore import unlock_key
 from pot_common.node_url import DEFAULT_RPC_URL

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
+from chain.amounts import format_amount
 from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.faucet import drip
@@ -35,7 +36,6 @@ from node.cli.output import (
     print_table,
 )
 from node.client.rpc_client import RpcClient, get_integer, get_text
-from pot_common.amounts import format_amount
 from pot_common.errors import OperatorError
 from pot_common.keystore import (
     ask_new_password,

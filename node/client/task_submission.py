@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+from chain.amounts import format_amount
 from chain.contracts import task_registry, training_token
 from chain.contracts.addresses import TASK_REGISTRY, TRAINING_TOKEN
 from chain.contracts.events import decode_event
@@ -33,7 +34,6 @@ from node.client.rpc_client import (
     get_value,
 )
 from node.client.task_bundle import TaskBundle, Wishes
-from pot_common.amounts import format_amount
 from pot_common.errors import OperatorError
 from pot_common.rpc_client import ContentUnavailableError
 from pot_common.rpc_replies import read_bytes

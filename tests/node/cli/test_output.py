@@ -2,13 +2,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chain.amounts import format_amount
 from node.cli.output import (
     format_rounded,
     format_table,
     parse_address,
     parse_amount,
 )
-from pot_common.amounts import format_amount
 from pot_common.errors import OperatorError
 
 

@@ -248,7 +248,8 @@ def test_task_beyond_the_memory_or_the_disk_is_not_chosen() -> None:
     large = replace(
         paying(9), resources=replace(MINING_SPEC.resources, peak_bytes=LIMITS.memory_bytes + 1)
     )
-    shard = Shard(Hash32(b"\x22" * 32), 3 * LIMITS.data_bytes // 2, 100)
+    size = 3 * LIMITS.data_bytes // 2
+    shard = Shard(Hash32(b"\x22" * 32), size, size // 257)  # a row has 257 bytes
     long = replace(paying(7), data=replace(MINING_SPEC.data, shards=(shard,)))
     with capture_logs() as logs:
         assert choice_of(FakeChain({1: paying(5), 2: large, 3: long})).choose() == 1

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from chain.amounts import format_amount
 from chain.contracts.errors import ContractError
 from chain.contracts.gradient_ledger import MIN_WINDOW_BLOCKS, Phase
 from chain.contracts.miner_seats import IDLE_BLOCKS
@@ -13,7 +14,7 @@ Argument = int | str | bool
 
 def _status(value: Argument) -> str:
     known = {int(status) for status in TaskStatus}
-    return TaskStatus(int(value)).name.lower() if value in known else str(value)
+    return TaskStatus(int(value)).name.lower() if value in known else f"of status {value}"
 
 
 def _phase(value: Argument) -> str:
@@ -28,8 +29,9 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
         "(`pot task show`)"
     ),
     "TaskWrongStatus": lambda task, status: (
-        f"task {task} is {_status(status)}, which rules this out: only an open task is funded or "
-        "cancelled, only a paused one resumed, only a closed one refunded"
+        f"task {task} is {_status(status)}, so this is not possible: tasks can be funded, extended "
+        "and cancelled while they are pending, active or paused, resumed while they are paused, "
+        "and refunded once they are closed"
     ),
     "TaskNothingToRefund": lambda task: (
         f"nothing of task {task} is left to refund: all is paid, or was refunded before"
@@ -44,8 +46,8 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
         f"all {slots} slots of the network are taken; try again when a task has ended"
     ),
     "TaskFeeTooHigh": lambda fee, limit: (
-        f"the fee is {fee} base units of POT, above the {limit} that were allowed: prices rise "
-        "with the tasks that are open; try again, or raise --max-fee"
+        f"the fee is {format_amount(fee)} POT, above the {format_amount(limit)} POT that were "
+        "allowed: prices rise with the number of open tasks; try again, or raise --max-fee"
     ),
     "TaskIsOver": lambda task: f"task {task} is over, so it cannot be extended; submit a new one",
     "TaskNotExpired": lambda task: f"task {task} is not over yet (`pot task show {task}`)",
@@ -55,12 +57,12 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
         f"the specification has {size} bytes, {limit} are allowed; name fewer shards or layers"
     ),
     "TaskInexactTransfer": lambda expected, received: (
-        f"the token moved {received} base units instead of {expected}; one that takes a fee cannot "
-        "pay a task"
+        f"the task's token moved {received} of its base units instead of {expected}; a token that "
+        "takes a fee from transfers cannot pay a task"
     ),
     "SeatsAlreadyRegistered": lambda task, miner: (
-        f"account {miner} has, or had, a seat in task {task}; `pot miner withdraw {task}` "
-        "frees it for another one"
+        f"account {miner} has a seat in task {task}, or bonds of an earlier one; it can register "
+        f"again after `pot miner withdraw {task}`"
     ),
     "SeatsNotRegistered": lambda task, miner: (
         f"account {miner} has no seat in task {task}, or its seat has ended (`pot miner status "
@@ -73,13 +75,13 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
         f"an attempt of task {task} has just opened; try again in the next block"
     ),
     "SeatsAttemptOwed": lambda task, _miner: (
-        f"a seat takes part in at least one attempt of task {task}; leave during that attempt, or "
-        f"after {IDLE_BLOCKS} blocks without one"
+        f"a new seat in task {task} must take part in one attempt first; leave once that attempt "
+        f"has opened, or after {IDLE_BLOCKS} blocks in which none opens"
     ),
     "SeatsBondLocked": lambda task, _miner: (
-        f"the bonds in task {task} are locked while the seat goes on, and then until the gradients "
-        f"of its last attempt can be fined no more, which takes {3 * MIN_WINDOW_BLOCKS} blocks or "
-        f"more; `pot miner status {task}` says how many are left"
+        f"the bonds in task {task} are locked while the seat goes on, and as long as its last "
+        f"attempt can be fined, which is {3 * MIN_WINDOW_BLOCKS} blocks or more; "
+        f"`pot miner status {task}` says how many are left"
     ),
     "SeatsInvalidUnits": lambda units: (
         f"{units} units are not allowed; give --units from 1 to the task's max_units"
@@ -95,12 +97,15 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
         f"only {units} units of the task are free; give fewer --units, or mine another task"
     ),
     "SeatsNotDisplaceable": lambda task, miner: (
-        f"the seat of {miner} in task {task} is not over yet, need not be displaced, or has more "
-        "than twice your units; try again"
+        f"the seat of {miner} in task {task} cannot be displaced: its term is not over, there is "
+        "room without it, or it has more than twice the units of the new seat; try again"
     ),
-    "SeatsTooManyMiners": lambda limit: f"the task has its {limit} miners; mine another",
+    "SeatsTooManyMiners": lambda limit: (
+        f"the task has {limit} miners, as many as a task can have; mine another"
+    ),
     "LedgerWrongPhase": lambda task, phase: (
-        f"task {task} is in phase {_phase(phase)}, which rules this out; wait for the next round"
+        f"task {task} is in phase {_phase(phase)}, in which this is not possible; wait for the "
+        "next round"
     ),
     "SeatsNothingToWithdraw": lambda: "the account has no credit in this token; nothing to do",
     "DistributorNothingToClaim": lambda task, account: (
@@ -118,11 +123,13 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
         f"the faucet served account {account} lately; ask again from block {block} on"
     ),
     "ERC20InsufficientBalance": lambda account, balance, needed: (
-        f"account {account} has {balance} base units of the token, {needed} are needed; send it "
-        "the difference"
+        f"account {account} has {format_amount(balance)} of the token and needs "
+        f"{format_amount(needed)} (with 18 decimals, as POT has); send it the "
+        "difference"
     ),
     "ERC20InsufficientAllowance": lambda spender, allowance, needed: (
-        f"{spender} may take {allowance} base units of the token, {needed} are needed; approve them"
+        f"{spender} may take {format_amount(allowance)} of the token and needs "
+        f"{format_amount(needed)} (with 18 decimals, as POT has); approve it"
     ),
 }
 """The explanation and the cure by the error's name; a function of the error's arguments."""

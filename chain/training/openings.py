@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from chain.amounts import describe_amount
 from chain.contracts.ledger_storage import OpeningState
 from chain.contracts.task_registry import TaskStatus, TaskTerms
 
@@ -75,13 +76,16 @@ def list_obstacles(
         found.append(Obstacle(ObstacleKind.ATTEMPTS, reason))
     cost = terms.max_units * terms.unit_price + terms.validator_fee
     if state.refundable < cost:
-        reason = f"too little escrow: {state.refundable} of the {cost} base units for a round"
+        left, needed_amount = (
+            describe_amount(each, terms.token) for each in (state.refundable, cost)
+        )
+        reason = f"too little escrow: {left} of the {needed_amount} for a round"
         found.append(Obstacle(ObstacleKind.ESCROW, reason))
     needed = state.attempt_seconds
     needed_blocks = -(-needed * 1_000 // empty_block_interval_ms)
     # A lifetime ends when both its time and its blocks are over, so one that is left suffices.
     if now + needed > state.end_time and number + needed_blocks > state.end_block:
-        reason = f"less lifetime is left than an attempt may take: {needed} s"
+        reason = f"less lifetime is left than an attempt may take ({needed} s)"
         found.append(Obstacle(ObstacleKind.LIFETIME, reason))
     return tuple(found)
 

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from chain.amounts import format_amount
+from chain.amounts import describe_amount, format_amount
 from chain.contracts import task_registry, training_token
 from chain.contracts.addresses import TASK_REGISTRY, TRAINING_TOKEN
 from chain.contracts.events import decode_event
@@ -210,9 +210,9 @@ def submit_task(
         balance = client.read(training_token.balance_of(each, submitter))
         if balance < sum_:
             raise OperatorError(
-                f"account {to_hex(submitter)} has {_name_amount(balance, each)}, and needs "
-                f"{_name_amount(sum_, each)}: a budget of {_name_amount(amount, token)} and a fee "
-                f"of {format_amount(fee)} POT; send it more, or give a smaller --budget"
+                f"account {to_hex(submitter)} has {describe_amount(balance, each)}, and needs "
+                f"{describe_amount(sum_, each)}: a budget of {describe_amount(amount, token)} and "
+                f"a fee of {format_amount(fee)} POT; send it more, or give a smaller --budget"
             )
     allowed = {**needed, TRAINING_TOKEN: needed[TRAINING_TOKEN] - fee + offer.max_fee}
     for each, sum_ in allowed.items():
@@ -312,13 +312,6 @@ def extend_task(
         )
     _approve(client, private_key, TRAINING_TOKEN, limit)
     return client.transact(private_key, task_registry.extend_task(task_id, offer.purchase, limit))
-
-
-def _name_amount(amount: int, token: Address) -> str:
-    """An amount for people. How many decimals other tokens than POT have is not known."""
-    if token == TRAINING_TOKEN:
-        return f"{format_amount(amount)} POT"
-    return f"{amount} base units of token {to_hex(token)}"
 
 
 def _approve(client: RpcClient, private_key: PrivateKey, token: Address, amount: int) -> None:

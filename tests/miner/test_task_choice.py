@@ -128,7 +128,7 @@ def test_task_in_which_old_bonds_are_locked_is_not_chosen() -> None:
     ("changes", "reason"),
     [
         ({"attempts_left": 0}, "no attempts are left"),
-        ({"refundable": 0}, "too little escrow: 0 of"),
+        ({"refundable": 0}, "too little escrow: 0 POT of"),
         ({"end_time": GENESIS.timestamp + 499}, "less lifetime is left than an attempt may take"),
     ],
 )

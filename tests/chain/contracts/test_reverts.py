@@ -6,6 +6,7 @@ from eth_abi import encode
 from chain.contracts.abi import compute_selector
 from chain.contracts.errors import ERRORS, ContractError, decode_error
 from chain.contracts.reverts import MEANINGS, describe_revert
+from chain.contracts.task_registry import TaskStatus
 
 VALUES = {"uint": 4, "address": "0x" + "11" * 20, "string": "unitPrice", "bytes32": b"\x01" * 32}
 
@@ -27,4 +28,16 @@ def test_error_without_a_meaning_is_spelled_out() -> None:
 
 
 def test_status_that_is_not_known_is_given_as_it_is() -> None:
-    assert "is 77, which" in describe_revert(ContractError("TaskWrongStatus", (1, 77)))
+    assert "is of status 77, so" in describe_revert(ContractError("TaskWrongStatus", (1, 77)))
+
+
+def test_amounts_of_pot_are_told_in_whole_tokens() -> None:
+    high = ContractError("TaskFeeTooHigh", (1_500_000_000_000_000_000, 10**18))
+    assert describe_revert(high).startswith("the fee is 1.5 POT, above the 1 POT that were allowed")
+    poor = ContractError("ERC20InsufficientBalance", ("0x11", 0, 25 * 10**17))
+    assert "has 0 of the token and needs 2.5 " in describe_revert(poor)
+
+
+def test_wrong_status_says_in_which_one_each_command_is_possible() -> None:
+    said = describe_revert(ContractError("TaskWrongStatus", (7, TaskStatus.CLOSED)))
+    assert said.startswith("task 7 is closed, so this is not possible: tasks can be funded")

@@ -85,12 +85,12 @@ def test_task_that_lacks_nothing_or_has_an_attempt_has_no_obstacle() -> None:
         (
             {"refundable": ROUND_COST - 1},
             "escrow",
-            f"too little escrow: {ROUND_COST - 1} of the {ROUND_COST} base units for a round",
+            "too little escrow: 18.000000000000000002 POT of the 18.000000000000000003 POT for a",
         ),
         (
             {"end_time": 9_999, "end_block": BlockNumber(1_999)},
             "lifetime",
-            "less lifetime is left than an attempt may take: 500 s",
+            "less lifetime is left than an attempt may take (500 s)",
         ),
     ],
 )

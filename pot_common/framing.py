@@ -120,8 +120,8 @@ class FrameReader:
 
 
 NODE_FRAMES: Final = FrameFormat(limit_bytes=2**24)
-"""Between the node, its RPC processes and their workers. 16 MiB hold a full transaction pool in
-hexadecimal, and are far less than would hurt either process."""
+"""Between the node, its RPC processes and their workers. 16 MiB are far more than any message of
+theirs takes, and far less than would hurt either process."""
 
 WORKER_QUESTIONS: Final = FrameFormat(limit_bytes=2**20, is_ascii=True)
 """From a node to a worker. A question with the path, root and miner of 1 024 gradients, which is

@@ -76,14 +76,6 @@ class Backend:
         """The numbers of transactions in the mempool without and behind a nonce gap."""
         return self._mempool.counts()
 
-    def get_pool_content(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-        """The encoded transactions in the mempool without and behind a nonce gap."""
-        content = self._mempool.content().values()
-        return (
-            tuple(each.raw for pending, _ in content for each in pending),
-            tuple(each.raw for _, queued in content for each in queued),
-        )
-
     def get_node_info(self) -> JsonObject:
         """The part of `pot_nodeInfo` that is not on the chain."""
         return {

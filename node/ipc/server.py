@@ -54,7 +54,6 @@ class IpcServer:
             "pending_nonce": self._pending_nonce,
             "pooled_transaction": self._pooled_transaction,
             "pool_counts": self._pool_counts,
-            "pool_content": self._pool_content,
             "node_info": self._node_info,
             "validators": self._validators,
             "consensus_state": self._consensus_state,
@@ -137,13 +136,6 @@ class IpcServer:
     async def _pool_counts(self, _params: JsonObject) -> Json:
         pending, queued = self._backend.get_pool_counts()
         return {"pending": pending, "queued": queued}
-
-    async def _pool_content(self, _params: JsonObject) -> Json:
-        pending, queued = self._backend.get_pool_content()
-        return {
-            "pending": [to_hex(raw) for raw in pending],
-            "queued": [to_hex(raw) for raw in queued],
-        }
 
     async def _node_info(self, _params: JsonObject) -> Json:
         return self._backend.get_node_info()

@@ -339,18 +339,6 @@ class Mempool:
         queue = self._queues.get(sender)
         return () if queue is None else tuple(each.transaction for each in queue.pending())
 
-    def content(
-        self,
-    ) -> dict[Address, tuple[tuple[Transaction, ...], tuple[Transaction, ...]]]:
-        """By ascending sender: the consecutive transactions, and those behind a nonce gap."""
-        return {
-            sender: (
-                tuple(entry.transaction for entry in queue.pending()),
-                tuple(entry.transaction for entry in queue.queued()),
-            )
-            for sender, queue in sorted(self._queues.items())
-        }
-
     def counts(self) -> tuple[int, int]:
         """The number of transactions that are not behind a nonce gap, and of those that are."""
         return len(self._entries) - self._gapped_count, self._gapped_count

@@ -42,6 +42,7 @@ from chain.training.task_spec import (
 from node.ipc.client import IpcError, NodeLink
 from node.rpc.dispatch import Method
 from node.rpc.errors import ErrorCode, RpcError, history_not_held, invalid_params
+from node.rpc.kept_answers import KeptAnswers
 from node.rpc.parameters import BlockTag, Parameters, parse_address, parse_integer, parse_object
 from node.rpc.seats import ABSENCE, describe_seat
 from node.rpc.training_encoding import (
@@ -95,6 +96,7 @@ class PotMethods:
     ) -> None:
         self._view = view
         self._node = node
+        self._kept = KeptAnswers(self._ask_node)
         self._client_version = client_version
         self._rpc_url = rpc_url
         self._building = asyncio.Lock()
@@ -158,11 +160,11 @@ class PotMethods:
 
     async def _validators(self, params: Parameters) -> Json:
         params.end()
-        return await self._ask_node("validators")
+        return await self._kept.get("validators")
 
     async def _consensus_state(self, params: Parameters) -> Json:
         params.end()
-        return await self._ask_node("consensus_state")
+        return await self._kept.get("consensus_state")
 
     # Tasks.
 

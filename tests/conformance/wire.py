@@ -530,9 +530,6 @@ class Backend:
     def get_pool_counts(self) -> tuple[int, int]:
         return 13, 14
 
-    def get_pool_content(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-        return (b"\x04", b"\x05"), (b"\x06",)
-
     def get_node_info(self) -> dict[str, object]:
         return {"peerId": "é"}
 
@@ -558,7 +555,6 @@ def build_ipc() -> Value:
         ("pooled_transaction", {"hash": "0x" + make_hash(201).hex()}),
         ("pooled_transaction", {"hash": "0x" + make_hash(204).hex()}),
         ("pool_counts", {}),
-        ("pool_content", {}),
         ("node_info", {}),
         ("validators", {}),
         ("consensus_state", {}),

@@ -55,9 +55,6 @@ class InstantNode:
     def get_pool_counts(self) -> tuple[int, int]:
         return len(self.pool), 0
 
-    def get_pool_content(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-        return tuple(each.raw for each in self.pool.values()), ()
-
     def get_node_info(self) -> JsonObject:
         return {"peerId": "12D3KooWTest", "listen": [], "validator": None, "role": "validator"}
 

@@ -113,7 +113,6 @@ async def test_submitted_transaction_is_pooled_announced_and_found(
         assert backend.get_pooled_transaction(first.hash) == first.raw
         assert backend.get_pooled_transaction(Hash32(bytes(32))) is None
         assert backend.get_pool_counts() == (1, 1)
-        assert backend.get_pool_content() == ((first.raw,), (later.raw,))
 
 
 async def test_submitting_a_transaction_recovers_its_signature_once(

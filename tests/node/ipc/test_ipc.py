@@ -47,9 +47,6 @@ class FakeBackend:
     def get_pool_counts(self) -> tuple[int, int]:
         return 1, 2
 
-    def get_pool_content(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-        return (b"\x02a",), ()
-
     def get_node_info(self) -> JsonObject:
         return {"peerId": "me"}
 
@@ -141,7 +138,6 @@ def test_client_gets_the_answers_of_the_backend(tmp_path: Path) -> None:
             runner.run(client.call("pooled_transaction", {"hash": "0x" + HASH.hex()}))
             == "0x02726177"
         )
-        assert runner.run(client.call("pool_content")) == {"pending": ["0x0261"], "queued": []}
         assert runner.run(client.call("pool_counts")) == {"pending": 1, "queued": 2}
         assert runner.run(client.call("sync_state")) == {"peers": 3, "best": 9}
         runner.run(client.call("blob_arrived"))
@@ -240,14 +236,14 @@ def test_connections_are_bounded(tmp_path: Path) -> None:
 
 
 def test_too_long_answer_is_an_error_and_keeps_the_connection(tmp_path: Path) -> None:
-    class LargePool(FakeBackend):
-        def get_pool_content(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-            return (bytes(NODE_FRAMES.limit_bytes // 2),), ()
+    class LargeNode(FakeBackend):
+        def get_validators(self) -> Json:
+            return "x" * NODE_FRAMES.limit_bytes
 
     path = tmp_path / "node.ipc"
-    with served(path, LargePool()), connected_client(path) as (client, runner):
+    with served(path, LargeNode()), connected_client(path) as (client, runner):
         with pytest.raises(IpcRefusedError, match="too_large"):
-            runner.run(client.call("pool_content"))
+            runner.run(client.call("validators"))
         assert runner.run(client.call("node_info")) == {"peerId": "me"}
 
 

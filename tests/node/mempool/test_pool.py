@@ -182,7 +182,8 @@ def test_candidates_come_in_nonce_order_and_end_at_a_gap(pool):
         pool.add(given)
     assert list(pool.candidates()) == [first, second]
     assert pool.pending_nonce(ALICE) == 2
-    assert pool.content() == {ALICE: ((first, second), (late,))}
+    assert pool.pending(ALICE) == (first, second)
+    assert late.hash in pool
     assert pool.counts() == (2, 1)
 
 

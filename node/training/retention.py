@@ -90,13 +90,19 @@ def compute_kept(
             return None
     elif history.is_closed:
         closed = history.closed
-        if closed is None or head_timestamp >= closed.timestamp + policy.closed_seconds:
+        if closed is None:
             return None
-        if history.rounds_settled == 0:
-            return None  # a task that closed before a round was settled must not use the disk
-        content.add(history.model_root)
-        first_state = history.rounds_settled + 1
-        first_attempt = AttemptId(history.task_id, history.rounds_settled, 0)
+        # A task that closed before a round was settled has nothing to show, and uses no disk.
+        has_model = history.rounds_settled > 0
+        is_shown = has_model and head_timestamp < closed.timestamp + policy.closed_seconds
+        judged = [attempt_id.round_number for attempt_id, miners in accused.items() if miners]
+        if not is_shown and not judged:
+            return None
+        if has_model:
+            content.add(history.model_root)
+        # An accused gradient is checked with the model from which its round started.
+        first_state = max(first_state, min(judged, default=history.rounds_settled + 1))
+        first_attempt = AttemptId(history.task_id, history.rounds_settled + 1, 0)
         paid_until = closed.timestamp + KEPT_SECONDS
         unpaid_since = paid_until if head_timestamp >= paid_until else None
     if policy.retention is Retention.TASK:

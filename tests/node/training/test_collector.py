@@ -452,6 +452,31 @@ async def test_content_of_a_closed_task_stays_while_an_open_one_needs_it(tmp_pat
     assert not world.blobs.has(world.specs[TASK].initial_weights)
 
 
+async def test_gradients_of_the_last_round_stay_with_what_checks_them(tmp_path: Path) -> None:
+    world = World(tmp_path, closed_days=0)
+    world.start()
+    world.play_round()
+    world.play_round()
+    model = world.histories[TASK].model_root
+    world.open()
+    world.reveal()
+    world.judge(Verdict.OK, Verdict.OK, Verdict.CHEAT)
+    world.settle(world.compute())
+    world.apply(TASK, TaskClosed(TASK, 1))
+    (mark,) = (each for each in world.histories[TASK].ended if world.accused(each))
+    (accused,) = (
+        each.gradient_root
+        for each in world.reveals.list(mark.attempt_id)
+        if each.miner == MINERS[2]
+    )
+    needed = (accused, model, world.specs[TASK].data.shards[0].content_id)
+    world.block = mark.late_until - 1
+    await world.collect()
+    assert all(world.blobs.has(name) for name in needed)
+    await world.collect()
+    assert not any(world.blobs.has(name) for name in (accused, model))
+
+
 async def test_gradients_that_may_be_found_guilty_give_way_last(tmp_path: Path) -> None:
     world = World(tmp_path, closed_days=30, quota_bytes=2**16)
     world.start(TASK)

@@ -200,13 +200,27 @@ def test_closed_task_keeps_its_model_and_accused_gradients() -> None:
     assert early is not None
     assert early.content == CONTENT | {VOTE.model_root}
     assert [keeps(early, number, miner=1) for number in range(6)] == [False] * 5 + [True]
-    assert not early.keeps_state(6)
+    # The gradient is checked with the model from which round 5 started.
+    assert [early.keeps_state(count) for count in (4, 5, 6)] == [False, True, True]
     late = keep(history, settled, accused, head=ended.late_until + 1)
     assert late is not None
     assert late.content == early.content
     assert not any(keeps(late, number, miner=1) for number in range(6))
+    assert not late.keeps_state(6)
     assert keep(history, settled, accused, head=closed.number + 999) == late
     assert keep(history, settled, accused, head=closed.number + 1_000) is None
+
+
+def test_accused_gradients_stay_whatever_closed_their_task() -> None:
+    guilty = [*judged(0, *[(OK, CHEAT)] * 2), AttemptVoided(TASK, 0, 0), TaskClosed(TASK, 1)]
+    history, settled, accused = play(*guilty)
+    (ended,) = history.ended
+    for policy in (LIVE, replace(LIVE, closed_seconds=0)):
+        kept = keep(history, settled, accused, policy=policy, head=ended.late_until)
+        assert kept is not None
+        assert kept.content == CONTENT
+        assert [keeps(kept, 0, miner=miner) for miner in range(2)] == [False, True]
+        assert keep(history, settled, accused, policy=policy, head=ended.late_until + 1) is None
 
 
 @pytest.mark.parametrize("policy", [LIVE, EVERYTHING])

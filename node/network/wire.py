@@ -15,7 +15,7 @@ from chain.errors import InvalidMessage, RejectedInputError, RejectionReason
 from chain.primitives import Address, BlockNumber, Hash32, Signature
 from chain.types.block import BLOCK_ITEMS_LIMIT, BLOCK_LIMIT_BYTES, TRANSACTION_LIMIT_BYTES
 from chain.types.certificate import CERTIFICATE_LIMIT_BYTES
-from node.storage.blobs import MAX_CHUNKS, BlobManifest
+from node.storage.blob_manifest import MAX_CHUNKS, BlobManifest
 
 PROTOCOL_VERSION: Final = 2
 """The version in every hello; a node refuses peers with another one."""

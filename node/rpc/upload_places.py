@@ -131,6 +131,7 @@ class UploadPlaces:
         claimant_limit: int,
         *,
         pair_limit: int | None = None,
+        group_limit: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin with all places free.
@@ -139,11 +140,13 @@ class UploadPlaces:
             lent_limit: The places besides the groups' own ones.
             claimant_limit: The most uploads of one claimant at the same time.
             pair_limit: The most of these from one address; None for no limit.
+            group_limit: The most lent places of one group; None for no limit.
             clock: Tells the time in seconds.
         """
         self._lent_limit = lent_limit
         self._claimant_limit = claimant_limit
         self._pair_limit = claimant_limit if pair_limit is None else pair_limit
+        self._group_limit = lent_limit if group_limit is None else group_limit
         self._clock = clock
         self._taken: list[Place] = []
         self._shares: LRUCache[Group, _Share] = LRUCache(REMEMBERED_GROUPS)
@@ -281,9 +284,13 @@ class UploadPlaces:
             HttpError: 503: There is none, and no upload gives way.
         """
         lent = self._list_lent()
+        counts = Counter(each.claim.group for each in lent)
+        if counts[place.claim.group] >= self._group_limit:
+            alike = [each for each in lent if each.claim.group == place.claim.group]
+            self._take_from(self._list_weaker(place, alike), place)
+            return
         if len(lent) < self._lent_limit:
             return
-        counts = Counter(each.claim.group for each in lent)
         group = max(counts, key=lambda each: counts[each], default=place.claim.group)
         if counts[group] >= counts[place.claim.group] + 2:
             # The uploads of the group that have a right to an own place are not to lose it.

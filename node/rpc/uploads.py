@@ -7,9 +7,10 @@ is.
 import asyncio
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 import structlog
@@ -25,7 +26,7 @@ from chain.training.encoding import count_payload_bytes
 from chain.training.history import get_theta_root
 from chain.training.resources import count_content_bytes
 from chain.training.reveal import Reveal
-from chain.training.task_checks import list_content
+from chain.training.task_checks import find_disk_objection, find_size_objection, list_content
 from chain.training.task_spec import TaskSpec
 from node.ipc.client import IpcError, NodeLink
 from node.rpc.errors import RpcError
@@ -45,7 +46,11 @@ from pot_common.errors import StorageError
 CONTENT_PLACES: Final = 32
 """Uploads of content on lent places; each has an open file and holds one chunk in memory."""
 
-SENDER_PLACES: Final = 8
+TASK_PLACES: Final = 2
+"""Uploads of one task's content on lent places. Each reserves the disk that its blob needs, and a
+task pays for its content once."""
+
+SENDER_PLACES: Final = 4
 """Uploads of one task's content from one IP address at the same time."""
 
 REVEAL_PLACES: Final = 64
@@ -69,6 +74,9 @@ class WantedContent:
     """What the task says; it may be wrong, or another task may be."""
     own_seconds: float
     """The time that an address has on the task's own places, for all content of the task."""
+    objection: str | None
+    """Why this node keeps no content of the task; None if it does. A task is to pay for the disk
+    that its content takes before it takes any."""
 
 
 class Uploads:
@@ -78,7 +86,7 @@ class Uploads:
         self._store = store
         self._view = view
         self._node = node
-        self._content_places = UploadPlaces(CONTENT_PLACES, SENDER_PLACES)
+        self._content_places = UploadPlaces(CONTENT_PLACES, SENDER_PLACES, group_limit=TASK_PLACES)
         self._reveal_places = UploadPlaces(REVEAL_PLACES, MINER_PLACES, pair_limit=1)
         self._wanted: tuple[BlockNumber, Mapping[Hash32, list[WantedContent]]] = (
             BlockNumber(-1),
@@ -91,14 +99,10 @@ class Uploads:
         Raises:
             HttpError: The blob is not needed, is another one, or cannot be stored.
         """
-        wanted = self._list_wanted().get(content_id)
+        listed = self._list_wanted().get(content_id, [])
+        wanted = [each for each in listed if each.objection is None]
         if not wanted:
-            raise HttpError(
-                404,
-                "not_wanted",
-                f"no open task names {to_hex(content_id)}: submit the task first, or, if it is "
-                "closed, see why with `pot task show`",
-            )
+            raise _build_unwanted_error(content_id, listed)
         with _answer_storage_errors():
             # Another task may name the same blob, with a false size, or only to have it uploaded
             # on its own places.
@@ -108,13 +112,11 @@ class Uploads:
                 fitting or wanted, key=lambda each: self._content_places.count((each.task_id,))
             )
             size = named.size_bytes
-            if not self._store.has(content_id) and not await asyncio.to_thread(
-                self._store.has_room_for_content, size
-            ):
-                raise HttpError(507, "quota", "the node has no room for more task content")
             address = request.client
             claim = Claim((named.task_id,), address.encode(), address, size, named.own_seconds)
-            is_new = await self._receive(request, content_id, self._content_places, claim)
+            is_new = await self._receive(
+                request, content_id, self._content_places, claim, is_content=True
+            )
         if is_new:
             await self._tell_node("blob_arrived", {})
         return json_response(
@@ -159,8 +161,13 @@ class Uploads:
                 if spec is None:
                     continue
                 seconds = count_content_bytes(spec) / FAST_BYTES_PER_SECOND
+                found = find_size_objection(spec, self._store.quota_bytes)
+                found = found or find_disk_objection(spec, self._store.promised_share_bytes)
+                objection = None if found is None else found.reason
                 for content_id, size in list_content(spec).items():
-                    wanted[content_id].append(WantedContent(history.task_id, size, seconds))
+                    wanted[content_id].append(
+                        WantedContent(history.task_id, size, seconds, objection)
+                    )
             self._wanted = (head, wanted)
         return self._wanted[1]
 
@@ -202,6 +209,8 @@ class Uploads:
         places: UploadPlaces,
         claim: Claim,
         seconds: float = math.inf,
+        *,
+        is_content: bool = False,
     ) -> bool:
         """Store the body as the blob `content_id`; False if this node holds it already.
 
@@ -218,20 +227,33 @@ class Uploads:
             return False
         try:
             async with places.take(claim) as place:
-                await self._write(request, content_id, size, seconds, place)
+                await self._write(
+                    request, content_id, place, seconds=seconds, is_content=is_content
+                )
         except RejectedInputError as error:
             raise HttpError(422, error.reason.value, error.detail) from error
         except BlobQuotaError as error:
-            raise HttpError(507, "quota", "the node has no room for this blob") from error
+            what = "more task content" if is_content else "this gradient"
+            raise HttpError(507, "quota", f"the node has no room for {what}") from error
         return True
 
     async def _write(
-        self, request: Request, content_id: Hash32, size: int, seconds: float, place: Place
+        self,
+        request: Request,
+        content_id: Hash32,
+        place: Place,
+        *,
+        seconds: float,
+        is_content: bool,
     ) -> None:
-        with await asyncio.to_thread(self._store.upload, size, content_id) as upload:
+        size = place.claim.size_bytes
+        begin = partial(self._store.upload, size, content_id, is_content=is_content)
+        with await asyncio.to_thread(begin) as upload:
             async for part in request.chunks(
                 size, least_rate=LEAST_BYTES_PER_SECOND, seconds=seconds
             ):
+                if is_content and content_id not in self._list_wanted():
+                    raise _build_unwanted_error(content_id, [])
                 await asyncio.to_thread(upload.write, part)
                 place.received_bytes += len(part)
             await asyncio.to_thread(upload.finish)
@@ -257,6 +279,20 @@ def _answer_storage_errors() -> Iterator[None]:
             "the node's disk refused the upload: send it to another node, or retry after the "
             "operator has freed or repaired the disk",
         ) from error
+
+
+def _build_unwanted_error(content_id: Hash32, listed: Sequence[WantedContent]) -> HttpError:
+    """Why content is not taken, of which no open task is to be kept."""
+    for each in listed:
+        return HttpError(
+            403, "task_refused", f"this node takes no part in task {each.task_id}: {each.objection}"
+        )
+    return HttpError(
+        404,
+        "not_wanted",
+        f"no open task names {to_hex(content_id)}: submit the task first, or, if it is closed, see "
+        "why with `pot task show`",
+    )
 
 
 def _parse_reveal(request: Request) -> Reveal:

@@ -7,31 +7,29 @@
     <any of them>.aside   a file that is being deleted
 
 The modification time of a file is the time at which it was last needed. Several processes may use
-one directory: a blob appears by a rename, and the used space is what the directory contains. A
-download does not record which chunks it has; that is recomputed from the bytes, so it cannot be
-wrong after a crash. At most one chunk is in memory.
+one directory: a blob appears by a rename, and the used space is what the directory contains, to
+which only the holder of its lock adds files. A download does not record which chunks it has; that
+is recomputed from the bytes, so it cannot be wrong after a crash. At most one chunk is in memory.
 """
 
 import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Final, NoReturn, Self
 
-from chain.crypto import CHUNK_BYTES, merkle_leaf, merkle_root
+from chain.crypto import CHUNK_BYTES, merkle_leaf
 from chain.crypto import content_id as compute_content_id
 from chain.errors import RejectedInputError, RejectionReason
 from chain.hexadecimal import to_hex
 from chain.primitives import Hash32
+from node.storage.blob_manifest import BlobManifest
 from pot_common.atomic_file import TEMPORARY_SUFFIX, sync_directory, sync_file, write_atomically
 from pot_common.errors import OperatorError, StorageError
-
-MAX_CHUNKS: Final = 2**16
-"""Chunks of the largest blob, 16 GiB. Their hashes take 2 MiB, which fit into one message."""
+from pot_common.lock_file import wait_for_lock
 
 CACHED_MANIFESTS: Final = 16
 """Manifests kept in memory, with up to 5 MB each. Without this cache every chunk that is served
@@ -59,42 +57,6 @@ class BlobDiskError(StorageError):
 
 class BlobDamagedError(Exception):
     """The disk changed a blob. The blob was deleted and must be fetched again."""
-
-
-@dataclass(frozen=True)
-class BlobManifest:
-    """The size and chunk hashes of a blob, with which each chunk can be verified alone."""
-
-    size_bytes: int
-    leaves: tuple[Hash32, ...]
-    """The hash of every 256 KiB chunk. An empty blob has one empty chunk."""
-
-    def __post_init__(self) -> None:
-        """Refuse a manifest that no blob can have.
-
-        Raises:
-            RejectedInputError: TOO_LARGE, or MALFORMED if size and number of leaves do not match.
-        """
-        if len(self.leaves) > MAX_CHUNKS:
-            raise RejectedInputError(RejectionReason.TOO_LARGE, f"{len(self.leaves)} chunks")
-        if self.size_bytes < 0 or len(self.leaves) != compute_chunk_count(self.size_bytes):
-            raise RejectedInputError(
-                RejectionReason.MALFORMED, f"{len(self.leaves)} chunks of {self.size_bytes} bytes"
-            )
-
-    @property
-    def content_id(self) -> Hash32:
-        """The Merkle root of the leaves."""
-        return merkle_root(self.leaves)
-
-    def chunk_size(self, index: int) -> int:
-        """Bytes in the chunk at `index`: 256 KiB, or less in the last one."""
-        return min(CHUNK_BYTES, self.size_bytes - index * CHUNK_BYTES)
-
-
-def compute_chunk_count(size_bytes: int) -> int:
-    """The number of chunks of a blob; 1 for an empty blob."""
-    return max(1, -(-size_bytes // CHUNK_BYTES))
 
 
 class BlobStore:
@@ -130,8 +92,7 @@ class BlobStore:
         Raises:
             BlobDiskError: The directory cannot be read.
         """
-        limit = self._quota_bytes - self.promised_share_bytes
-        return self.used_bytes() + size_bytes <= limit
+        return self.used_bytes() + size_bytes <= self._quota_bytes - self.promised_share_bytes
 
     @property
     def promised_share_bytes(self) -> int:
@@ -240,19 +201,27 @@ class BlobStore:
             upload.write(data)
             return upload.finish()
 
-    def upload(self, size_limit: int, expected: Hash32 | None = None) -> "BlobUpload":
+    def upload(
+        self, size_limit: int, expected: Hash32 | None = None, *, is_content: bool = False
+    ) -> "BlobUpload":
         """A new blob that is written from start to end.
 
         Args:
             size_limit: The largest length; it is reserved in the quota until the upload ends.
             expected: Its content id, if that is known before.
+            is_content: Whether it is a task's content, which leaves the promised share free.
 
         Raises:
-            BlobQuotaError: `size_limit` bytes do not fit into the quota.
+            BlobQuotaError: There is no room for `size_limit` bytes.
             BlobDiskError: The disk refused.
         """
-        self._check_quota(size_limit)
-        return BlobUpload(self._directory, size_limit, expected)
+        limit = self._quota_bytes - (self.promised_share_bytes if is_content else 0)
+        try:
+            with wait_for_lock(self._directory):
+                self._check_quota(size_limit, limit)
+                return BlobUpload(self._directory, size_limit, expected)
+        except OSError as error:
+            raise _disk_failed(self._directory, error) from error
 
     def download(self, manifest: BlobManifest) -> "BlobDownload":
         """A blob that is written chunk by chunk; it continues where an earlier download ended.
@@ -265,11 +234,13 @@ class BlobStore:
         """
         content_id = manifest.content_id
         partial = self._directory / (content_id.hex() + _PARTIAL)
-        if not partial.exists() or partial.stat().st_size != manifest.size_bytes:
-            self._check_quota(manifest.size_bytes)
         try:
-            write_atomically(self._leaves_path(content_id), b"".join(manifest.leaves))
-            return BlobDownload(partial, manifest)
+            is_reserved = partial.exists() and partial.stat().st_size == manifest.size_bytes
+            with nullcontext() if is_reserved else wait_for_lock(self._directory):
+                if not is_reserved:
+                    self._check_quota(manifest.size_bytes, self._quota_bytes)
+                write_atomically(self._leaves_path(content_id), b"".join(manifest.leaves))
+                return BlobDownload(partial, manifest)
         except OSError as error:
             raise _disk_failed(self._directory, error) from error
 
@@ -386,12 +357,12 @@ class BlobStore:
             if path.suffix == suffix and len(path.stem) == 64:
                 yield Hash32(bytes.fromhex(path.stem))
 
-    def _check_quota(self, size_bytes: int) -> None:
+    def _check_quota(self, size_bytes: int, limit_bytes: int) -> None:
         used = self.used_bytes()
-        if used + size_bytes > self._quota_bytes:
+        if used + size_bytes > limit_bytes:
             raise BlobQuotaError(
-                f"a blob of {size_bytes} bytes does not fit: {used} of blobs.quota_bytes = "
-                f"{self._quota_bytes} are in use; raise blobs.quota_bytes"
+                f"a blob of {size_bytes} bytes does not fit: {used} of {limit_bytes} are in use; "
+                f"raise blobs.quota_bytes, which is {self._quota_bytes}"
             )
 
     def _drop_damaged(self, content_id: Hash32) -> NoReturn:

@@ -38,7 +38,8 @@ from node.consensus.evidence_store import EvidenceStore
 from node.consensus.guard_file import GuardFile
 from node.consensus.wal import WriteAheadLog
 from node.network.peer_file import save_records
-from node.storage.blobs import BlobManifest, BlobStore
+from node.storage.blob_manifest import BlobManifest
+from node.storage.blobs import BlobStore
 from node.storage.block_store import BlockStore, Snapshot
 from node.storage.database import Database, Table, open_database
 from node.storage.snapshot_progress import Part, Pivot, SnapshotProgress

@@ -82,7 +82,8 @@ from node.network.wire import (
     encode_status,
     encode_transaction_message,
 )
-from node.storage.blobs import BlobManifest, BlobStore
+from node.storage.blob_manifest import BlobManifest
+from node.storage.blobs import BlobStore
 from node.training.turns import Turn
 from node.training.worker_pool import WorkerPool, WorkerSettings
 from pot_common.framing import NODE_FRAMES, WORKER_ANSWERS

@@ -42,7 +42,7 @@ from node.network.protocols.state import StateServer, _verify_chunk
 from node.network.stream import FrameStream, StreamClosedError
 from node.rpc.dispatch import Dispatcher
 from node.rpc.parameters import Parameters
-from node.storage.blobs import BlobManifest
+from node.storage.blob_manifest import BlobManifest
 from pot_common.errors import OperatorError
 from pot_common.framing import NODE_FRAMES, FrameError, decode_body
 from pot_common.json_text import parse_json

@@ -36,7 +36,8 @@ from node.network.stream import (
     UnreachablePeerError,
 )
 from node.network.wire import Head
-from node.storage.blobs import BlobManifest, BlobStore
+from node.storage.blob_manifest import BlobManifest
+from node.storage.blobs import BlobStore
 from tests.worlds.values import make_header
 
 GENESIS_HASH = keccak256(b"genesis")

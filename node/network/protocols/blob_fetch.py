@@ -31,7 +31,7 @@ from node.network.wire import (
     decode_manifest,
     encode_blob_request,
 )
-from node.storage.blobs import BlobManifest
+from node.storage.blob_manifest import BlobManifest
 from pot_common.errors import OperatorError
 
 ASKED_PEERS_LIMIT: Final = 16

@@ -32,7 +32,8 @@ from node.network.wire import (
     decode_blob_request,
     encode_manifest,
 )
-from node.storage.blobs import BlobDamagedError, BlobManifest
+from node.storage.blob_manifest import BlobManifest
+from node.storage.blobs import BlobDamagedError
 
 PROTOCOL_ID: Final = "/pot/blob/1"
 """The opener of a stream sends any number of requests, one after the other."""

@@ -9,7 +9,7 @@ from chain.crypto import chunk_hashes, content_id
 from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Address, BlockNumber, Hash32, Signature
 from node.network import wire
-from node.storage.blobs import BlobManifest
+from node.storage.blob_manifest import BlobManifest
 
 hashes = st.binary(min_size=32, max_size=32).map(Hash32)
 u64 = st.integers(0, 2**64 - 1)

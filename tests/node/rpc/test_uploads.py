@@ -74,6 +74,8 @@ class FakeTraining:
     reveals: RevealStore
     specs: dict[TaskId, TaskSpec] = field(default_factory=dict)
     """The specifications of tasks that have another than SPEC."""
+    is_closed: bool = False
+    """Whether both tasks are closed."""
 
     @property
     def chain(self) -> "FakeTraining":
@@ -82,11 +84,12 @@ class FakeTraining:
     store = index = chain
 
     def head_number(self) -> BlockNumber:
-        return BlockNumber(100)
+        return BlockNumber(101 if self.is_closed else 100)
 
     def live_tasks(self) -> Iterator[TaskHistory]:
-        yield judging().histories[TASK]
-        yield other_task()
+        if not self.is_closed:
+            yield judging().histories[TASK]
+            yield other_task()
 
     def history(self, task_id: TaskId) -> TaskHistory | None:
         return next((each for each in self.live_tasks() if each.task_id == task_id), None)
@@ -212,6 +215,55 @@ def test_content_is_accepted_although_another_task_lies_about_its_size(
         upload = Client("/v1/blobs/x", body)
         upload.go_on.set()
         assert asyncio.run(uploads.put_blob(upload.request, shard.content_id)).status == 201
+
+
+def test_content_of_a_task_that_pays_for_less_disk_is_refused(
+    uploads: Uploads, training: FakeTraining
+) -> None:
+    unpaid = replace(SPEC, resources=replace(SPEC.resources, disk_bytes=1))
+    training.specs = {TASK: unpaid, OTHER_ATTEMPT.task_id: unpaid}
+    with pytest.raises(HttpError, match=r"takes no part in task 1: .*declares 1") as refused:
+        asyncio.run(uploads.put_blob(shard_from("192.0.2.1").request, shard_id()))
+    assert (refused.value.status, refused.value.reason) == (403, "task_refused")
+
+
+def test_uploads_of_one_tasks_content_reserve_little_more_than_it_pays_for(
+    tmp_path: Path, training: FakeTraining
+) -> None:
+    store = BlobStore(tmp_path / "blobs", quota_bytes=2**26)
+    uploads = Uploads(store, training, FakeNode())
+
+    async def run() -> int:
+        tasks = [
+            asyncio.create_task(uploads.put_blob(each.request, shard_id()))
+            for each in (shard_from(f"192.0.2.{number}") for number in range(40))
+        ]
+        await asyncio.sleep(0.2)
+        used = store.used_bytes()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return used
+
+    two_tasks, own, lent = 2, 2, 2
+    assert asyncio.run(run()) == two_tasks * (own + lent) * len(SHARDS[0])
+
+
+def test_upload_of_content_ends_when_its_task_is_closed(
+    uploads: Uploads, training: FakeTraining
+) -> None:
+    async def run() -> int:
+        client = shard_from("192.0.2.1")
+        upload = asyncio.create_task(uploads.put_blob(client.request, shard_id()))
+        await asyncio.sleep(0.05)
+        training.is_closed = True
+        client.go_on.set()
+        try:
+            return (await upload).status
+        except HttpError as error:
+            return error.status
+
+    assert asyncio.run(run()) == 404
 
 
 async def gather_statuses(uploads: Uploads, *clients: Client) -> list[int]:

@@ -1,6 +1,8 @@
 import os
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import pairwise
 
 import pytest
@@ -9,10 +11,10 @@ from hypothesis import strategies as st
 
 from chain.crypto import CHUNK_BYTES, chunk_hashes, content_id, merkle_node
 from chain.errors import RejectedInputError, RejectionReason
+from node.storage.blob_manifest import BlobManifest
 from node.storage.blobs import (
     BlobDamagedError,
     BlobDiskError,
-    BlobManifest,
     BlobQuotaError,
     BlobStore,
 )
@@ -89,6 +91,30 @@ def test_upload_of_other_bytes_or_too_many_leaves_nothing(store, tmp_path):
         upload.write(b"abcde")
     assert too_large.value.reason == RejectionReason.TOO_LARGE
     assert list((tmp_path / "blobs").iterdir()) == []
+
+
+def test_uploads_of_content_at_once_leave_the_promised_half_free(store, monkeypatch):
+    count = store.used_bytes
+
+    def count_slowly():
+        used = count()
+        time.sleep(0.02)
+        return used
+
+    monkeypatch.setattr(store, "used_bytes", count_slowly)
+
+    def begin(_number):
+        try:
+            return store.upload(QUOTA_BYTES // 8, is_content=True)
+        except BlobQuotaError:
+            return None
+
+    with ThreadPoolExecutor(8) as threads, ExitStack() as uploads:
+        begun = [each for each in threads.map(begin, range(8)) if each is not None]
+        for each in begun:
+            uploads.enter_context(each)
+        assert len(begun) == 4
+        uploads.enter_context(store.upload(QUOTA_BYTES // 2))  # gradients have the other half
 
 
 def test_quota_counts_uploads_in_progress_and_names_the_setting(store):

@@ -1,0 +1,47 @@
+"""The size of a blob and the hashes of its chunks (docs/spec/wire.md, section 7)."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from chain.crypto import CHUNK_BYTES, merkle_root
+from chain.errors import RejectedInputError, RejectionReason
+from chain.primitives import Hash32
+
+MAX_CHUNKS: Final = 2**16
+"""Chunks of the largest blob, 16 GiB. Their hashes take 2 MiB, which fit into one message."""
+
+
+@dataclass(frozen=True)
+class BlobManifest:
+    """The size and chunk hashes of a blob, with which each chunk can be verified alone."""
+
+    size_bytes: int
+    leaves: tuple[Hash32, ...]
+    """The hash of every 256 KiB chunk. An empty blob has one empty chunk."""
+
+    def __post_init__(self) -> None:
+        """Refuse a manifest that no blob can have.
+
+        Raises:
+            RejectedInputError: TOO_LARGE, or MALFORMED if size and number of leaves do not match.
+        """
+        if len(self.leaves) > MAX_CHUNKS:
+            raise RejectedInputError(RejectionReason.TOO_LARGE, f"{len(self.leaves)} chunks")
+        if self.size_bytes < 0 or len(self.leaves) != compute_chunk_count(self.size_bytes):
+            raise RejectedInputError(
+                RejectionReason.MALFORMED, f"{len(self.leaves)} chunks of {self.size_bytes} bytes"
+            )
+
+    @property
+    def content_id(self) -> Hash32:
+        """The Merkle root of the leaves."""
+        return merkle_root(self.leaves)
+
+    def chunk_size(self, index: int) -> int:
+        """Bytes in the chunk at `index`: 256 KiB, or less in the last one."""
+        return min(CHUNK_BYTES, self.size_bytes - index * CHUNK_BYTES)
+
+
+def compute_chunk_count(size_bytes: int) -> int:
+    """The number of chunks of a blob; 1 for an empty blob."""
+    return max(1, -(-size_bytes // CHUNK_BYTES))

@@ -59,7 +59,7 @@ class BondReturns:
         newest = sorted((TaskId(each.id) for each in self._client.list_tasks()), reverse=True)
         for task in newest[:SEARCH_LIMIT]:
             standing = self._light.standing(task, self._identity.address)
-            seat, status = standing.registration, standing.opening.status
+            seat, status = standing.seat, standing.opening.status
             is_closed = status is TaskStatus.CLOSED and seat.units > 0 and not seat.is_slashed
             if seat.has_bonds_to_return or is_closed:
                 self.expect(task)
@@ -98,7 +98,7 @@ class BondReturns:
 
     def _withdraw(self, task: TaskId) -> bool:
         """Whether nothing is left to take back from a task."""
-        seat = self._light.standing(task, self._identity.address).registration
+        seat = self._light.standing(task, self._identity.address).seat
         if seat.units == 0 or seat.is_slashed:
             return True  # they were withdrawn by hand, or lost
         try:

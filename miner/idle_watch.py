@@ -68,12 +68,12 @@ class IdleWatch:
         standing = self._light.standing(self._task, self._miner)
         self._last_look = now
         number = standing.header.number
-        if self._seated_block is None and standing.registration.units > 0:
+        if self._seated_block is None and standing.seat.units > 0:
             self._seated_block = number
         is_behind = self._seated_block is None or number < self._seated_block
         if standing.opening.is_open or is_behind:
             return None
-        if standing.registration.has_seat:
+        if standing.seat.has_seat:
             self._tell(standing, now - self._last_attempt)
         return standing
 

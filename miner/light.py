@@ -13,7 +13,7 @@ from typing import Final
 
 from chain.contracts import ledger_storage
 from chain.contracts.addresses import GRADIENT_LEDGER, MINER_SEATS, TASK_REGISTRY, VALIDATOR_SET
-from chain.contracts.ledger_storage import AttemptState, OpeningState, RegistrationState
+from chain.contracts.ledger_storage import AttemptState, OpeningState, StoredSeat
 from chain.contracts.miner_seats import IDLE_BLOCKS
 from chain.contracts.set_storage import SET_SLOTS
 from chain.contracts.task_registry import TaskStatus, TaskTerms
@@ -55,7 +55,7 @@ class Progress:
 
     header: Header
     attempt: AttemptState
-    registration: RegistrationState
+    seat: StoredSeat
 
     def is_past_commitments(self, open_block: BlockNumber, commit_seconds: int) -> bool:
         """Whether no more commitments can come to the attempt that opened in `open_block`."""
@@ -76,7 +76,7 @@ class Standing:
 
     header: Header
     opening: OpeningState
-    registration: RegistrationState
+    seat: StoredSeat
     ended_block: BlockNumber
     """The block in which the last attempt ended; 0 if none has ended."""
 
@@ -95,7 +95,7 @@ class Standing:
     @property
     def is_idle(self) -> bool:
         """Whether the task has opened no attempt for so long that even a newcomer may leave."""
-        quiet_since = max(self.registration.registered_block, self.ended_block)
+        quiet_since = max(self.seat.registered_block, self.ended_block)
         return not self.opening.is_open and self.header.number >= quiet_since + IDLE_BLOCKS
 
 
@@ -241,13 +241,13 @@ class LightClient:
         """
         reads = {
             GRADIENT_LEDGER: ledger_storage.list_attempt_slots(task),
-            MINER_SEATS: ledger_storage.list_registration_slots(task, miner),
+            MINER_SEATS: ledger_storage.list_seat_slots(task, miner),
         }
         header, state = self.read(reads)
         return Progress(
             header,
             ledger_storage.read_attempt(state.get_storage, task),
-            ledger_storage.read_registration(state.get_storage, task, miner),
+            ledger_storage.read_seat(state.get_storage, task, miner),
         )
 
     def standing(self, task: TaskId, miner: Address) -> Standing:
@@ -258,12 +258,12 @@ class LightClient:
             ClientError: No node answers.
         """
         reads = ledger_storage.list_opening_slots(task)
-        reads[MINER_SEATS] += ledger_storage.list_registration_slots(task, miner)
+        reads[MINER_SEATS] += ledger_storage.list_seat_slots(task, miner)
         header, state = self.read(reads)
         return Standing(
             header,
             ledger_storage.read_opening(state.get_storage, task),
-            ledger_storage.read_registration(state.get_storage, task, miner),
+            ledger_storage.read_seat(state.get_storage, task, miner),
             ledger_storage.read_ended_block(state.get_storage, task),
         )
 

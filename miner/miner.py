@@ -267,7 +267,7 @@ class Miner:
         return has_seat
 
     def _has_seat(self, task: TaskId) -> bool:
-        return self._light.progress(task, self._identity.address).registration.has_seat
+        return self._light.progress(task, self._identity.address).seat.has_seat
 
     def describe_stop(self) -> str | None:
         """What the operator loses by a stop now; None if the account has no seat, so nothing."""
@@ -302,7 +302,7 @@ class Miner:
             standing = watch.look()
             if standing is None:
                 return False
-            if standing.registration.has_seat:
+            if standing.seat.has_seat:
                 self._leave_if_ending(worker)
                 if standing.is_idle and not stays and not self.is_ending:
                     worker.leave()

@@ -105,7 +105,7 @@ class TaskChoice:
         seated = [
             (standing.opening.is_open, each)
             for each, standing in standings.items()
-            if standing.registration.has_seat
+            if standing.seat.has_seat
         ]
         if seated:
             return max(seated)[1]
@@ -144,7 +144,7 @@ class TaskChoice:
 
     def _rank(self, task: TaskId, standing: Standing) -> tuple[bool, bool, int, int] | None:
         """The place of a task in which the account has no seat; None if it takes no seat now."""
-        seat, status = standing.registration, standing.opening.status
+        seat, status = standing.seat, standing.opening.status
         if status is not TaskStatus.ACTIVE or seat.has_bonds_to_return:
             self._pause(task)
             return None

@@ -163,13 +163,13 @@ class TaskWorker:
         Raises:
             ClientError: The account has left the task or cannot pay the bond, or no unit is free.
         """
-        registration = self._light.progress(self._task, self._identity.address).registration
-        if registration.is_slashed:
+        seat = self._light.progress(self._task, self._identity.address).seat
+        if seat.is_slashed:
             _log.warning("an earlier bond was lost; a new one is placed", task=self._task)
-        elif registration.units > 0 and registration.has_ended:
-            told = self._describe_ended(registration.miss_count)
+        elif seat.units > 0 and seat.has_ended:
+            told = self._describe_ended(seat.miss_count)
             raise ClientError(f"{told}. Start the miner again when the bonds are back")
-        elif registration.units > 0:
+        elif seat.units > 0:
             self.has_seat = True
             _log.info("miner is registered already", task=self._task)
             return
@@ -436,8 +436,8 @@ class TaskWorker:
         A second miss would cost an eighth of a round's pay and the seat bond. After a commitment,
         leaving costs nothing.
         """
-        registration = self._light.progress(self._task, self._identity.address).registration
-        if not registration.miss_count or not registration.has_seat:
+        seat = self._light.progress(self._task, self._identity.address).seat
+        if not seat.miss_count or not seat.has_seat:
             return
         missed = "this seat has missed an attempt, and a second miss costs its bond in POT"
         if self._stays:
@@ -471,14 +471,14 @@ class TaskWorker:
         Raises:
             OutOfTaskError: It lost its bond, or has left. The message says why, and what to do.
         """
-        registration = self._light.progress(self._task, self._identity.address).registration
-        self.has_seat = registration.has_seat
-        if registration.is_slashed:
+        seat = self._light.progress(self._task, self._identity.address).seat
+        self.has_seat = seat.has_seat
+        if seat.is_slashed:
             last = self._outcomes.last
             receipts = [] if last is None else self._outcomes.fetch(last)
             raise OutOfTaskError(describe_lost_bond(last, self._task, receipts))
-        if registration.has_ended:
-            misses = registration.miss_count
+        if seat.has_ended:
+            misses = seat.miss_count
             raise OutOfTaskError(self._describe_ended(misses), has_left=misses < MAX_MISSES)
 
     def _describe_ended(self, miss_count: int) -> str:
@@ -553,7 +553,7 @@ class TaskWorker:
     def _has_committed(self, attempt: ProvenAttempt) -> bool:
         """Whether the attempt has a commitment of ours."""
         progress = self._light.progress(self._task, self._identity.address)
-        return progress.registration.committed_attempt == attempt.ordinal
+        return progress.seat.committed_attempt == attempt.ordinal
 
     def _reveal(
         self, attempt: ProvenAttempt, ballot_number: int, prepared: PreparedGradient
@@ -566,7 +566,7 @@ class TaskWorker:
         progress = self._light.progress(self._task, self._identity.address)
         if not progress.is_past_commitments(attempt.open_block, self._spec.phases.commit_seconds):
             return False
-        if progress.registration.committed_attempt != attempt.ordinal:
+        if progress.seat.committed_attempt != attempt.ordinal:
             self._revealed = (attempt.attempt_id, ballot_number)  # no commitment, nothing to reveal
             return False
         if self._pusher.push(attempt.attempt_id, ballot_number, prepared):

@@ -84,8 +84,8 @@ class OpeningState:
 
 
 @dataclass(frozen=True, slots=True)
-class RegistrationState:
-    """A miner's seat in a task."""
+class StoredSeat:
+    """A miner's seat in a task, as the contract stores it in one slot."""
 
     units: int
     """The declared units; 0 for an account that has no seat."""
@@ -95,9 +95,9 @@ class RegistrationState:
     """The ordinal of the attempt in which the miner committed last; 0 if it never did."""
     miss_count: int
     has_ended: bool
-    """Whether the miner has left, or lost its seat."""
+    """Whether the seat has ended: the miner left, was displaced, missed twice or was slashed."""
     is_slashed: bool
-    """Whether the miner lost its bond; it takes part again only with a new one."""
+    """Whether a fraud has taken both bonds; the miner may register again."""
     registered_block: BlockNumber
 
     @property
@@ -124,7 +124,7 @@ def _element_slot(position: int, index: int) -> int:
     return int.from_bytes(keccak256(position.to_bytes(32, "big")), "big") + index
 
 
-def _registration_slot(task: TaskId, miner: Address) -> int:
+def _seat_slot(task: TaskId, miner: Address) -> int:
     return _mapping_slot(_mapping_slot(SEATS_SEATS, _task_key(task)), miner)
 
 
@@ -160,7 +160,7 @@ def list_participant_slots(task: TaskId, miners: Sequence[Address]) -> tuple[int
     return (
         members,
         *(_element_slot(members, index) for index in range(len(miners))),
-        *(_registration_slot(task, miner) for miner in miners),
+        *(_seat_slot(task, miner) for miner in miners),
     )
 
 
@@ -178,19 +178,19 @@ def read_participants(
         Address(read(MINER_SEATS, _element_slot(members, index)).to_bytes(32, "big")[12:])
         for index in range(count)
     ]
-    seats = [(miner, read_registration(read, task, miner)) for miner in sorted(miners)]
+    seats = [(miner, read_seat(read, task, miner)) for miner in sorted(miners)]
     return tuple((miner, seat.units) for miner, seat in seats if seat.first_attempt <= ordinal)
 
 
-def list_registration_slots(task: TaskId, miner: Address) -> tuple[int, ...]:
-    """The slots of MinerSeats that `read_registration` reads."""
-    return (_registration_slot(task, miner),)
+def list_seat_slots(task: TaskId, miner: Address) -> tuple[int, ...]:
+    """The slots of MinerSeats that `read_seat` reads."""
+    return (_seat_slot(task, miner),)
 
 
-def read_registration(read: ReadSlot, task: TaskId, miner: Address) -> RegistrationState:
-    """A miner's place in a task."""
-    word = read(MINER_SEATS, _registration_slot(task, miner))
-    return RegistrationState(
+def read_seat(read: ReadSlot, task: TaskId, miner: Address) -> StoredSeat:
+    """The seat of a miner in a task; one with 0 units if the miner has none."""
+    word = read(MINER_SEATS, _seat_slot(task, miner))
+    return StoredSeat(
         units=_bits(word, 0, 32),
         first_attempt=_bits(word, 32, 32),
         committed_attempt=_bits(word, 128, 32),

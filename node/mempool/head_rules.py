@@ -141,7 +141,7 @@ class HeadRules:
     def _is_miner(self, task_id: TaskId, account: Address) -> bool:
         # Read without the cache of `_view`, which the senders of commitments could make grow.
         read = partial(get_storage, self._database, self._store.head().state_root)
-        return ledger_storage.read_registration(read, task_id, account).units > 0
+        return ledger_storage.read_seat(read, task_id, account).units > 0
 
     def _is_operator(self, account: Address) -> bool:
         return account in self._store.next_validator_set().operators

@@ -440,7 +440,7 @@ def build_trusted_network() -> Value:
     "list_attempt_slots",
     "list_opening_slots",
     "list_participant_slots",
-    "list_registration_slots",
+    "list_seat_slots",
     "list_task_slots",
 )
 def build_slots() -> Value:
@@ -457,7 +457,7 @@ def build_slots() -> Value:
         return word & ~(0xFF << 160) | 2 << 160
 
     attempt = ledger_storage.read_attempt(read, values.TASK)
-    registration = ledger_storage.read_registration(read, values.TASK, miners[0])
+    seat = ledger_storage.read_seat(read, values.TASK, miners[0])
     task = ledger_storage.read_task(read, values.TASK)
     opening = ledger_storage.read_opening(read, values.TASK)
     ended_block = ledger_storage.read_ended_block(read, values.TASK)
@@ -471,9 +471,9 @@ def build_slots() -> Value:
         ],
         "opening": [*(getattr(opening, name) for name in opening.__slots__), ended_block],
         "participants": ledger_storage.list_participant_slots(values.TASK, miners),
-        "registration": [
-            *ledger_storage.list_registration_slots(values.TASK, miners[1]),
-            *(getattr(registration, name) for name in registration.__slots__),
+        "seat": [
+            *ledger_storage.list_seat_slots(values.TASK, miners[1]),
+            *(getattr(seat, name) for name in seat.__slots__),
         ],
         "task": [*ledger_storage.list_task_slots(values.TASK), *task],
         "validator_set": [*set_storage.SET_SLOTS, *set_hashes],

@@ -64,10 +64,10 @@ def test_attempt_is_read_from_the_state_of_its_opening_block(reader: Reader) -> 
     assert attempt.seed == node.seed
 
 
-def test_task_and_registration_are_read_at_the_head(reader: Reader) -> None:
+def test_task_and_seat_are_read_at_the_head(reader: Reader) -> None:
     assert reader.light.task(TASK)[1] is TaskStatus.ACTIVE
     progress = reader.light.progress(TASK, MINER)
-    assert (progress.header.number, progress.registration.units) == (reader.node.head, 2)
+    assert (progress.header.number, progress.seat.units) == (reader.node.head, 2)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from chain.contracts.addresses import TRAINING_TOKEN
-from chain.contracts.ledger_storage import OpeningState, RegistrationState
+from chain.contracts.ledger_storage import OpeningState, StoredSeat
 from chain.contracts.task_registry import TaskStatus
 from chain.params import ChainParameters
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
@@ -25,7 +25,7 @@ from tests.worlds.proofs import GENESIS
 
 MINER = Address(b"\x77" * 20)
 OTHER_TOKEN = Address(b"\x70" * 20)
-OUTSIDE = RegistrationState(0, 0, 0, 0, has_ended=True, is_slashed=False, registered_block=0)
+OUTSIDE = StoredSeat(0, 0, 0, 0, has_ended=True, is_slashed=False, registered_block=0)
 
 
 @dataclass
@@ -35,7 +35,7 @@ class FakeChain:
     specs: dict[int, TaskSpec]
     listed_status: str = "active"
     proven: dict[int, TaskStatus] = field(default_factory=dict)
-    registrations: dict[int, RegistrationState] = field(default_factory=dict)
+    seats: dict[int, StoredSeat] = field(default_factory=dict)
     changes: dict[int, dict[str, object]] = field(default_factory=dict)
     """By task: how it differs from one that can open an attempt."""
     fetched: list[int] = field(default_factory=list)
@@ -65,8 +65,8 @@ class FakeChain:
             end_block=BlockNumber(0),
         )
         opening = replace(opening, **self.changes.get(task, {}))  # type: ignore[arg-type]
-        registration = self.registrations.get(task, OUTSIDE)
-        return Standing(GENESIS, opening, registration, BlockNumber(0))
+        seat = self.seats.get(task, OUTSIDE)
+        return Standing(GENESIS, opening, seat, BlockNumber(0))
 
 
 def paying(price: int, token: Address = TRAINING_TOKEN) -> TaskSpec:
@@ -90,15 +90,15 @@ def test_task_that_pays_most_for_a_unit_in_pot_is_chosen() -> None:
     assert choice_of(chain).choose() == 2
 
 
-def seat(*, has_ended: bool = False, is_slashed: bool = False) -> RegistrationState:
-    return RegistrationState(
+def seat(*, has_ended: bool = False, is_slashed: bool = False) -> StoredSeat:
+    return StoredSeat(
         1, 1, 0, 0, has_ended=has_ended, is_slashed=is_slashed, registered_block=BlockNumber(0)
     )
 
 
 def test_task_with_a_seat_comes_first_even_if_it_is_paused_or_poor() -> None:
     chain = FakeChain({1: paying(5), 2: paying(9)})
-    chain.registrations[1] = seat()
+    chain.seats[1] = seat()
     assert choice_of(chain).choose() == 1
     chain.changes[1] = {"status": TaskStatus.PAUSED}
     assert choice_of(chain).choose() == 1
@@ -107,7 +107,7 @@ def test_task_with_a_seat_comes_first_even_if_it_is_paused_or_poor() -> None:
 
 
 def test_task_with_an_attempt_comes_first_of_those_with_a_seat() -> None:
-    chain = FakeChain({1: paying(5), 2: paying(9)}, registrations={1: seat(), 2: seat()})
+    chain = FakeChain({1: paying(5), 2: paying(9)}, seats={1: seat(), 2: seat()})
     assert choice_of(chain).choose() == 2
     chain.changes[1] = {"is_open": True}
     assert choice_of(chain).choose() == 1
@@ -115,12 +115,12 @@ def test_task_with_an_attempt_comes_first_of_those_with_a_seat() -> None:
 
 def test_task_whose_bond_was_lost_is_taken_again_only_with_a_new_choice() -> None:
     chain = FakeChain({1: paying(5), 2: paying(9)})
-    chain.registrations[1] = seat(has_ended=True, is_slashed=True)
+    chain.seats[1] = seat(has_ended=True, is_slashed=True)
     assert choice_of(chain).choose() == 2
 
 
 def test_task_in_which_old_bonds_are_locked_is_not_chosen() -> None:
-    chain = FakeChain({1: paying(5), 2: paying(9)}, registrations={2: seat(has_ended=True)})
+    chain = FakeChain({1: paying(5), 2: paying(9)}, seats={2: seat(has_ended=True)})
     assert choice_of(chain).choose() == 1
 
 

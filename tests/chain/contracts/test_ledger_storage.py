@@ -20,23 +20,23 @@ def test_slots_of_commitments_and_settled_models_match_the_contract(
     for step in (chain.submit, chain.activate, chain.register):
         step()
 
-    def read() -> tuple[ledger_storage.AttemptState, ledger_storage.RegistrationState]:
+    def read() -> tuple[ledger_storage.AttemptState, ledger_storage.StoredSeat]:
         head = chain.store.head()
         slots = {
             GRADIENT_LEDGER: ledger_storage.list_attempt_slots(TASK),
-            MINER_SEATS: ledger_storage.list_registration_slots(TASK, MINERS[0]),
+            MINER_SEATS: ledger_storage.list_seat_slots(TASK, MINERS[0]),
         }
         nodes = build_state_proof(chain.local.database, head.state_root, slots)
         state = ProvenState(head.state_root, nodes)
         return (
             ledger_storage.read_attempt(state.get_storage, TASK),
-            ledger_storage.read_registration(state.get_storage, TASK, MINERS[0]),
+            ledger_storage.read_seat(state.get_storage, TASK, MINERS[0]),
         )
 
-    opened, registration = read()
+    opened, seat = read()
     assert opened.ordinal == 1
     registered = chain.store.head().number - 1
-    assert registration == ledger_storage.RegistrationState(1, 1, 0, 0, False, False, registered)
+    assert seat == ledger_storage.StoredSeat(1, 1, 0, 0, False, False, registered)
     head = chain.store.head()
     participants = {MINER_SEATS: ledger_storage.list_participant_slots(TASK, MINERS)}
     nodes = build_state_proof(chain.local.database, head.state_root, participants)
@@ -46,8 +46,8 @@ def test_slots_of_commitments_and_settled_models_match_the_contract(
     # No seat was taken before an attempt that did not open.
     assert ledger_storage.read_participants(state.get_storage, TASK, 0) == ()
     chain.commit()
-    over, registration = read()
-    assert registration.committed_attempt == 1
+    over, seat = read()
+    assert seat.committed_attempt == 1
     assert over.verdict_block > opened.open_block
     chain.judge()
     chain.agree()

@@ -54,7 +54,7 @@ def test_proven_slots_agree_with_the_contracts(
         GRADIENT_LEDGER: ledger_storage.list_attempt_slots(TASK),
         MINER_SEATS: (
             *ledger_storage.list_participant_slots(TASK, MINERS),
-            *ledger_storage.list_registration_slots(TASK, Address(b"\x01" * 20)),
+            *ledger_storage.list_seat_slots(TASK, Address(b"\x01" * 20)),
         ),
         TASK_REGISTRY: ledger_storage.list_task_slots(TASK),
     }
@@ -71,7 +71,7 @@ def test_proven_slots_agree_with_the_contracts(
     assert ledger_storage.read_participants(state.get_storage, TASK, attempt.ordinal) == tuple(
         sorted(zip(MINERS, (1, 2), strict=True))
     )
-    absent = ledger_storage.read_registration(state.get_storage, TASK, Address(b"\x01" * 20))
+    absent = ledger_storage.read_seat(state.get_storage, TASK, Address(b"\x01" * 20))
     assert (absent.units, absent.committed_attempt) == (0, 0)
     assert ledger_storage.read_task(state.get_storage, TASK) == (
         compute_spec_hash(SPEC),

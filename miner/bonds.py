@@ -1,4 +1,4 @@
-"""Bonds that come back, from tasks that were left or are closed (docs/spec/contracts.md, 6.4).
+"""Taking bonds back from tasks that were left or are closed (docs/spec/contracts.md, section 6.4).
 
 Bonds stay locked until the last attempt of the seat can be fined no more. The chain remembers
 whose bonds they are, so a miner that starts again finds them there.
@@ -79,7 +79,7 @@ class BondReturns:
         self._retries.setdefault(task, _Retry(time.monotonic(), FIRST_RETRY_SECONDS))
 
     def collect(self) -> bool:
-        """Take back the bonds that are free, and the others later; returns whether any are back.
+        """Take back the bonds that are free now, and return whether there were any.
 
         Raises:
             ClientError: No node answers.
@@ -97,7 +97,7 @@ class BondReturns:
         return is_any_back
 
     def _withdraw(self, task: TaskId) -> bool:
-        """Whether nothing is left to take back from a task."""
+        """Take back what is free in a task, and return whether nothing is left there."""
         seat = self._light.standing(task, self._identity.address).seat
         if seat.units == 0 or seat.is_slashed:
             return True  # they were withdrawn by hand, or lost

@@ -1,4 +1,4 @@
-"""A computation that takes too long must not keep the miner from acting."""
+"""A computation that does not keep the miner from acting if it takes too long."""
 
 from collections.abc import Callable
 from queue import Empty, SimpleQueue

@@ -25,10 +25,10 @@ TRIED_UNITS: Final = 5
 """One unit with the rows of the largest features, and random ones."""
 
 TRIAL_SECONDS: Final = 10.0
-"""No unit is begun after so long. Trials of the first one are always made."""
+"""After so long no further unit is tried. The first one is always tried."""
 
 SCANNED_ROWS: Final = 4_096
-"""The rows whose largest features are looked for at once."""
+"""How many rows are searched at once for the largest features, to bound the memory."""
 
 
 def examine_noise_ppb(trainer: Trainer, theta: bytes, seed: bytes) -> int:
@@ -36,7 +36,7 @@ def examine_noise_ppb(trainer: Trainer, theta: bytes, seed: bytes) -> int:
 
     It is the distance that a quarter of the trials exceed: in a small model a single ReLU at its
     edge moves a gradient by more than the tolerance, and this happens in healthy tasks, too. It is
-    the largest there is if one of the trials is not finite.
+    `MAX_DISTANCE_PPB` if one of the trials is not finite.
 
     Args:
         trainer: The task.

@@ -13,8 +13,8 @@ from chain.training.task_spec_codec import compute_terms
 from miner.light import LightClient, Standing
 
 QUIET_SECONDS: Final = 10.0
-"""After so long without an attempt, its reason is looked for, and then as often. Attempts follow
-one another within a block, and miners that start together register within seconds."""
+"""While no attempt is in progress, the miner looks for the reason each time after so long. Attempts
+follow one another within a block, and miners that start together register within seconds."""
 
 OPENING_SECONDS: Final = 60.0
 """How long validators may take to open an attempt that can open before the log says so: each waits
@@ -36,7 +36,8 @@ class IdleWatch:
             task: The task.
             spec: Its specification.
             miner: The account with the seat.
-            stays: Whether the miner waits however long it takes; only the log tells.
+            stays: Whether the miner stays in the task however long it waits. Only the words of the
+                log depend on this.
         """
         self._light = light
         self._task = task
@@ -55,9 +56,10 @@ class IdleWatch:
         self._told = None
 
     def look(self) -> Standing | None:
-        """The task without an attempt; None if one is in progress, or if it is too early to ask.
+        """The standing of a task without an attempt.
 
-        Logs what the task lacks, once for each reason.
+        None if an attempt is in progress, or if the task was looked at a moment ago. Logs what the
+        task lacks for an attempt, once for each reason.
 
         Raises:
             ClientError: No node answers.

@@ -1,4 +1,4 @@
-"""What an operator allows a task to take of a miner, besides what keeps its bonds safe."""
+"""Which tasks a miner accepts: those that are safe for its bonds, within the operator's limits."""
 
 import os
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ def get_machine_memory_bytes() -> int:
 
 @dataclass(frozen=True, slots=True)
 class MinerLimits:
-    """What an operator allows."""
+    """What an operator allows a task to take of a miner."""
 
     memory_bytes: int
     """The most memory that a task may declare."""
@@ -55,7 +55,7 @@ def require_enough_time(task: TaskId, spec: TaskSpec, parameters: ChainParameter
 def require_room(task: TaskId, spec: TaskSpec, limits: MinerLimits) -> None:
     """Accept a task only if this machine has the memory and the disk for it.
 
-    Validators refuse a task that takes more memory than it declares, so a miner believes that.
+    Validators refuse a task that takes more memory than it declares, so the miner relies on that.
 
     Raises:
         ClientError: The task takes too much. The message names the setting.
@@ -75,8 +75,8 @@ def require_room(task: TaskId, spec: TaskSpec, limits: MinerLimits) -> None:
 def compute_lock_seconds(spec: TaskSpec, parameters: ChainParameters, validator_count: int) -> int:
     """The longest time from a miner's decision to leave a task until its bonds are free.
 
-    They answer for the attempt in progress, which may take all its ballots, and for as long as
-    fines of that attempt can be imposed. That is counted in blocks, each of which may be empty.
+    They are locked during the attempt in progress, which may need all its ballots, and then as
+    long as that attempt can be fined. This is a number of blocks, all of which may be empty ones.
     """
     phases, quorum = spec.phases, compute_quorum(validator_count)
     attempt = MAX_BALLOTS * (phases.verdict_seconds + phases.result_seconds)

@@ -252,7 +252,9 @@ class Miner:
         return True
 
     def _require_acceptable(self, task: TaskId, spec: TaskSpec) -> bool:
-        """Accept a task before its data is fetched. One with a seat is accepted, as it is owed.
+        """Accept a task before its data is fetched.
+
+        A task in which the account has a seat is always accepted, because the seat owes its units.
 
         Returns:
             Whether the account has a seat.
@@ -270,7 +272,7 @@ class Miner:
         return self._light.progress(task, self._identity.address).seat.has_seat
 
     def describe_stop(self) -> str | None:
-        """What the operator loses by a stop now; None if the account has no seat, so nothing."""
+        """What the operator loses by a stop now; None if nothing, as the account has no seat."""
         mined = self._mined
         if mined is None:
             return None

@@ -128,8 +128,8 @@ def continue_trial(
 def compute_noise_ppb(module: nn.Module, encoded: Gradient | None, moved: Float32Array) -> int:
     """The cell distance of a gradient from that of a trial, in parts per billion.
 
-    It is at least 1 if their exponents differ by more than the rule allows, and the largest there
-    is if one of the two is not finite.
+    It is at least 1 (a billion parts) if their exponents differ by more than the rule allows, and
+    `MAX_DISTANCE_PPB` if one of the two is not finite.
 
     Args:
         module: The model.
@@ -150,9 +150,9 @@ def build_reference(gradient: Float32Array) -> Gradient | None:
 
 
 def _draw_factors(trial: Trial, words: list[int], shape: tuple[int, ...], move: float) -> Tensor:
-    """Random factors within 1 + move and 1 - move, none of them 1.
+    """Random factors from 1 - move to 1 + move, none of them 1.
 
-    The other trial of the pair has the same on the other side of 1.
+    The other trial of the pair draws the same distances from 1, in the opposite direction.
     """
     generator = np.random.Generator(np.random.PCG64([trial.pair, *words]))
     drawn = np.frombuffer(bytearray(generator.bytes(math.prod(shape))), np.int8)

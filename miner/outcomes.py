@@ -31,7 +31,7 @@ class OutOfTaskError(ClientError):
     def __init__(self, message: str, *, has_left: bool = False) -> None:
         super().__init__(message)
         self.has_left = has_left
-        """Whether the seat ended without a loss of the miner's making: it left, or its term."""
+        """Whether the seat ended without a fault of the miner: it left, or was displaced."""
 
 
 class OutcomeLog:
@@ -102,7 +102,7 @@ def describe_verdicts(receipts: Sequence[ReceiptReply]) -> str:
 def describe_ended_seat(
     client: FailoverClient, task_id: int, miner: Address, miss_count: int
 ) -> str:
-    """What a seat lost that did not lose its whole bond, why, and what to do.
+    """What became of a seat that ended without a fraud: its losses, their causes, and what to do.
 
     Args:
         client: The nodes, one of which tells what the seat lost.

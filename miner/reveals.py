@@ -1,9 +1,9 @@
 """Bringing a gradient to enough validators (docs/spec/rpc.md, sections 2 and 6).
 
-A gradient that validators do not get in time costs its miner the bond. So it is not enough that a
-node has taken it: that node may be a block behind, cut off, or keep it to itself. The gradient is
-pushed to every node, and again after a while, until q validators hold it: nodes name the holders, f
-of these may lie, and f + 1 others are to say *ok*.
+A gradient that validators do not get in time costs its miner a fine, and the second one its seat.
+So it is not enough that a node has taken it: that node may be a block behind, cut off, or keep it
+to itself. The gradient is pushed to every node, and again after a while, until q validators hold
+it: nodes name the holders, f of these may lie, and f + 1 others are to say *ok*.
 """
 
 import time

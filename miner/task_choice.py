@@ -1,14 +1,14 @@
 """Which task a miner takes that chooses by itself (`pot miner run --task auto`).
 
-Anyone may submit a task, and need not mean it. A miner has a seat in one task at a time: in a
-second one it would miss attempts. So a task in which the account has a seat comes first. A bond is
-placed only for a task that is active, whose phases leave time to commit to a gradient and to reveal
-it, and that lacks nothing for an attempt but miners. Of those, the miner prefers tasks in which it
-did not wait in vain before, then pay in the network's own token, then tasks that lack fewest miners
-besides itself, then the highest pay for a unit. It does take a task that lacks more miners if there
-is no other: else the first miners of such a task would wait for one another. A task that takes more
-memory or disk than the operator allows, locks bonds for longer, or cannot be mined is put aside for
-a while, so that it does not keep the miner from the others.
+Anyone may submit a task, also one that nobody can profit from. A miner has a seat in one task at a
+time: in a second one it would miss attempts. So a task in which the account has a seat comes first.
+A bond is placed only for a task that is active, whose phases leave time to commit to a gradient and
+to reveal it, and that lacks nothing for an attempt but miners. Of those, the miner prefers tasks in
+which it did not wait in vain before, then pay in the network's own token, then tasks that lack
+fewest miners besides itself, then the highest pay for a unit. It does take a task that lacks more
+miners if there is no other: else the first miners of such a task would wait for one another. A task
+that takes more memory or disk than the operator allows, locks bonds for longer, or cannot be mined
+is put aside for a while, so that it does not keep the miner from the others.
 """
 
 import json
@@ -62,7 +62,8 @@ class _Pause:
     until: float
     """By the monotonic clock."""
     seconds: float
-    """How long it was put aside for its last failure; half of the shortest time if it never was."""
+    """How long it was put aside for its last failure; half of the first pause before any failure.
+    """
 
 
 class TaskChoice:
@@ -143,7 +144,7 @@ class TaskChoice:
         self._pauses[task] = _Pause(math.inf, LONGEST_PAUSE_SECONDS)
 
     def _rank(self, task: TaskId, standing: Standing) -> tuple[bool, bool, int, int] | None:
-        """The place of a task in which the account has no seat; None if it takes no seat now."""
+        """The rank of a task in which the account has no seat; None if it must not take one now."""
         seat, status = standing.seat, standing.opening.status
         if status is not TaskStatus.ACTIVE or seat.has_bonds_to_return:
             self._pause(task)

@@ -21,7 +21,7 @@ from miner.samples import compute_samples
 from pot_common.rpc_replies import ClientError
 
 LEAST_SECONDS: Final = 1e-3
-"""The shortest time that a measurement counts as."""
+"""A shorter measured time counts as this, so that no division is by 0."""
 
 
 class UnitTrial:
@@ -35,8 +35,8 @@ class UnitTrial:
     def count_units(self, wanted: int, fetch_theta: Callable[[], bytes]) -> int:
         """The units, at most `wanted`, that fit into half of the commitment phase with the model.
 
-        The other half is for blocks and for days on which the machine is slower. One unit is
-        computed first, which also loads what a first run needs, then as many as may fit.
+        The other half is for blocks, and for times when the machine is slower. One unit is computed
+        first, which also warms the machine up, and then as many as may fit.
 
         Args:
             wanted: The units that the operator allows.
@@ -65,10 +65,9 @@ class UnitTrial:
         return units
 
     def _measure(self, units: int, theta: bytes) -> float:
-        """The seconds in which so many units are computed.
+        """The seconds that this machine takes to compute so many units.
 
-        The samples are drawn: the first ones of a task are known to have been ordinary in the dry
-        runs of validators.
+        The samples are drawn at random, so that the task's author cannot prepare easy ones.
         """
         spec = self._spec
         header = GradientHeader(

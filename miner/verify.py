@@ -9,10 +9,11 @@ Every request has `id`, `kind`, and the paths `spec`, `theta` and `shards` (an a
         correct_count, row_count (the rows evaluated), loss_micronats (their sum).
     verify: the path `payload`; `first` and `count`, the stretch of the attempt's permutation that
         holds the miner's samples; `header` (round, chain_id, seed, miner, task, attempt). Works
-        for a short while, as long as the check is not over. Answers either `done`, which is greater
-        than that of the request, and writes the sums so far to the path `partial`; or, at the end,
+        for a short while. If the check is not over then, answers `done`, which is greater than that
+        of the request, and writes the sums so far to the path `partial`. At the end answers
         distance_ppb, exponents, noise_ppb (0 unless the verdict depends on it). The first request
-        has `done` 0, the next the `done` of the answer. The samples of a trial count again.
+        has `done` 0, each further one the `done` of the answer before. `done` counts samples; those
+        of a trial count again.
 """
 
 import argparse
@@ -275,7 +276,7 @@ def _verify(trainer: Trainer, theta: bytes, request: WorkerRequest) -> Answer:
         if sums.trial.done < count:
             _save_sums(path, sums)
             return {"done": (1 + sums.trial_index) * count + sums.trial.done}
-        # Only the latest noise is kept: with each one before, the gradient was still a cheat.
+        # The noise of earlier trials is not kept: even with it, the gradient was still a cheat.
         noise_ppb = compute_noise_ppb(trainer.module, encoded, sums.trial.values)
         measurement = replace(measurement, noise_ppb=noise_ppb)
         sums = replace(sums, trial_index=sums.trial_index + 1, trial=trainer.begin_sum())

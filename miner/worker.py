@@ -74,12 +74,12 @@ REGISTER_RETRY_SECONDS: Final = 2.0
 """The pause between two tries."""
 
 LEAVE_SECONDS: Final = 5.0
-"""A miner that cannot commit leaves when so much of the commitment phase is left: enough for a
-block to take the call before the next attempt can open."""
+"""A miner without a computed gradient leaves the task when so much of the commitment phase is left.
+That is enough for a block to take the call before the next attempt can open."""
 
 LEAVE_SHARE: Final = 4
-"""In a short phase, when it has this part left. The miner computed as much in half of the phase
-before it paid its bonds."""
+"""In a phase so short that this part of it is less, the miner leaves when this part is left: before
+it paid its bonds, it computed its units in half of a phase."""
 
 _log = structlog.get_logger("miner")
 
@@ -129,14 +129,14 @@ class TaskWorker:
         self._builder = builder
         self._store = store
         self._affordable_units: int | None = None
-        """The units that were measured to be computed in time; None before."""
+        """The most units that the trial computed in time; None before the trial."""
         self._stays = stays
         self.has_seat = False
         """Whether the account has, or may have, a seat that has not ended."""
         self.has_left = False
         """Whether `leave` was called."""
         self.gave_up = False
-        """Whether it was called because of a missed attempt, so that the miner must not return."""
+        """Whether the miner left because of a missed attempt. It must not come back by itself."""
         self._proven: ProvenAttempt | None = None
         """The last attempt that was proven."""
         self._committed: AttemptId | None = None
@@ -221,8 +221,8 @@ class TaskWorker:
         most = compute_bond(declared * reward.unit_price, self._spec.verification.audit_ppm)
         if bond > most:
             raise ClientError(
-                f"a node asks for a bond of {format_amount(bond)}; by the rules it is "
-                f"{format_amount(most)}"
+                f"a node names a bond of {format_amount(bond)}, above the {format_amount(most)} "
+                "that the rules require; use another node"
             )
         seat_bond = self._light.network.parameters.seat_bond_pot * TOKEN_UNIT
         needed = {TRAINING_TOKEN: seat_bond}
@@ -254,9 +254,9 @@ class TaskWorker:
         )
 
     def _choose_place(self, units: int) -> tuple[tuple[Address, ...], int]:
-        """The seats to displace, oldest first, and the units to declare.
+        """The miners whose seats to displace, the oldest seats first, and the units to declare.
 
-        They are no more than are free then.
+        The units are at most those that are free after the displacements.
 
         Raises:
             ClientError: A seat has more units, or the task is full and no seat can be displaced.
@@ -509,11 +509,11 @@ class TaskWorker:
         return prepared
 
     def _compute_in_time(self, compute: Callable[[], bytes], units: int) -> bytes:
-        """A payload. If it takes too long, the miner may leave meanwhile.
+        """The payload that `compute` gives. If that takes too long, the miner may leave meanwhile.
 
-        A seat that misses its last attempt loses its bond in POT, and one that commits once more
-        does not. So the miner stays for the next attempt, unless a further miss would cost as much
-        as that bond.
+        A seat that misses its last attempt loses its bond in POT. One that commits to a later
+        attempt keeps most of it. So the miner stays for the next attempt, unless a further miss
+        could cost at least as much as that bond.
         """
         if self._stays or self.has_left or not self._is_miss_dear(units):
             return compute()

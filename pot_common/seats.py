@@ -12,7 +12,7 @@ from pot_common.rpc_client import ChainClient
 from pot_common.rpc_replies import HexAddress, Reply, read_answer
 
 MINUTE_SECONDS: Final = 60
-"""Waits are told in minutes from two of them on, and in hours from two hours on."""
+"""Waits of two minutes or more are told in minutes, and those of two hours or more in hours."""
 
 KINDS: Final = {
     "absence": "no commitment in",
@@ -81,7 +81,7 @@ def describe_token(seat: SeatReply) -> str:
 
 
 def describe_amounts(seat: SeatReply, amount: int, pot: int) -> str:
-    """Amounts of a seat's two bonds."""
+    """Parts of a seat's two bonds: one in the task's token, one in POT."""
     bond = f"{format_amount(amount)} {describe_token(seat)}"
     return f"{bond} of its bond and {format_amount(pot)} POT of its seat bond"
 
@@ -113,7 +113,7 @@ def describe_lock(seat: SeatReply) -> str:
 
 
 def name_next_command(seat: SeatReply) -> str | None:
-    """The command that brings the bonds back; None if they are lost."""
+    """The next command on the way to the bonds; None if they are lost."""
     if seat.is_lost:
         return None
     return f"pot miner {'leave' if seat.locked_blocks is None else 'withdraw'} {seat.task}"
@@ -144,7 +144,7 @@ def describe_ended_seat(seat: SeatReply) -> str:
 
 
 def format_wait(seconds: int) -> str:
-    """A time in the unit that fits it."""
+    """A time in seconds, minutes or hours."""
     minutes = seconds // MINUTE_SECONDS
     if minutes < 2:
         return f"{seconds} s"

@@ -33,8 +33,8 @@ LOWEST_NICENESS: Final = 19
 """The niceness of a background worker where the system has no idle class."""
 
 FILES_FAULT: Final = "files_fault"
-"""The `error` of an answer to a request of which a file could not be read or written. The node gave
-the worker that file, so the fault is the node's: it says nothing about what was asked."""
+"""The `error` of an answer if a file of the request could not be read or written. The node gave the
+worker that file, so the fault is the node's, and says nothing about the content of the request."""
 
 MACHINE_STATUS: Final = 78
 """The exit status of a worker that cannot work on this machine, for example because its device is

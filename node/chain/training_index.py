@@ -1,9 +1,9 @@
 """Tasks and rounds as rows of the database, written with the block that changes them.
 
 The rows are the values of chain/training/history.py as JSON. The training host and the RPC
-processes read them. What can be large and is seldom needed has rows of its own, so that a block
-writes no more than it changes: each attempt that may still be fined, what each account has earned,
-and what each block has paid.
+processes read them. Each attempt that may still be fined, what each account has earned, and what
+each block has paid have rows of their own. These can be large and are seldom needed, and a block
+writes only the rows that it changes.
 """
 
 from collections import Counter
@@ -111,11 +111,12 @@ class TrainingIndex:
     def ended(self, task_id: TaskId, ordinal: int) -> EndedAttempt | None:
         """An attempt that may still be fined, at the head; None if it is not known or forgotten.
 
-        It is decoded each time, and may have 300 kB: not in the thread in which consensus runs.
+        It is decoded each time and may have 300 kB, so do not call this in the thread in which
+        consensus runs.
         """
         value = self._store.training_row(_ended_key(task_id, ordinal))
         found = None if value is None else _ENDED.validate_json(value)[0]
-        # The row of an older attempt is used again.
+        # A later attempt overwrites the row of one that is 512 ordinals older.
         return found if found is not None and found.attempt.ordinal == ordinal else None
 
     def accused(self, mark: EndedMark) -> tuple[Address, ...]:
@@ -159,7 +160,8 @@ class TrainingIndex:
     def rewards(self, task_id: TaskId) -> dict[Address, int]:
         """What each account has earned in all rounds of a task, by ascending account.
 
-        It grows with the accounts, without bound: not in the thread in which consensus runs.
+        The number of accounts has no bound, so do not call this in the thread in which consensus
+        runs.
         """
         rows = self._store.training_rows(_REWARD + _encode_id(task_id))
         return {Address(account): int.from_bytes(amount, "big") for account, amount in rows}
@@ -208,7 +210,7 @@ class TrainingIndex:
 
 
 class _Changes:
-    """The parts of tasks that the events of a block change."""
+    """What the events of a block change in tasks."""
 
     def __init__(self, index: TrainingIndex, validator_set: ValidatorSet) -> None:
         self._index = index
@@ -341,7 +343,7 @@ def _history_key(task_id: TaskId) -> bytes:
 
 
 def _ended_key(task_id: TaskId, ordinal: int) -> bytes:
-    """The key of an ended attempt; there are no more of a task than the ledger keeps."""
+    """The key of an ended attempt. A task has as many such keys as the ledger keeps attempts."""
     return b"ended" + _encode_id(task_id) + (ordinal % RING).to_bytes(2, "big")
 
 

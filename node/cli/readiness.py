@@ -39,7 +39,7 @@ WAITS: Final = {
     "validator_busy": "wait; the validator tries again, and its machine is to blame",
     "too_many_tasks": "wait, or submit it again when fewer tasks are pending",
 }
-"""What the submitter of a task can do that a validator lets wait, by the code of its reason."""
+"""What the submitter can do about a task that a validator lets wait, by the code of the reason."""
 
 
 NEW_SECONDS: Final = 60

@@ -45,8 +45,8 @@ MEMORY_MARGIN: Final = 2
 """A task declares this many times the memory that its dry run took here."""
 
 INFLATED: Final = 16
-"""A submitter that declares this many times what its dry run took is warned: a machine four times
-as slow is allowed for by a quarter of that."""
+"""A submitter is warned if it declares more than this many times what its dry run took. A quarter
+of that is enough for machines that are four times as slow."""
 
 MIN_MILLISECONDS: Final = 50
 """The least time that is declared: the shortest times are mostly noise."""
@@ -145,7 +145,7 @@ def check_times(bundle: TaskBundle, blob_bytes_per_second: int) -> None:
 
 
 def find_inflated(resources: TaskResources, measured: TaskMeasurement) -> list[str]:
-    """What a task declares and pays for, but by far does not take: a sentence for each."""
+    """A sentence for each resource of which a task declares, and so pays for, far too much."""
     pairs = (
         ("unit_milliseconds", resources.unit_milliseconds, measured.unit_milliseconds),
         (

@@ -8,9 +8,9 @@ from chain.types.transaction import Transaction
 from node.mempool.policy import Priority, Subject
 
 CARRIED_GAS_LIMIT: Final = 12_000_000
-"""The most gas that the ordinary transactions before an operator's vote may ask for, to go with it:
-enough for one that imposes fines (9 million) and two votes (1.5 million each) that came too late.
-Votes are scarce, because the contracts accept each once, so an operator moves few others by them.
+"""The most gas that the ordinary transactions before an operator's vote may ask for, if they are to
+go with it. It is enough for a call that imposes fines (9 million) and two votes (1.5 million each)
+that came too late. The contracts accept each vote once, so this moves few other transactions.
 """
 
 

@@ -85,9 +85,10 @@ class OperatorAccount:
                 await self._submit(call, gas_limit, nonce, offer)
             elif offer.is_above(held) or offer.may_raise_tip(held):
                 await self._replace(held, call, gas_limit, offer)
-            # The last call comes first: the pool asks the contracts about few calls in a block.
+            # The new call was submitted first, because the pool asks the contracts about few calls
+            # of a sender in a block.
             for each in pending:
-                if each is not held and _is_duty(each) and offer.is_above(each):
+                if each is not held and _is_from_node(each) and offer.is_above(each):
                     assert each.to is not None
                     await self._replace(
                         each, ContractCall(each.to, each.data), each.gas_limit, offer
@@ -130,8 +131,8 @@ class OperatorAccount:
         await self._pool.submit(transaction.raw)
 
 
-def _is_duty(transaction: Transaction) -> bool:
-    """Whether a transaction is a call of this node, rather than one that its operator made."""
+def _is_from_node(transaction: Transaction) -> bool:
+    """Whether a transaction is a vote or duty, which the node sends, not the operator."""
     kind, _ = identify_call(transaction.to, transaction.data)
     return kind in (CallKind.OPERATOR_VOTE, CallKind.OPERATOR_DUTY) and not transaction.value
 

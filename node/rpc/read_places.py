@@ -1,7 +1,8 @@
 """Places for blobs that are being sent, shared by address (docs/spec/rpc.md, section 6).
 
-A miner that cannot fetch the model cannot commit, and its seat misses. So a place is no client's
-for as long as it likes: a slow one gives way, and so does one of the address with the most.
+A miner that cannot fetch the model cannot commit, and misses the attempt. So no client keeps a
+place for as long as it likes: a slow client gives way, and so does one of the address with the
+most.
 """
 
 import asyncio

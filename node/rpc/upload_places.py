@@ -1,8 +1,8 @@
 """Places for uploads, shared by group and by claimant (docs/spec/rpc.md, section 6; decision 0031).
 
-A miner that finds no place for its gradient is fined. So a place is not given to whoever comes
-first. A group is a ballot of one task, or the content of one task, and each group has places of
-its own that no other group takes. On these a claimant (the miner of a gradient, the sender of
+A miner that finds no place for its gradient is fined. So places are not simply given in the order
+of arrival. A group is a ballot of one task, or the content of one task, and each group has places
+of its own that no other group takes. On these a claimant (the miner of a gradient, the sender of
 content) has a certain time in all, however often it begins again. When that is used up, the
 claimant gives way to every claimant of its group with time left. All other places are lent, and
 shared among the groups; time on them costs nothing.
@@ -64,7 +64,7 @@ def compute_own_seconds(verdict_seconds: int, miner_count: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What is said about an upload that asks for a place."""
+    """An upload that asks for a place."""
 
     group: Group
     claimant: bytes
@@ -80,8 +80,9 @@ class _Account:
     """What one claimant of a group has used."""
 
     address: str | None
-    """The address that uses the claimant's time: the first that asked. Others may know the reveal
-    of a miner, and must not use its time up. None after that address has sent another blob."""
+    """The only address that uses the claimant's time: the first one that asked. Others may know the
+    reveal of a miner, and must not use up its time. None after that address has sent another blob,
+    so that the next one that asks takes its part."""
     used_seconds: float = 0.0
     running: list[float] = field(default_factory=list)
     """Since when each of its uploads has been on an own place."""
@@ -173,7 +174,8 @@ class UploadPlaces:
                 raise
             raise _build_busy_error("another upload took this place: try again", 1) from error
         except RejectedInputError:
-            place.account.address = None  # not the claimant, which would have sent the right blob
+            # The claimant would have sent the right blob, so this address is not the claimant's.
+            place.account.address = None
             raise
         finally:
             self.release(place)

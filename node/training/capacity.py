@@ -38,18 +38,18 @@ class Capacity:
         self._promised: dict[TaskId, Promise] = {}
         self._waiting: dict[TaskId, Promise] = {}
         self._active: set[TaskId] = set()
-        """Active tasks that wait: for disk, but not for time."""
+        """The active tasks among those that wait. They wait for disk only."""
 
     def promise(self, task_id: TaskId, promise: Promise) -> None:
-        """Count a task whatever room there is: this validator was ready for it."""
+        """Count a task for which this validator was ready before, even if there is no room."""
         self._promised[task_id] = promise
         self._stop_waiting(task_id)
 
     def claim(self, task_id: TaskId, promise: Promise, *, is_active: bool = False) -> None:
         """Promise a task what it declares, now or when other tasks have left enough room.
 
-        An active task does not wait for time, because others are ready for it and its rounds go on,
-        but for disk, or it would take what was promised to others.
+        An active task waits for disk, because it would otherwise take what is promised to others.
+        It does not wait for time, because other validators are ready for it and its rounds go on.
         """
         if task_id in self._promised or (task_id in self._waiting and not is_active):
             return
@@ -76,7 +76,7 @@ class Capacity:
         return tuple(given)
 
     def find_objection(self, task_id: TaskId) -> Objection | None:
-        """What a task waits for; None if it is promised its part, or not counted any more."""
+        """What a task waits for; None if it has its promise, or is not counted any more."""
         promise = self._waiting.get(task_id)
         return None if promise is None else self._find_shortage(task_id, promise)
 

@@ -27,9 +27,9 @@ LOAD_BYTES_PER_SECOND: Final = 20_000_000
 """The slowest loading of rows that is waited for."""
 
 RUNS: Final = 10
-"""How often a dry run may take the declared times. It computes a unit twice, to warm up and to
-check it, and makes trials of 256 samples at most, which take up to eight checks of these; it makes
-further ones only in the first 10 s."""
+"""A dry run may take this many times the declared times. It computes a unit twice, to warm up and
+to check it. Then it makes trials with at most 256 samples, which take up to eight times as long as
+a check of these samples, and further trials only in the first 10 s."""
 
 
 def compute_dry_run_seconds(spec: TaskSpec, limit_seconds: float) -> float:

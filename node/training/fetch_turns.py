@@ -1,7 +1,7 @@
 """Turns in which new tasks fetch their content (docs/spec/training.md, section 10.1).
 
-A hostile submitter serves its content as slowly as it likes. So a turn lasts as long as it takes
-only while no other task waits for one.
+A hostile submitter can serve its content as slowly as it likes. So a turn may last longer than
+`TURN_SECONDS` only while no other task waits for one.
 """
 
 import math
@@ -12,8 +12,8 @@ from typing import Final
 import trio
 
 TURN_SECONDS: Final = 30.0
-"""How long a turn lasts at least: longer than a fetch keeps its place against others (24 s). What
-was fetched is kept."""
+"""The least time of a turn: longer than a fetch keeps its place against others (24 s). What was
+fetched in a turn is kept for the next one."""
 
 
 class FetchTurns:
@@ -42,7 +42,7 @@ class FetchTurns:
                 del self._begun[scope]
 
     def _end_longest(self) -> None:
-        """Have the turn end that began first, of those whose end is open."""
+        """Set the end of the turn that began first, among the turns without an end."""
         for scope, begun in self._begun.items():
             if scope.deadline == math.inf:
                 scope.deadline = max(trio.current_time(), begun + TURN_SECONDS)

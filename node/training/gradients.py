@@ -395,7 +395,7 @@ class Gradients:
         turn = Turn(
             (attempt.id, "check"),
             reward.max_units * task.spec.resources.unit_milliseconds / 1_000,
-            # A check for a late verdict lets those of rounds in progress pass.
+            # Checks for late verdicts come after those of rounds in progress.
             due_at if self.is_in_progress(attempt.id) else -math.inf,
             partial(self._is_judged, attempt.id),
         )
@@ -429,7 +429,7 @@ class Gradients:
         )
 
     def _build_need(self, attempt: Attempt) -> Need:
-        """What a check of an attempt needs blobs for."""
+        """The reason for which a check of an attempt fetches blobs."""
         is_live = self.is_in_progress(attempt.id)
         return Need(attempt.id.task_id, attempt.id if is_live else None)
 

@@ -106,16 +106,16 @@ class Preparation:
         self._dry_run_turns = DryRunTurns()
 
     def claim(self, task: ServedTask) -> None:
-        """Have a task that is to be prepared promised its part of the workers' time and the disk.
+        """Promise workers' time and disk to a task that is to be prepared, or let it wait for them.
 
-        It may have to wait for it. It is called for one task after another in the order of the
-        chain, so that all validators promise the room that is left to the same tasks.
+        This is called for one task after another in the order of the chain, so that all validators
+        promise the room that is left to the same tasks.
         """
         is_active = task.history.status is not TaskStatus.PENDING
         self._capacity.claim(task.task_id, compute_promise(task.spec), is_active=is_active)
 
     def release(self, task_id: TaskId) -> None:
-        """Promise a closed or refused task nothing more, and let those go on that now have room."""
+        """End the promise to a closed or refused task, and wake the tasks that now have room."""
         self._end_waits(self._capacity.release(task_id))
 
     def _end_waits(self, task_ids: Iterable[TaskId]) -> None:
@@ -132,7 +132,7 @@ class Preparation:
             UnavailableError: Content cannot be fetched, or other tasks leave no time to examine it.
             WorkerFailedError: The dry run did not finish.
         """
-        # The content of closed tasks is deleted with time, and no event tells of it.
+        # Disk becomes free when the content of a closed task is deleted, of which no event tells.
         self._end_waits(self._capacity.give_room())
         try:
             is_fetched: bool | None = None
@@ -206,7 +206,7 @@ class Preparation:
         """
         spec, work = task.spec, task.work
         try:
-            # Kept through all tries, so that the examination is no longer than its answer pays for.
+            # The turn includes all tries, because an answer pays for no longer examination.
             async with self._dry_run_turns.take(task.task_id, self._get_limit(task)):
                 measured = await self._dry_run(task)
         except WorkerRefusedError as refusal:

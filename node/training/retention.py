@@ -113,7 +113,7 @@ def compute_kept(
 def _find_first_attempt(
     history: TaskHistory, get_settled: Callable[[int], SettledRound | None]
 ) -> AttemptId:
-    """The attempt before the one in progress; the first of the round if that is not known."""
+    """The attempt before the one in progress; if it is not known, the first of the round."""
     attempt, next_round = history.attempt, history.rounds_settled
     first = AttemptId(history.task_id, next_round, 0)
     if attempt is not None and attempt.id.attempt_number > 0:
@@ -131,7 +131,7 @@ def _list_accused(
 ) -> Mapping[AttemptId, frozenset[Address]]:
     """The miners with gradients that late verdicts may still find guilty, by attempt.
 
-    Of the latest there are as many as an attempt has gradients at most.
+    The latest come first, and there are no more of them than one attempt can have gradients.
     """
     left = count_gradients(spec)
     accused: dict[AttemptId, frozenset[Address]] = {}

@@ -175,7 +175,7 @@ class AttemptFines:
     ended: EndedAttempt
     """Without its commitments and verdicts, unless there are open words."""
     changed_block: BlockNumber
-    """The last block with an event of the attempt that is known here."""
+    """The block of the attempt's latest event when this was worked out."""
     trees: FineTrees
     is_closing: bool
     """Whether the window for late verdicts was over, so that the trees are final."""
@@ -187,7 +187,7 @@ class AttemptFines:
     """Fines for which the contract has nothing to take."""
 
     def holds_at(self, mark: EndedMark, head: BlockNumber) -> bool:
-        """Whether all this is still so at a head."""
+        """Whether this is still right at a head: without a further event or the end of a window."""
         is_in_time = self.is_closing or head < mark.late_until
         return is_in_time and self.changed_block == mark.changed_block
 

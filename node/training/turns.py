@@ -4,6 +4,9 @@ Work is done in pieces of about a second, and each piece waits for a turn. The t
 due first has the next turn, as long as it has used no more time than it was promised when it was
 accepted. As all promises together fit into half of the time, all work within them is done in time,
 whatever other tasks ask for. Work beyond a promise, or too late to count, shares what is left.
+
+Within one promise, what comes first is done to its end before the next begins. An attempt with more
+checks than time then has most of them done, and not all of them half done.
 """
 
 import math
@@ -36,12 +39,14 @@ class Turn:
         promised_seconds: The time that was promised.
         deadline: When the result is due, by trio's clock.
         is_wanted: Whether the result is still needed.
+        place: The place among what belongs to the same promise; the lowest is first.
     """
 
     promise: Hashable = None
     promised_seconds: float = math.inf
     deadline: float = math.inf
     is_wanted: Callable[[], bool] = _always
+    place: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -102,14 +107,18 @@ class Turns:
             each.is_dropped = True
             each.called.set()
         while self._free and self._waiting:
-            chosen = min(self._waiting, key=self._rank)
+            first = min(self._waiting, key=self._rank)
+            chosen = min(
+                (each for each in self._waiting if each.turn.promise == first.turn.promise),
+                key=lambda each: (each.turn.place, each.number),
+            )
             self._waiting.remove(chosen)
             self._free -= 1
             chosen.called.set()
 
-    def _rank(self, waiting: _Waiting) -> tuple[bool, float, int]:
+    def _rank(self, waiting: _Waiting) -> tuple[bool, float, float, int]:
         """The place in the order: promised work by deadline, then the rest by the time it used."""
         turn = waiting.turn
         used = self._used_seconds.get(turn.promise, 0.0)
         is_beyond = used >= turn.promised_seconds or turn.deadline <= trio.current_time()
-        return is_beyond, used if is_beyond else turn.deadline, waiting.number
+        return is_beyond, used if is_beyond else turn.deadline, used, waiting.number

@@ -13,6 +13,7 @@ from chain.primitives import Address, Hash32, TaskId
 from chain.training.attempt import AttemptId
 from node.training import gradients
 from node.training.checks import load_check
+from node.training.turns import Turn, Turns
 from node.training.worker_pool import WorkerRefusedError
 from tests.worlds.training import (
     MINERS,
@@ -31,6 +32,7 @@ from tests.worlds.training_node import (
     REVEALS,
     SPEC,
     FakeChain,
+    FakeWorker,
     Node,
     committed,
     expected_verdict,
@@ -209,6 +211,45 @@ async def test_long_check_is_asked_for_in_parts(autojump_clock: MockClock, tmp_p
     assert asked == [0, 3, 4, 5]
     assert node.verdicts() == [expected_verdict(OK)]
     assert not any(path.name.endswith(".partial") for path in node.path.glob("training/*"))
+
+
+class Piecework(FakeWorker):
+    """One worker that takes pieces by the node's turns; each check takes three of a second."""
+
+    def __init__(self) -> None:
+        super().__init__(honest_worker)
+        self.turns = Turns(1)
+        self.checked: list[str] = []
+        """The miner of each piece, in order."""
+
+    async def ask(
+        self,
+        kind: str,
+        members: Mapping[str, object],
+        turn: Turn,
+        *,
+        timeout_seconds: float = 120.0,
+    ) -> Mapping[str, object]:
+        async with self.turns.take(turn):
+            if kind != "verify":
+                return await super().ask(kind, members, turn, timeout_seconds=timeout_seconds)
+            await trio.sleep(1)
+        self.checked.append(str(members["header"]["miner"]))
+        done = int(str(members["done"])) + 1
+        return HONEST if done == 3 else {"done": done}
+
+
+async def test_overloaded_attempt_has_one_gradient_checked_after_another(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    worker = Piecework()
+    node = Node(tmp_path, judging(3), verifier=worker, dry_runs=worker)
+    node.hold(2, 0, 1)
+    await node.run(lambda: len(worker.checked) == 9)
+    # The first piece may be of any gradient, for all are asked for at the same moment.
+    first, second, _ = (miner.hex() for miner in MINERS)
+    assert worker.checked[:4].count(first) == 3
+    assert worker.checked[:7].count(second) == 3
 
 
 async def test_check_that_makes_no_progress_is_begun_again(

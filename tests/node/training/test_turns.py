@@ -44,6 +44,27 @@ async def test_work_that_is_due_first_waits_for_one_piece_only(autojump_clock: M
     assert world.done == ["long", "short"]
 
 
+async def test_work_of_one_promise_is_done_one_after_another(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        await world.add("begun", Turn("other", 500, SOON))
+        for place in (1, 2, 0):
+            turn = Turn("honest", 500, LATE, place=place)
+            await world.add(f"check {place}", turn, pieces=3)
+    checks = [f"check {place}" for place in range(3) for _ in range(3)]
+    assert world.done == ["begun", *checks]
+
+
+async def test_tasks_that_are_due_together_take_turns(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        for name in ("a", "b"):
+            for place in range(2):
+                turn = Turn(name, 500, LATE, place=place)
+                await world.add(f"{name}{place}", turn, pieces=2)
+    assert world.done == ["a0", "b0", "a0", "b0", "a1", "b1", "a1", "b1"]
+
+
 async def test_work_beyond_its_promise_leaves_the_turn_to_others(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         world = World(nursery)

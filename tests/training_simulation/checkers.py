@@ -244,6 +244,7 @@ class Checkers:
         """What operators have earned as accusers and not withdrawn, by token and operator."""
         self._credits_withdrawn: Counter[Address] = Counter()
         self._attempt_count: dict[TaskId, int] = {}
+        self._closed: set[TaskId] = set()
         self._open_block: dict[TaskId, int] = {}
         """The block in which the last attempt of each task opened."""
         self._escrow: dict[TaskId, int] = {}
@@ -353,7 +354,7 @@ class Checkers:
             case ContractError("SeatsBondLocked", (int(number), _)):
                 task_id = TaskId(number)
                 seat = self._seats[task_id, sender]
-                is_closed = self._chain.view.histories[task_id].is_closed
+                is_closed = task_id in self._closed  # a later call of this block may close it
                 last = seat.last_attempt
                 if last is None:
                     last = self._attempt_count.get(task_id, 0) if is_closed else None
@@ -457,6 +458,7 @@ class Checkers:
                     self._open.discard(event.task_id)
                 self._apply_result(event)
             case TaskClosed():
+                self._closed.add(event.task_id)
                 self._check_close(event)
             case AttemptVoided():
                 self._open.discard(event.task_id)

@@ -128,6 +128,8 @@ class World:
     """All processes are killed just before the network heals."""
     views: tuple[int | None, ...] = ()
     """The views of number 1 in which the validators start; None for a dead one."""
+    execution_ms: int = 0
+    """How long a node takes to build a block or to execute another's, one after the other."""
     is_strict: bool = False
     """Signatures are real and all verified, messages are encoded, and nodes share no memory."""
 
@@ -144,6 +146,8 @@ class Node:
     is_liar: bool = False
     is_victim: bool = False
     skew_ms: int = 0
+    executed_ms: int = 0
+    """When it has executed all blocks that it was asked to."""
     signer: ConsensusSigner | None = None
     """The key of this life of the process; None before the first."""
     performer: Performer | None = None
@@ -567,7 +571,12 @@ class Cluster:
             if fresh and is_valid and not is_fresh:
                 self._after(100, validate)
 
-        self._after(self.random.randrange(1, 30), validate)
+        self._after(self.random.randrange(1, 30) + self.count_execution_ms(node), validate)
+
+    def count_execution_ms(self, node: Node) -> int:
+        """The time until a node has executed another block, besides those that it is executing."""
+        node.executed_ms = max(node.executed_ms, self.now_ms) + self.world.execution_ms
+        return node.executed_ms - self.now_ms
 
     def _is_fresh(self, node: Node, block: Block) -> bool:
         try:

@@ -129,6 +129,7 @@ class SimulatedEnvironment:
         if self._node.head + 1 == asked.number:
             block = self._cluster.build(self._node)
             delay_ms = self._cluster.random.randrange(1, 30)
+            delay_ms += self._cluster.count_execution_ms(self._node)
             built = BlockBuilt(asked.number, asked.view, block)
             self._cluster.give_later(self._node, delay_ms, built)
 

@@ -12,11 +12,14 @@ import pytest
 
 from chain.consensus.inputs import Timing
 from chain.consensus.primary_order import compute_primary_order
+from chain.params import ChainParameters
 from chain.primitives import Address, BlockNumber, ValidatorIndex
 from chain.types.validator_set import compute_max_faulty
+from node.node import BUILD_SECONDS
 from tests.simulation.cluster import Cluster, Node, World
 from tests.worlds.replica import validators_of
 
+PARAMETERS = ChainParameters()
 LAN = World(
     timing=Timing(
         min_block_interval_ms=200,
@@ -46,6 +49,36 @@ def test_one_dead_of_five_costs_less_than_a_tenth_of_the_blocks() -> None:
     ailing = count_blocks(replace(LAN, n=5, dead=1), 120)
     print(f"n 5, one dead: {ailing} of {healthy} blocks in 120 s")
     assert ailing >= 0.9 * healthy
+
+
+@pytest.mark.parametrize(
+    ("gas", "view"),
+    [
+        # The builder begins no candidate after a second.
+        (PARAMETERS.execution_gas_per_second * int(BUILD_SECONDS), 0),
+        (PARAMETERS.transaction_gas_limit, 2),
+        (30_000_000, 3),
+    ],
+    ids=["ordinary", "slowest transaction", "slowest block"],
+)
+def test_blocks_that_execute_slower_than_the_base_timeout_are_made(gas: int, view: int) -> None:
+    execution_ms = 1_000 * gas // PARAMETERS.execution_gas_per_second
+    timing = Timing(
+        min_block_interval_ms=PARAMETERS.min_block_interval_ms,
+        empty_block_interval_ms=PARAMETERS.min_block_interval_ms,
+        view_timeout_base_ms=PARAMETERS.view_timeout_base_ms,
+        view_timeout_cap_ms=PARAMETERS.view_timeout_cap_ms,
+        resend_interval_ms=1_000,
+    )
+    world = replace(LAN, timing=timing, max_delay_ms=50, execution_ms=execution_ms)
+    cluster = Cluster(1, world)
+    cluster.heal()
+    run_until_head(cluster, cluster.honest, 4)
+    seconds = cluster.now_ms / 4_000
+    print(f"{execution_ms} ms of execution: {seconds:.1f} s a block, in view {view}")
+    views = [certificate.view for _, certificate in cluster.honest[0].disk.chain]
+    assert views[:4] == [view] * 4
+    assert seconds < {0: 2.5, 2: 13, 3: 26}[view]
 
 
 def blocks_until_back(n: int, seed: int) -> int:

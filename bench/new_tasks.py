@@ -60,7 +60,7 @@ UNIT_SAMPLES = 1_024
 MODEL = Mlp(inputs=512, hidden=(1_024, 1_024), classes=10)
 """A million and a half parameters: a dry run takes some seconds."""
 SEATED_MODEL = Mlp(inputs=512, hidden=(8,), classes=10)
-"""Of the task for which strangers register: its dry run is short."""
+"""The model of the task for which strangers register; it is small, so that its dry run is short."""
 SEATS = 250
 LARGEST_P50, LARGEST_P99, LARGEST_P99_SECONDS = 1.2, 2.0, 1.0
 LARGEST_LATENCY = 1.5

@@ -137,7 +137,7 @@ def describe_ended_seat(seat: SeatReply) -> str:
     parts = [
         head,
         describe_losses(seat),
-        f"left are {left}",
+        f"{left} are left",
         f"they are {describe_lock(seat)}{'' if command is None else f': {command}'}",
     ]
     return "; ".join(part for part in parts if part)

@@ -203,7 +203,7 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         assert pot.fails(*miner("withdraw", ANN)) == (
             "error: this account has left task 1, or another miner took its place after its term; "
             "it paid 0.125 POT of its bond and 1 POT of its seat bond for no commitment in "
-            "attempt 4; left are 1.125 POT of its bond and 0 POT of its seat bond; they are free "
+            "attempt 4; 1.125 POT of its bond and 0 POT of its seat bond are left; they are free "
             "in 191 blocks (about 6 min): pot miner withdraw 1"
         )
         for _ in range(3 * 64 + 1):

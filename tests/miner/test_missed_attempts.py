@@ -200,9 +200,9 @@ def test_miner_does_not_return_to_a_task_in_which_it_missed_an_attempt(
 LOST = (
     "the seat of this account in task 1 has ended, because it missed 2 attempts; it paid 0.25 POT "
     "of its bond and 1 POT of its seat bond for no commitment in attempts 5 and 6; 1 POT of its "
-    "bond and 0 POT of its seat bond are left; they are free in 180 blocks (about 15 min): pot miner "
-    "withdraw 1. Before it starts again, give the miner a faster machine, fewer --units, or more "
-    "nodes with --rpc; before you stop it, leave"
+    "bond and 0 POT of its seat bond are left; they are free in 180 blocks (about 15 min): pot "
+    "miner withdraw 1. Before it starts again, give the miner a faster machine, fewer --units, or "
+    "more nodes with --rpc; before you stop it, leave"
 )
 
 

@@ -130,9 +130,10 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         funded = pot.json(*task("fund", ANN, "--amount", "5"))
         assert (funded["escrowed"], funded["status"]) == (str(105 * POT), "pending")
         assert "did not submit this task; give --key" in pot.fails(*task("cancel", ANN))
-        assert "is pending, which rules" in pot.fails(*task("resume", SUBMITTER))
-        assert "only a closed one refunded" in pot.fails(*task("refund", SUBMITTER))
-        assert "base units of the token" in pot.fails(*task("fund", BEN, "--amount", "9999"))
+        assert "is pending, so this is not possible" in pot.fails(*task("resume", SUBMITTER))
+        assert "refunded once they are closed" in pot.fails(*task("refund", SUBMITTER))
+        poor = pot.fails(*task("fund", BEN, "--amount", "9999"))
+        assert "of the token and needs 9999 (with 18 decimals" in poor
         assert "give what is to be added" in pot.fails(*task("fund", ANN, "--amount", "0"))
         unknown = ("task", "cancel", 9, *account(SUBMITTER), "--rpc", url)
         assert "there is no task 9; `pot task list`" in pot.fails(*unknown)

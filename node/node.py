@@ -436,8 +436,7 @@ def _build_workers(settings: VerifierSection) -> Workers:
             WorkerSettings(
                 (*verifier, *background),
                 timeout_seconds=settings.timeout_seconds,
-                # What a task takes of another device shows in the time of the clock only.
-                patience=BACKGROUND_PATIENCE if settings.device == "cpu" else 1,
+                patience=BACKGROUND_PATIENCE,
                 is_reused=False,
             )
         ),

@@ -2,17 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from chain.contracts import task_registry
 from chain.crypto import get_address, keccak256
 from chain.primitives import Address, PrivateKey, TaskId
-from node.config import NodeConfig
+from node.config import NodeConfig, VerifierSection
 from node.consensus.served_blocks import ServedBlocks
 from node.genesis import load_genesis, open_chain
 from node.mempool.intake import Pool
 from node.mempool.pool import Mempool
+from node.node import _build_workers
 from node.operator.account import OperatorAccount, check_operator
 from pot_common.errors import OperatorError
 from tests.worlds.cluster import KEYS
@@ -116,3 +118,11 @@ def test_the_block_source_serves_final_blocks_and_knows_no_others(tmp_path: Path
     assert chain.store.block(2**64 - 1) is None
     assert chain.store.encoded_header(2**64 - 1) is None
     assert chain.store.number_of(keccak256(b"unknown")) is None
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_dry_run_on_any_device_is_limited_by_processor_time(device: Literal["cpu", "cuda"]) -> None:
+    settings = _build_workers(VerifierSection(device=device)).dry_runs._settings
+    assert "--processor-seconds" in settings.command
+    # By the clock it may take far longer, for other processes must not make a task look slow.
+    assert settings.patience > 1

@@ -44,9 +44,9 @@ from node.rpc.dispatch import Method
 from node.rpc.errors import ErrorCode, RpcError, history_not_held, invalid_params
 from node.rpc.kept_answers import KeptAnswers
 from node.rpc.parameters import BlockTag, Parameters, parse_address, parse_integer, parse_object
+from node.rpc.rounds import RoundView, count_finable
 from node.rpc.seats import ABSENCE, describe_seat
 from node.rpc.training_encoding import (
-    EVALUATION_NAMES,
     encode_account,
     encode_deadline,
     encode_evaluation,
@@ -54,14 +54,12 @@ from node.rpc.training_encoding import (
     encode_lease,
     encode_obstacles,
     encode_participants,
-    encode_records,
     encode_refusals,
     encode_resources,
     encode_round_state,
     encode_seat,
     encode_summary,
     encode_terms,
-    encode_vote,
 )
 from node.rpc.training_view import TrainingView
 from node.training.checks import load_check
@@ -104,12 +102,14 @@ class PotMethods:
         """The latest trees, each with the block of its task's last payment, and the rewards."""
 
         self._searches = asyncio.Semaphore(EVENT_SEARCHES)
+        self._rounds = RoundView(view, self._searches)
 
     def table(self) -> Mapping[str, Method]:
         """The methods by name."""
         return {
             "pot_consensusState": self._consensus_state,
             "pot_getAttempt": self._get_attempt,
+            "pot_getFines": self._get_fines,
             "pot_getModel": self._get_model,
             "pot_getReadiness": self._get_readiness,
             "pot_getReceipt": self._get_receipt,
@@ -233,7 +233,11 @@ class PotMethods:
         }
 
     def _summarize(self, history: TaskHistory) -> JsonObject:
-        return encode_summary(history, self._view.index.spec(history))
+        head = self._view.chain.store.head_number()
+        return {
+            **encode_summary(history, self._view.index.spec(history)),
+            "finableAttempts": count_finable(history, head),
+        }
 
     def _find_time(self, number: BlockNumber) -> int | None:
         """The time of a block; None if this node does not hold it."""
@@ -273,6 +277,7 @@ class PotMethods:
             "trainingStateRoot": to_hex(history.training_state_root),
             "thetaRoot": to_hex(get_theta_root(history, spec)),
             "deadline": encode_deadline(deadline),
+            "absent": await self._rounds.describe_absent(history, spec, attempt, is_over=False),
         }
 
     async def _get_readiness(self, params: Parameters) -> Json:
@@ -318,35 +323,15 @@ class PotMethods:
         if history is None or spec is None:
             return None
         settled = self._find_settled(history, number)
-        attempt = history.attempt if settled is None else settled.attempt
-        if attempt is None or attempt.id.round_number != number:
+        return await self._rounds.describe_round(history, spec, number, settled)
+
+    async def _get_fines(self, params: Parameters) -> Json:
+        history = self._take_task(params)
+        params.end()
+        spec = None if history is None else self._view.index.spec(history)
+        if history is None:
             return None
-        seed = self._view.describe(spec, attempt).seed
-        participants = await self._view.contracts.participants(history.task_id, attempt.open_block)
-        in_progress: JsonObject = {
-            "round": number,
-            "attempt": attempt.id.attempt_number,
-            "ballot": attempt.ballot,
-            "openBlock": attempt.open_block,
-            "seed": to_hex(seed),
-            "participants": encode_participants(participants),
-            **encode_records(attempt),
-        }
-        if settled is None:
-            nothing: JsonObject = dict.fromkeys(
-                ("blockNumber", "result", "payout", "seconds", *EVALUATION_NAMES)
-            )
-            return {**in_progress, **nothing, "accepted": []}
-        outcome = compute_outcome(attempt, spec, self._view.index.validator_set)
-        return {
-            **in_progress,
-            **encode_evaluation(settled, spec),
-            "blockNumber": settled.block_number,
-            "accepted": list(outcome.accepted),
-            "result": encode_vote(settled.vote),
-            "payout": str(settled.vote.payout),
-            "seconds": settled.timestamp - attempt.open_timestamp,
-        }
+        return [] if spec is None else await self._rounds.describe_finable(history, spec)
 
     async def _get_receipt(self, params: Parameters) -> Json:
         history = self._take_task(params)
@@ -400,6 +385,7 @@ class PotMethods:
             "reason": _explain(outcome, index),
             "fine": ABSENCE if is_absent else self._find_fine(history, attempt, miner),
             "absenceFine": str(compute_miss(pay) if is_absent else 0),
+            "voidAttempts": await self._rounds.describe_void_of(history, spec, attempt, miner),
             "seat": encode_seat(seat) if seat.units else None,
         }
 

@@ -1,0 +1,207 @@
+"""A round as `pot_getRound` shows it, with what its attempts cost miners.
+
+docs/spec/rpc.md, section 2, describes the answer.
+"""
+
+import asyncio
+from typing import Final
+
+from chain.contracts import miner_seats
+from chain.contracts.gradient_ledger import Phase
+from chain.hexadecimal import to_hex
+from chain.json_types import Json, JsonObject
+from chain.primitives import Address, BlockNumber
+from chain.training.attempt_records import Attempt
+from chain.training.fines import compute_miss
+from chain.training.history import SettledRound, TaskHistory, compute_outcome
+from chain.training.task_spec import TaskSpec
+from node.rpc.fines import describe_absent, describe_fines
+from node.rpc.seats import ABSENCE
+from node.rpc.training_encoding import (
+    EVALUATION_NAMES,
+    encode_evaluation,
+    encode_participants,
+    encode_records,
+    encode_vote,
+)
+from node.rpc.training_view import TrainingView
+from node.rpc.void_attempts import VoidAttempt, find_void_attempts
+
+FINES_LIMIT: Final = 16
+"""The most attempts whose fines one answer has, the latest ones: each may have a thousand."""
+
+COMMITTING: Final = (Phase.WAITING, Phase.COMMITMENT)
+"""The phases of an attempt in which a miner may still commit."""
+
+
+class RoundView:
+    """Describes rounds, attempts and fines."""
+
+    def __init__(self, view: TrainingView, limiter: asyncio.Semaphore) -> None:
+        """Make the view.
+
+        Args:
+            view: What RPC reads.
+            limiter: Bounds the searches for events at the same time.
+        """
+        self._view = view
+        self._limiter = limiter
+
+    async def describe_round(
+        self, history: TaskHistory, spec: TaskSpec, number: int, settled: SettledRound | None
+    ) -> JsonObject | None:
+        """A round as JSON; None if it has not begun."""
+        attempt = history.attempt if settled is None else settled.attempt
+        if attempt is not None and attempt.id.round_number != number:
+            return None
+        if attempt is None and number != history.rounds_settled:
+            return None
+        void = await self._describe_void(history, spec, number, attempt)
+        if attempt is None:
+            return {"round": number, "voidAttempts": void} if void else None
+        seed = self._view.describe(spec, attempt).seed
+        participants = await self._view.contracts.participants(history.task_id, attempt.open_block)
+        found: JsonObject = {
+            "round": number,
+            "attempt": attempt.id.attempt_number,
+            "ordinal": attempt.ordinal,
+            "ballot": attempt.ballot,
+            "openBlock": attempt.open_block,
+            "seed": to_hex(seed),
+            "participants": encode_participants(participants),
+            **encode_records(attempt),
+            "absent": await self.describe_absent(
+                history, spec, attempt, is_over=settled is not None
+            ),
+            "voidAttempts": void,
+        }
+        if settled is None:
+            nothing: JsonObject = dict.fromkeys(
+                ("blockNumber", "result", "payout", "seconds", "fines", *EVALUATION_NAMES)
+            )
+            return {**found, **nothing, "accepted": []}
+        outcome = compute_outcome(attempt, spec, self._view.index.validator_set)
+        return {
+            **found,
+            **encode_evaluation(settled, spec),
+            "blockNumber": settled.block_number,
+            "accepted": list(outcome.accepted),
+            "result": encode_vote(settled.vote),
+            "payout": str(settled.vote.payout),
+            "seconds": settled.timestamp - attempt.open_timestamp,
+            "fines": await self._describe_fines(history, spec, attempt.ordinal),
+        }
+
+    async def describe_absent(
+        self, history: TaskHistory, spec: TaskSpec, attempt: Attempt, *, is_over: bool
+    ) -> Json:
+        """The miners that did not commit to an attempt; none while they still may."""
+        if not is_over:
+            phase, _ = await self._view.contracts.phase(history.task_id)
+            if phase in COMMITTING:
+                return []
+        participants = await self._view.contracts.participants(history.task_id, attempt.open_block)
+        committed = frozenset(each.miner for each in attempt.commitments)
+        return describe_absent(participants, committed, spec.reward.unit_price)
+
+    async def describe_finable(self, history: TaskHistory, spec: TaskSpec) -> Json:
+        """The attempts with fines that judges vote on or that can be imposed now."""
+        head = self._view.chain.store.head_number()
+        marks = [each for each in history.ended if head < each.slashed_until]
+        found = [
+            await self._describe_fines(history, spec, mark.ordinal) for mark in marks[-FINES_LIMIT:]
+        ]
+        return [each for each in found if isinstance(each, dict) and each["fines"]]
+
+    async def describe_void_of(
+        self, history: TaskHistory, spec: TaskSpec, attempt: Attempt, miner: Address
+    ) -> Json:
+        """The void attempts of a round in which a miner took part, with what each cost it."""
+        rows: list[Json] = []
+        for each in await self._find_void(history, attempt.id.round_number, attempt):
+            participants = await self._view.contracts.participants(history.task_id, each.open_block)
+            units = dict(participants).get(miner, 0)
+            if not units:
+                continue
+            is_absent = all(committed != miner for committed, _ in each.commitments)
+            fines = None if is_absent else await self._describe_fines(history, spec, each.ordinal)
+            own = _find_own(fines, miner)
+            miss = str(compute_miss(units * spec.reward.unit_price))
+            rows.append(
+                {
+                    "attempt": each.attempt,
+                    "ordinal": each.ordinal,
+                    "reason": each.reason,
+                    "fine": ABSENCE if is_absent else own.get("kind"),
+                    "amount": miss if is_absent else own.get("amount", "0"),
+                }
+            )
+        return rows
+
+    async def _describe_void(
+        self, history: TaskHistory, spec: TaskSpec, number: int, attempt: Attempt | None
+    ) -> list[Json]:
+        rows: list[Json] = []
+        for each in await self._find_void(history, number, attempt):
+            participants = await self._view.contracts.participants(history.task_id, each.open_block)
+            committed = frozenset(miner for miner, _ in each.commitments)
+            rows.append(
+                {
+                    "attempt": each.attempt,
+                    "ordinal": each.ordinal,
+                    "openBlock": each.open_block,
+                    "endBlock": each.end_block,
+                    "reason": each.reason,
+                    "commitments": encode_participants(each.commitments),
+                    "absent": describe_absent(participants, committed, spec.reward.unit_price),
+                    "fines": await self._describe_fines(history, spec, each.ordinal),
+                }
+            )
+        return rows
+
+    async def _find_void(
+        self, history: TaskHistory, number: int, attempt: Attempt | None
+    ) -> tuple[VoidAttempt, ...]:
+        """The void attempts of a round, before the attempt that settled it or is in progress."""
+        if attempt is not None and attempt.id.attempt_number == 0:
+            return ()
+        store, index = self._view.chain.store, self._view.index
+        before = index.settled_round(history.task_id, number - 1) if number else None
+        first = history.submitted_block if before is None else before.block_number
+        last = store.head_number() if attempt is None else attempt.open_block
+        async with self._limiter:
+            return await asyncio.to_thread(
+                find_void_attempts, self._view.chain, history.task_id, number, first, last
+            )
+
+    async def _describe_fines(
+        self, history: TaskHistory, spec: TaskSpec, ordinal: int
+    ) -> JsonObject | None:
+        """The fines of an ended attempt; None if it can have none, or is forgotten."""
+        seat_bond = await self._view.contracts.read(miner_seats.seat_bond())
+        async with self._limiter:
+            return await asyncio.to_thread(self._load_fines, history, spec, ordinal, seat_bond)
+
+    def _load_fines(
+        self, history: TaskHistory, spec: TaskSpec, ordinal: int, seat_bond: int
+    ) -> JsonObject | None:
+        ended = self._view.index.ended(history.task_id, ordinal)
+        if ended is None:
+            return None
+        view = self._view
+        return describe_fines(view.chain, view.chain_id, ended, spec, seat_bond)
+
+
+def count_finable(history: TaskHistory, head: BlockNumber) -> int:
+    """The attempts of a task that may still be fined."""
+    return sum(head < each.slashed_until for each in history.ended)
+
+
+def _find_own(fines: JsonObject | None, miner: Address) -> JsonObject:
+    """The fine of a miner; empty if it has none."""
+    listed = [] if fines is None else fines["fines"]
+    assert isinstance(listed, list)
+    for each in listed:
+        if isinstance(each, dict) and each["miner"] == to_hex(miner):
+            return each
+    return {}

@@ -1,0 +1,176 @@
+"""What rounds, attempts and tasks show of fines, absences and void attempts."""
+
+from pathlib import Path
+
+import pytest
+
+from chain.contracts import gradient_ledger, miner_seats
+from chain.crypto import keccak256
+from chain.hexadecimal import to_hex
+from chain.primitives import BlockNumber
+from chain.training.acceptance import Verdict, encode_verdicts
+from chain.training.fines import compute_bond, compute_miss
+from chain.training.slashing import build_fine_trees
+from node.rpc.void_attempts import VoidAttempt
+from tests.worlds.rpc import rpc_harness
+from tests.worlds.stored_chain import CHAIN_ID
+from tests.worlds.training_chain import (
+    ANN,
+    BEN,
+    OPERATORS,
+    POT,
+    SPEC,
+    TASK,
+    VALIDATORS,
+    TrainingChain,
+)
+
+PRICE = SPEC.reward.unit_price
+BEN_BOND = compute_bond(2 * PRICE, SPEC.verification.audit_ppm)
+NAMES = [to_hex(each) for each in VALIDATORS]
+
+
+def play(chain: TrainingChain, *steps: str) -> TrainingChain:
+    for step in ("submit", "activate", "register", *steps):
+        getattr(chain, step)()
+    return chain
+
+
+def end_commitments(chain: TrainingChain) -> None:
+    for _ in range(SPEC.phases.commit_seconds // 2 + 2):
+        chain.finalize()
+
+
+def let_attempt_pass(chain: TrainingChain) -> None:
+    """Let an attempt end without a commitment."""
+    end_commitments(chain)
+    chain.finalize(chain.call(OPERATORS[0], gradient_ledger.advance_round(TASK)))
+    chain.finalize()
+
+
+def test_fine_is_shown_from_the_verdict_until_it_is_taken(tmp_path: Path) -> None:
+    chain = play(TrainingChain(tmp_path / "database"), "commit", "judge", "agree", "settle")
+    with rpc_harness(tmp_path, chain.local) as rpc:
+        (due,) = rpc.result("pot_getFines", TASK)
+        assert (due["round"], due["attempt"], due["ordinal"], due["quorum"]) == (0, 0, 1, 3)
+        assert (due["votes"], due["silent"]) == ([], NAMES)
+        assert due["fines"] == [
+            {
+                "miner": BEN.address.lower(),
+                "units": 2,
+                "ballot": 0,
+                "kind": "fraud",
+                "reason": "validators found its gradient to be wrong",
+                "amount": str(BEN_BOND),
+                "seatBond": str(POT),
+                "state": "due",
+                "accusers": NAMES,
+            }
+        ]
+        ended = chain.index.ended(TASK, 1)
+        assert ended is not None
+        tree = build_fine_trees(CHAIN_ID, ended, chain.store.head_number()).first
+        assert tree is not None
+        vote = miner_seats.post_fines(TASK, 1, tree.root)
+        chain.finalize(*(chain.call(each, vote) for each in OPERATORS[:3]))
+        (approved,) = rpc.result("pot_getFines", TASK)
+        assert [each["validator"] for each in approved["votes"]] == NAMES[:3]
+        assert (approved["silent"], approved["fines"][0]["state"]) == (NAMES[3:], "approved")
+        slash = miner_seats.slash(TASK, 1, [tree.prove(0)])
+        chain.finalize(chain.call(OPERATORS[0], slash))
+        (imposed,) = rpc.result("pot_getFines", TASK)
+        assert imposed["fines"] == [{**due["fines"][0], "state": "imposed"}]
+        assert rpc.result("pot_getRound", TASK, 0)["fines"] == imposed
+        assert rpc.result("pot_listTasks")[0]["finableAttempts"] == 1
+        while chain.store.head_number() < imposed["slashedUntil"]:
+            chain.finalize()
+        assert rpc.result("pot_getFines", TASK) == []
+        assert rpc.result("pot_listTasks")[0]["finableAttempts"] == 0
+        assert rpc.result("pot_getRound", TASK, 0)["fines"] == imposed, "it is history now"
+        assert rpc.result("pot_getFines", 9) is None
+
+
+def test_fine_that_nobody_voted_for_lapses(tmp_path: Path) -> None:
+    chain = play(TrainingChain(tmp_path / "database"), "commit", "judge", "agree", "settle")
+    with rpc_harness(tmp_path, chain.local) as rpc:
+        (due,) = rpc.result("pot_getFines", TASK)
+        while chain.store.head_number() < due["votedUntil"]:
+            chain.finalize()
+        (lapsed,) = rpc.result("pot_getFines", TASK)
+    assert lapsed["fines"] == [{**due["fines"][0], "state": "lapsed"}]
+
+
+def test_absences_are_shown_in_attempts_rounds_and_receipts(tmp_path: Path) -> None:
+    chain = play(TrainingChain(tmp_path / "database"))
+    ann = {"miner": ANN.address.lower(), "units": 1, "amount": str(compute_miss(PRICE))}
+    ben = {"miner": BEN.address.lower(), "units": 2, "amount": str(compute_miss(2 * PRICE))}
+    with rpc_harness(tmp_path, chain.local) as rpc:
+        assert rpc.result("pot_getAttempt", TASK)["absent"] == [], "they may still commit"
+        let_attempt_pass(chain)
+        commitment = keccak256(b"gradient")
+        commit = gradient_ledger.commit_gradient(TASK, 0, 1, 1, commitment)
+        chain.finalize(chain.call(ANN, commit))
+        end_commitments(chain)
+        assert rpc.result("pot_getAttempt", TASK)["absent"] == [ben]
+        in_progress = rpc.result("pot_getRound", TASK, 0)
+        verdicts = encode_verdicts([Verdict.OK])
+        vote = chain.compute_vote()
+        for call in (
+            gradient_ledger.post_verdict(TASK, 0, 1, 0, verdicts),
+            gradient_ledger.post_result(TASK, 0, 1, 0, vote, 15, 700),
+        ):
+            chain.finalize(*(chain.call(each, call) for each in OPERATORS))
+            chain.finalize()
+        chain.settle()
+        settled = rpc.result("pot_getRound", TASK, 0)
+        receipt = rpc.result("pot_getReceipt", TASK, 0, ANN.address)
+    for shown in (in_progress, settled):
+        assert (shown["attempt"], shown["ordinal"], shown["absent"]) == (1, 2, [ben])
+        (void,) = shown["voidAttempts"]
+        assert (void["attempt"], void["ordinal"]) == (0, 1)
+        assert (void["reason"], void["commitments"]) == ("no miner committed", [])
+        assert void["absent"] == sorted([ann, ben], key=lambda each: str(each["miner"]))
+        assert void["openBlock"] < void["endBlock"] <= shown["openBlock"]
+    assert receipt["voidAttempts"] == [
+        {
+            "attempt": 0,
+            "ordinal": 1,
+            "reason": "no miner committed",
+            "fine": "absence",
+            "amount": ann["amount"],
+        }
+    ]
+
+
+def test_round_without_an_attempt_in_progress_shows_its_void_ones(tmp_path: Path) -> None:
+    chain = play(TrainingChain(tmp_path / "database"))
+    with rpc_harness(tmp_path, chain.local) as rpc:
+        let_attempt_pass(chain)
+        chain.cancel()
+        let_attempt_pass(chain)
+        assert rpc.result("pot_getAttempt", TASK) is None, "the task closed with its attempt"
+        shown = rpc.result("pot_getRound", TASK, 0)
+        assert [each["ordinal"] for each in shown["voidAttempts"]] == [1, 2]
+        assert rpc.result("pot_getRound", TASK, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("failed_ballots", "is_paid", "reason"),
+    [
+        (0, False, "validators accepted no gradient"),
+        (3, False, "three ballots in a row had no result"),
+        (3, True, "accepted work was paid, but validators agreed on no model in time"),
+    ],
+)
+def test_void_attempt_with_commitments_says_why(
+    failed_ballots: int, is_paid: bool, reason: str
+) -> None:
+    void = VoidAttempt(
+        attempt=0,
+        ordinal=1,
+        open_block=BlockNumber(5),
+        commitments=((VALIDATORS[0], 1),),
+        failed_ballots=failed_ballots,
+        is_paid=is_paid,
+    )
+    assert void.reason == reason

@@ -20,7 +20,7 @@ from node.cli.output import (
     print_line,
     print_table,
 )
-from node.cli.task_command import describe_round
+from node.cli.task_round import describe_round
 from node.client.rpc_client import get_integer, get_objects, get_text, get_value
 from node.devnet.summary import MinerUnits, count_units, summarize_round
 

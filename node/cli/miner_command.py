@@ -35,12 +35,14 @@ from node.cli.output import (
     print_json,
     print_line,
 )
+from node.cli.task_round import list_objects
 from node.client.rpc_client import RpcClient, decode_log, get_integer, get_objects, get_text
 from pot_common.errors import OperatorError
 from pot_common.keystore import read_address
 from pot_common.miner_options import EXAMPLE, MinerOptions, build_command
 from pot_common.node_url import DEFAULT_RPC_URL
 from pot_common.seats import (
+    KINDS,
     SeatReply,
     describe_amounts,
     describe_ended_seat,
@@ -194,6 +196,11 @@ def _describe_receipt(found: JsonObject) -> list[tuple[str, str]]:
     absence = int(get_text(found, "absenceFine"))
     cost = f", {format_amount(absence)} of the task's token" if absence else ""
     rows.append(("fine", "none" if fine is None else f"{fine}{cost}"))
+    for void in list_objects(found, "voidAttempts"):
+        rows.append(("void attempt", f"{get_integer(void, 'ordinal')}: {get_text(void, 'reason')}"))
+        kind, amount = void.get("fine"), format_amount(get_integer(void, "amount"))
+        lost = f"fined for {kind}, {amount} of the task's token and a part of its seat bond"
+        rows.append(("", "no fine" if kind is None else lost))
     return rows
 
 
@@ -219,7 +226,8 @@ def _describe_seat(seat: SeatReply) -> list[tuple[str, str]]:
         ("misses", f"{seat.misses} of {seat.miss_limit}"),
     ]
     for loss in seat.losses:
-        row = f"attempt {loss.attempt}: {loss.kind}, {format_amount(loss.amount)} {token}"
+        amount = f"{format_amount(loss.amount)} {token}"
+        row = f"{amount} for {KINDS.get(loss.kind, loss.kind)} attempt {loss.attempt}"
         rows.append(("", row))
     if seat.seat_bond_paid:
         rows.append(("", f"of the seat bond {format_amount(seat.seat_bond_paid)} POT are burnt"))

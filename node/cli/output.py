@@ -19,6 +19,9 @@ from pot_common.node_url import RPC_VARIABLE
 ROUNDED_DECIMALS: Final = 4
 """Decimals of an amount in the line of a round. Shares are rounded down, so 3.3999... means 3.4."""
 
+LINE_WIDTH: Final = 80
+"""The width of a terminal that every line fits."""
+
 SHORT_DIGITS: Final = 4
 """Digits of a price that people compare; the exact one is in the JSON."""
 

@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from chain.json_types import JsonObject
+from node.cli.output import LINE_WIDTH
 from node.client.rpc_client import RpcClient, get_value
 from pot_common.rpc_replies import ClientError
-
-LINE_WIDTH: Final = 80
-"""The width of a terminal that every line fits."""
 
 CURES: Final = {
     "spec_invalid": "submit it with a pot of the network's version",

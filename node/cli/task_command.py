@@ -16,16 +16,14 @@ from chain.contracts.task_registry import (
 )
 from chain.crypto import get_address
 from chain.hexadecimal import to_hex
-from chain.json_types import JsonObject
 from chain.primitives import TaskId
 from chain.training.task_spec_codec import compute_spec_hash
-from node.cli import task_money_command
+from node.cli import task_money_command, task_round
 from node.cli.account import KeyOption, PasswordOption, unlock_account
 from node.cli.output import (
     JsonOption,
     RpcOption,
     TaskArgument,
-    format_rounded,
     format_table,
     parse_amount,
     print_fields,
@@ -56,6 +54,12 @@ from node.cli.task_money_command import (
     MaxFeeOption,
     get_task,
     read_wishes,
+)
+from node.cli.task_round import (
+    count_costs,
+    count_planned_rounds,
+    describe_finable,
+    describe_round,
 )
 from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
 from node.client.task_bundle import TaskBundle
@@ -357,7 +361,7 @@ def show(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = Fa
         *([("no attempt", obstacles)] if obstacles else []),
         ("submitter", get_text(found, "submitter")),
         ("spec hash", get_text(found, "specHash")),
-        ("rounds settled", f"{found['roundsSettled']} of {_planned_rounds(found)}"),
+        ("rounds settled", f"{found['roundsSettled']} of {count_planned_rounds(found)}"),
         *describe_lease(found, int(time.time())),
         *describe_money(found),
         ("model root", str(found["modelRoot"])),
@@ -370,6 +374,9 @@ def show(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = Fa
         if is_pending
         else describe_refusal(found, answers)
     )
+    if get_value(found, "finableAttempts"):
+        fines = clients[0].call_list("pot_getFines", task)
+        lines = [*lines, *describe_finable(fines)]
     for line in lines:
         print_line(line)
 
@@ -394,7 +401,9 @@ def watch(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = F
             if as_json:
                 print_json(round_)
             else:
-                print_line(describe_round(round_, _planned_rounds(found)))
+                print_line(describe_round(round_, count_planned_rounds(found)))
+                if costs := count_costs(round_):
+                    print_line(f"  with {costs}: pot task round {task} {number + 1}")
             sys.stdout.flush()
         shown = settled
         status = get_text(found, "status")
@@ -415,34 +424,13 @@ def watch(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = F
                     print_note(line)
             told = lines
         time.sleep(WATCH_SECONDS)
-    if shown < _planned_rounds(found):
+    if shown < count_planned_rounds(found):
         if not as_json and get_value(found, "lease", "refusal") is not None:
             for line in describe_refusal(found, fetch_readiness(clients, task)):
                 print_note(line)
-        raise OperatorError(describe_early_end(found, shown, _planned_rounds(found)))
+        raise OperatorError(describe_early_end(found, shown, count_planned_rounds(found)))
     if not as_json:
         print_line(f"done; next: pot task download {task} -o model.safetensors")
-
-
-def describe_round(round_: JsonObject, planned: int) -> str:
-    """One line about a settled round, at most 80 columns long."""
-    accepted, commitments = round_.get("accepted"), round_.get("commitments")
-    assert isinstance(accepted, list)
-    assert isinstance(commitments, list)
-    loss, accuracy = get_value(round_, "lossMillinats"), get_value(round_, "accuracyPpm")
-    number = str(get_integer(round_, "round") + 1).rjust(len(str(planned)))
-    loss_text = "    -" if loss is None else f"{int(str(loss)) / 1000:.3f}"
-    accuracy_text = "    -  " if accuracy is None else f"{int(str(accuracy)) / 10_000:5.2f} %"
-    parts = [
-        f"round {number}/{planned}",
-        f"block {get_integer(round_, 'blockNumber'):>3}",
-        f"accepted {len(accepted)}/{len(commitments)}",
-        f"loss {loss_text}",
-        f"accuracy {accuracy_text}",
-        f"{format_rounded(get_integer(round_, 'payout'))} POT",
-        f"{get_integer(round_, 'seconds')} s",
-    ]
-    return "  ".join(parts)
 
 
 @app.command(epilog="Example:  pot task download 1 -o model.safetensors")
@@ -529,9 +517,5 @@ def verify(
         print_line(f"all {len(results)} rounds reproduced: states, models, rewards, payouts")
 
 
-def _planned_rounds(task: JsonObject) -> int:
-
-    return get_integer(task, "terms", "rounds")
-
-
+app.registered_commands += task_round.app.registered_commands
 app.registered_commands += task_money_command.app.registered_commands

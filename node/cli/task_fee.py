@@ -205,6 +205,11 @@ def describe_lease(task: JsonObject, now: int) -> Sequence[tuple[str, str]]:
     return rows
 
 
+def name_token(token: Json) -> str:
+    """The name of a task's token, as it follows an amount."""
+    return "POT" if token == to_hex(TRAINING_TOKEN) else "of the task's token"
+
+
 def describe_money(task: JsonObject) -> Sequence[tuple[str, str]]:
     """Where the budget and the fee of a task went, as names and values.
 
@@ -212,8 +217,7 @@ def describe_money(task: JsonObject) -> Sequence[tuple[str, str]]:
     """
     number, account = get_integer(task, "id"), task["account"]
     is_closed = get_value(task, "status") == "closed"
-    is_pot = get_value(task, "terms", "token") == to_hex(TRAINING_TOKEN)
-    token = "POT" if is_pot else "of the task's token"
+    token = name_token(get_value(task, "terms", "token"))
     left = f"to take back: pot task refund {number}" if is_closed else "for further rounds"
     parts = [
         ("to miners", "paidToMiners", "for accepted work"),

@@ -10,11 +10,12 @@ from chain.amounts import format_amount
 from chain.contracts import validator_set
 from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
-from chain.contracts.events import decode_event
+from chain.contracts.events import EVENT_LAYOUTS, decode_event
 from chain.contracts.training_token import approve
 from chain.contracts.validator_set import (
     SetScheduled,
     ValidatorProposal,
+    ValidatorSlashed,
     get_proposal,
     leave_set,
     proposal_count,
@@ -33,10 +34,20 @@ from node.cli.output import (
     print_line,
     print_table,
 )
+from node.cli.task_round import describe_finable
 from node.client.rpc_client import RpcClient, decode_log, get_objects
 from pot_common.errors import OperatorError
 from pot_common.keystore import unlock_key
 from pot_common.node_url import DEFAULT_RPC_URL
+from pot_common.rpc_client import RpcCallError
+
+SEARCHED_BLOCKS: Final = 10_000
+"""The most blocks that a node searches for events at once."""
+
+SLASHED_TOPIC: Final = next(
+    each.topic for each in EVENT_LAYOUTS if each.kind is validator_set.ValidatorSlashed
+)
+"""Names the event of a validator that lost its stake."""
 
 PROPOSALS_SHOWN: Final = 100
 """Number of shown proposals, the latest ones; older ones are closed or expired."""
@@ -72,7 +83,11 @@ class Change(StrEnum):
 
 @app.command(epilog="Example:  pot validator status")
 def status(rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> None:
-    """Show the validators, the scheduled change and the open proposals."""
+    """Show the validators, the scheduled change, the open proposals, and fines.
+
+    A validator that signed two votes for one place loses its stake. The fines are those of miners,
+    on which validators vote; who has not voted yet is named.
+    """
     client = RpcClient(rpc)
     current = client.read(validator_set.get_current())
     following = client.read(validator_set.next_validators())
@@ -110,6 +125,8 @@ def status(rpc: RpcOption = DEFAULT_RPC_URL, as_json: JsonOption = False) -> Non
         "validators": members,
         "change": change,
         "proposals": proposals,
+        "slashings": _list_slashings(client, head),
+        "fines": _list_fines(client),
         "contract": to_hex(VALIDATOR_SET),
     }
     if as_json:
@@ -327,6 +344,50 @@ def _describe(number: int, proposal: ValidatorProposal) -> JsonObject:
     }
 
 
+def _list_slashings(client: RpcClient, head: int) -> list[Json]:
+    """The validators that lost their stake lately, as the chain tells it."""
+    first = max(0, head - SEARCHED_BLOCKS + 1)
+    query: JsonObject = {
+        "address": to_hex(VALIDATOR_SET),
+        "topics": [to_hex(SLASHED_TOPIC)],
+        "fromBlock": hex(first),
+        "toBlock": hex(head),
+    }
+    try:
+        entries = client.call_list("eth_getLogs", query)
+    except RpcCallError:
+        return []  # the node began with a later snapshot; what it can tell is in the table
+    found: list[Json] = []
+    for entry in entries:
+        event = decode_event(decode_log(entry))
+        assert isinstance(event, ValidatorSlashed)
+        found.append(
+            {
+                "validator": to_hex(event.validator),
+                "reporter": to_hex(event.reporter),
+                "evidenceBlock": event.number,
+                "blockNumber": int(str(entry["blockNumber"]), 16),
+                "amount": str(event.amount),
+            }
+        )
+    return found
+
+
+def _list_fines(client: RpcClient) -> list[Json]:
+    """The fines of miners that validators vote on or that can be imposed, by task."""
+    found: list[Json] = []
+    offset = 0
+    while page := client.call_list("pot_listTasks", {"offset": offset}):
+        offset += len(page)
+        found += [
+            {"task": each["id"], **fines}
+            for each in page
+            if each.get("finableAttempts")
+            for fines in client.call_list("pot_getFines", each["id"])
+        ]
+    return found
+
+
 def _decode_events(receipt: JsonObject) -> list[object]:
 
     return [decode_event(decode_log(entry)) for entry in get_objects(receipt, "logs")]
@@ -359,6 +420,16 @@ def _print_status(document: JsonObject) -> None:
         )
     if not proposals:
         print_line("no open proposals")
+    for row in get_objects(document, "slashings"):
+        lost = format_amount(int(str(row["amount"])))
+        print_line(
+            f"block {row['blockNumber']}: {row['validator']}\n  lost its stake of {lost} POT, "
+            f"because it signed two votes for one place in block {row['evidenceBlock']}"
+        )
+    for row in get_objects(document, "fines"):
+        print_line(f"task {row['task']}:")
+        for line in describe_finable([row]):
+            print_line(f"  {line}")
 
 
 def _strings(value: Json) -> list[str]:

@@ -1,9 +1,12 @@
 """The RPC service over ASGI without a socket, with a client and a node that mines at once."""
 
 import asyncio
+import json
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
@@ -163,3 +166,29 @@ def rpc_harness(directory: Path, chain: StoredChain | None = None) -> Iterator[R
         finally:
             runner.run(harness.workers.close())
             harness.chain.database.close()
+
+
+@contextmanager
+def served(rpc: RpcHarness) -> Iterator[str]:
+    """The URL of a node that makes a block of every transaction it is sent."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            body = json.dumps(rpc.post(request)).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()

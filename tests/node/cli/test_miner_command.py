@@ -107,6 +107,26 @@ def test_receipt_shows_a_fine_for_absence(pot: Pot, key_file: Path) -> None:
     ]
 
 
+def test_receipt_shows_what_void_attempts_cost(pot: Pot, key_file: Path) -> None:
+    void = {"attempt": 0, "ordinal": 3, "reason": "no miner committed"}
+    fined = {
+        **RECEIPT,
+        "voidAttempts": [
+            {**void, "fine": "absence", "amount": str(10**18 // 4)},
+            {**void, "ordinal": 4, "reason": "validators accepted no gradient", "fine": None}
+            | {"amount": "0"},
+        ],
+    }
+    with serve({"pot_getReceipt": lambda *_: fined}) as url:
+        shown = pot("miner", "receipt", 1, 0, "--key", key_file, "--rpc", url)
+    assert shown.splitlines()[-4:] == [
+        "void attempt  3: no miner committed",
+        "              fined for absence, 0.25 of the task's token and a part of its seat bond",
+        "void attempt  4: validators accepted no gradient",
+        "              no fine",
+    ]
+
+
 def test_receipt_of_a_round_without_work_says_so(pot: Pot, key_file: Path) -> None:
     with serve({"pot_getReceipt": lambda *_: None}) as url:
         error = pot.fails("miner", "receipt", 1, 7, "--key", key_file, "--rpc", url)

@@ -1,10 +1,6 @@
 """Fund, cancel, resume, refund, leave, withdraw: `pot` over HTTP on the real contracts."""
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 from eth_account.signers.local import LocalAccount
@@ -17,7 +13,7 @@ from chain.state.world_state import get_account
 from chain.training.acceptance import Verdict, encode_verdicts
 from pot_common.keystore import save_key
 from tests.worlds.command_line import Pot
-from tests.worlds.rpc import RpcHarness, rpc_harness
+from tests.worlds.rpc import rpc_harness, served
 from tests.worlds.training_chain import (
     ANN,
     BEN,
@@ -33,32 +29,6 @@ POT = 10**18
 
 
 BOND = SPEC.reward.unit_price
-
-
-@contextmanager
-def served(rpc: RpcHarness) -> Iterator[str]:
-    """The URL of a node that makes a block of every transaction it is sent."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            body = json.dumps(rpc.post(request)).encode()
-            self.send_response(200)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 class Accounts:

@@ -10,9 +10,14 @@ from chain.contracts import training_token, validator_set
 from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
 from chain.contracts.events import EVENT_LAYOUTS
-from chain.contracts.validator_set import ProposalMade, SetScheduled, ValidatorStatus
+from chain.contracts.validator_set import (
+    ProposalMade,
+    SetScheduled,
+    ValidatorSlashed,
+    ValidatorStatus,
+)
 from chain.crypto import get_address, keccak256
-from chain.primitives import Address, PrivateKey
+from chain.primitives import Address, BlockNumber, PrivateKey
 from chain.types.transaction import decode_transaction
 from pot_common.keystore import save_key
 from tests.worlds.command_line import Pot, serve
@@ -43,10 +48,13 @@ class FakeChain:
         self.sender: Address = JOINER
         world.send(MINERS[0], training_token.transfer(TRAINING_TOKEN, JOINER, STAKE))
         self.logs: list[object] = []
+        self.slashings: list[object] = []
 
     def answers(self) -> dict:
         return {
             "eth_chainId": lambda: hex(CHAIN_ID),
+            "eth_getLogs": lambda query: self.slashings,
+            "pot_listTasks": lambda page: [],
             "eth_blockNumber": lambda: hex(self.world.number),
             "eth_call": lambda call, block: "0x" + self.view(call).hex(),
             "eth_estimateGas": lambda call: "0x5208",
@@ -97,6 +105,9 @@ def as_log(event: object) -> tuple[list[bytes], bytes]:
         case SetScheduled(version, validator, is_join, activation):
             indexed = [word(version), bytes(12) + validator]
             return [layout.topic, *indexed], encode(["bool", "uint64"], [is_join, activation])
+        case ValidatorSlashed(validator, reporter, number, amount):
+            indexed = [bytes(12) + validator, bytes(12) + reporter]
+            return [layout.topic, *indexed], encode(["uint64", "uint256"], [number, amount])
         case _:
             return [], b""
 
@@ -214,6 +225,28 @@ def test_status_shows_members_with_operators_and_stake(
     (proposal,) = status["proposals"]
     assert (proposal["change"], proposal["votes"], proposal["needed"]) == ("remove", 1, 3)
     assert "500 POT" in pot("validator", "status", *rpc)
+
+
+def test_status_says_why_a_validator_lost_its_stake(
+    pot: Pot, chain: FakeChain, rpc: list[str]
+) -> None:
+    event = ValidatorSlashed(VALIDATORS[1], OPERATORS[0], BlockNumber(7), STAKE)
+    topics, data = as_log(event)
+    chain.slashings = [
+        {
+            "address": "0x" + VALIDATOR_SET.hex(),
+            "topics": ["0x" + each.hex() for each in topics],
+            "data": "0x" + data.hex(),
+            "blockNumber": "0x9",
+        }
+    ]
+    shown = pot("validator", "status", *rpc)
+    assert shown.endswith(
+        f"block 9: 0x{VALIDATORS[1].hex()}\n"
+        "  lost its stake of 500 POT, because it signed two votes for one place in block 7\n"
+    )
+    (row,) = pot.json("validator", "status", *rpc)["slashings"]
+    assert (row["amount"], row["evidenceBlock"]) == (str(STAKE), 7)
 
 
 def test_what_is_mistyped_is_refused_by_name(pot: Pot, rpc: list[str], key: list[str]) -> None:

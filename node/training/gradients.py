@@ -391,13 +391,10 @@ class Gradients:
             "count": count,
             "header": {**self.describe_place(task, attempt), "miner": header.miner.hex()},
         }
-        phases, reward = task.spec.phases, task.spec.reward
-        due_at = task.work.due_at - phases.verdict_seconds // 4
         turn = Turn(
             (attempt.id, "check"),
-            reward.max_units * task.spec.resources.unit_milliseconds / 1_000,
-            # Checks for late verdicts come after those of rounds in progress.
-            due_at if self.is_in_progress(attempt.id) else -math.inf,
+            task.spec.reward.max_units * task.spec.resources.unit_milliseconds / 1_000,
+            partial(_get_check_deadline, task, attempt.id),
             partial(self._is_judged, attempt.id),
             # All validators check in the order of the chain. So if there is not time for all, most
             # of the gradients that are checked have a quorum.
@@ -436,6 +433,18 @@ class Gradients:
         """The reason for which a check of an attempt fetches blobs."""
         is_live = self.is_in_progress(attempt.id)
         return Need(attempt.id.task_id, attempt.id if is_live else None)
+
+
+def _get_check_deadline(task: ServedTask, attempt_id: AttemptId) -> float:
+    """When the verdicts of the ballot in progress are posted, by trio's clock.
+
+    It has passed if only a late verdict can follow: such checks come after those of rounds in
+    progress.
+    """
+    seen = task.work.seen
+    if seen is None or seen.attempt_id != attempt_id:
+        return -math.inf
+    return task.work.due_at - task.spec.phases.verdict_seconds // 4
 
 
 def describe_fault(measurement: Measurement, tolerance_ppb: int) -> str:

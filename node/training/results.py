@@ -201,7 +201,7 @@ class Results:
         turn = Turn(
             (attempt.id, "evaluate"),
             task.spec.resources.evaluation_milliseconds / 1_000,
-            task.work.due_at,
+            lambda: task.work.due_at,
             partial(self._gradients.is_in_progress, attempt.id),
         )
         while rows < row_count:

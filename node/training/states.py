@@ -105,7 +105,7 @@ class TrainingStates:
                     "outputs": [str(upload.path) for upload in uploads],
                     **members,
                 },
-                Turn((task.task_id, "advance"), deadline=task.work.due_at),
+                Turn((task.task_id, "advance"), get_deadline=lambda: task.work.due_at),
                 # What takes longer comes too late anyway.
                 timeout_seconds=max(self._aggregator.timeout_seconds, spec.phases.result_seconds),
             )

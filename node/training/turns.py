@@ -30,6 +30,10 @@ def _always() -> bool:
     return True
 
 
+def _never_due() -> float:
+    return math.inf
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """What a piece of work belongs to.
@@ -37,14 +41,15 @@ class Turn:
     Attributes:
         promise: The promise that its time is counted against, such as the checks of an attempt.
         promised_seconds: The time that was promised.
-        deadline: When the result is due, by trio's clock.
+        get_deadline: When the result is due, by trio's clock. A further ballot puts it off, also
+            for work that waits.
         is_wanted: Whether the result is still needed.
         place: The place among what belongs to the same promise; the lowest is first.
     """
 
     promise: Hashable = None
     promised_seconds: float = math.inf
-    deadline: float = math.inf
+    get_deadline: Callable[[], float] = _never_due
     is_wanted: Callable[[], bool] = _always
     place: int = 0
 
@@ -120,5 +125,6 @@ class Turns:
         """The place in the order: promised work by deadline, then the rest by the time it used."""
         turn = waiting.turn
         used = self._used_seconds.get(turn.promise, 0.0)
-        is_beyond = used >= turn.promised_seconds or turn.deadline <= trio.current_time()
-        return is_beyond, used if is_beyond else turn.deadline, used, waiting.number
+        deadline = turn.get_deadline()
+        is_beyond = used >= turn.promised_seconds or deadline <= trio.current_time()
+        return is_beyond, used if is_beyond else deadline, used, waiting.number

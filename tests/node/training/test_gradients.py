@@ -8,9 +8,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from chain.contracts.gradient_ledger import Deadline, Phase
 from chain.crypto import content_id
-from chain.primitives import Address, Hash32, TaskId
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.attempt import AttemptId
+from node.chain.phase_cache import TaskPhase
 from node.training import gradients
 from node.training.checks import load_check
 from node.training.turns import Turn, Turns
@@ -26,6 +28,7 @@ from tests.worlds.training_node import (
     CHEAT,
     HONEST,
     MISSING,
+    NOW,
     OK,
     OPENED,
     PAYLOADS,
@@ -250,6 +253,56 @@ async def test_overloaded_attempt_has_one_gradient_checked_after_another(
     first, second, _ = (miner.hex() for miner in MINERS)
     assert worker.checked[:4].count(first) == 3
     assert worker.checked[:7].count(second) == 3
+
+
+class LastingChain(FakeChain):
+    """The verdict phase of each ballot takes six seconds, from the end of the ballot before."""
+
+    def phase(self, task_id: TaskId) -> TaskPhase:
+        attempt = self.histories[task_id].attempt
+        assert attempt is not None
+        return Phase.VERDICT, Deadline(BlockNumber(0), NOW + 6 * (1 + attempt.ballot))
+
+
+async def test_check_in_progress_has_the_deadline_of_the_further_ballot(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    chain = LastingChain(judging(1).histories)
+    turns: list[Turn] = []
+
+    class EndlessWorker(FakeWorker):
+        async def ask(
+            self,
+            kind: str,
+            members: Mapping[str, object],
+            turn: Turn,
+            *,
+            timeout_seconds: float = 120.0,
+        ) -> Mapping[str, object]:
+            if kind != "verify":
+                return await super().ask(kind, members, turn, timeout_seconds=timeout_seconds)
+            turns.append(turn)
+            await trio.sleep_forever()
+            return {}
+
+    worker = EndlessWorker(honest_worker)
+    node = Node(tmp_path, chain, verifier=worker, dry_runs=worker)
+    node.hold(0)
+    start = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await until(lambda: bool(turns))
+        (turn,) = turns
+        left = 6 - SPEC.phases.verdict_seconds // 4
+        assert turn.get_deadline() - start == pytest.approx(left, abs=1)
+        history = chain.histories[TASK]
+        assert history.attempt is not None
+        attempt = replace(history.attempt, ballot=1, ballot_number=2)
+        chain.histories[TASK] = replace(history, attempt=attempt)
+        node.host.on_new_head([TASK])
+        await trio.sleep(1)
+        assert turn.get_deadline() - start == pytest.approx(6 + left, abs=1)
+        nursery.cancel_scope.cancel()
 
 
 async def test_check_that_makes_no_progress_is_begun_again(

@@ -6,7 +6,17 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from node.training.turns import Turn, Turns, WorkOverError
 
-LATE, SOON = 1_000.0, 20.0
+
+def late() -> float:
+    return 1_000.0
+
+
+def soon() -> float:
+    return 20.0
+
+
+def too_late() -> float:
+    return -1.0
 
 
 class World:
@@ -35,10 +45,10 @@ class World:
 async def test_work_that_is_due_first_waits_for_one_piece_only(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         world = World(nursery)
-        await world.add("long", Turn("junk", 500, LATE), pieces=100)
+        await world.add("long", Turn("junk", 500, late), pieces=100)
         for _ in range(50):
-            await world.add("many", Turn("junk", 500, LATE))
-        await world.add("short", Turn("honest", 5, SOON))
+            await world.add("many", Turn("junk", 500, late))
+        await world.add("short", Turn("honest", 5, soon))
         await trio.sleep(2.5)
         nursery.cancel_scope.cancel()
     assert world.done == ["long", "short"]
@@ -47,9 +57,9 @@ async def test_work_that_is_due_first_waits_for_one_piece_only(autojump_clock: M
 async def test_work_of_one_promise_is_done_one_after_another(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         world = World(nursery)
-        await world.add("begun", Turn("other", 500, SOON))
+        await world.add("begun", Turn("other", 500, soon))
         for place in (1, 2, 0):
-            turn = Turn("honest", 500, LATE, place=place)
+            turn = Turn("honest", 500, late, place=place)
             await world.add(f"check {place}", turn, pieces=3)
     checks = [f"check {place}" for place in range(3) for _ in range(3)]
     assert world.done == ["begun", *checks]
@@ -60,7 +70,7 @@ async def test_tasks_that_are_due_together_take_turns(autojump_clock: MockClock)
         world = World(nursery)
         for name in ("a", "b"):
             for place in range(2):
-                turn = Turn(name, 500, LATE, place=place)
+                turn = Turn(name, 500, late, place=place)
                 await world.add(f"{name}{place}", turn, pieces=2)
     assert world.done == ["a0", "b0", "a0", "b0", "a1", "b1", "a1", "b1"]
 
@@ -68,16 +78,16 @@ async def test_tasks_that_are_due_together_take_turns(autojump_clock: MockClock)
 async def test_work_beyond_its_promise_leaves_the_turn_to_others(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         world = World(nursery)
-        await world.add("greedy", Turn("greedy", 2, SOON), pieces=10)
-        await world.add("honest", Turn("honest", 3, LATE), pieces=3)
+        await world.add("greedy", Turn("greedy", 2, soon), pieces=10)
+        await world.add("honest", Turn("honest", 3, late), pieces=3)
     assert world.done == ["greedy"] * 2 + ["honest"] * 3 + ["greedy"] * 8
 
 
 async def test_work_beyond_promises_shares_what_is_left(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         world = World(nursery)
-        await world.add("slow", Turn("slow", 0, LATE), seconds=3, pieces=3)
-        await world.add("fast", Turn("fast", 0, LATE), pieces=6)
+        await world.add("slow", Turn("slow", 0, late), seconds=3, pieces=3)
+        await world.add("fast", Turn("fast", 0, late), pieces=6)
     assert world.done == ["slow", *["fast"] * 3, "slow", *["fast"] * 3, "slow"]
 
 
@@ -85,9 +95,22 @@ async def test_work_that_is_too_late_delays_no_other(autojump_clock: MockClock) 
     async with trio.open_nursery() as nursery:
         world = World(nursery)
         await world.add("first", Turn("first"))
-        await world.add("too late", Turn("late", 100, deadline=-1))
-        await world.add("in time", Turn("honest", 100, LATE))
+        await world.add("too late", Turn("late", 100, too_late))
+        await world.add("in time", Turn("honest", 100, late))
     assert world.done == ["first", "in time", "too late"]
+
+
+async def test_waiting_work_follows_its_deadline_to_a_further_ballot(
+    autojump_clock: MockClock,
+) -> None:
+    deadline = too_late()
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        await world.add("begun", Turn("begun", 500, soon))
+        await world.add("hostile", Turn("hostile", 0, late))
+        await world.add("honest", Turn("honest", 500, lambda: deadline), pieces=2)
+        deadline = late()
+    assert world.done == ["begun", "honest", "honest", "hostile"]
 
 
 async def test_work_that_nobody_wants_any_more_is_dropped(autojump_clock: MockClock) -> None:
@@ -96,7 +119,7 @@ async def test_work_that_nobody_wants_any_more_is_dropped(autojump_clock: MockCl
         world = World(nursery)
         await world.add("first", Turn())
         for name in ("over", "open"):
-            await world.add(name, Turn(name, 100, LATE, lambda name=name: name in wanted))
+            await world.add(name, Turn(name, 100, late, lambda name=name: name in wanted))
         wanted.remove("over")
     assert (world.done, world.dropped) == (["first", "open"], ["over"])
 

@@ -13,13 +13,18 @@ import math
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from heapq import heappop, heappush
+from typing import Final, NamedTuple
 
 import trio
 from cachetools import FIFOCache
 
 PROMISES_LIMIT: Final = 1_024
 """Promises whose use is remembered: several for each of 64 served tasks."""
+
+DROP_SECONDS: Final = 1.0
+"""How often all promises are asked whether their work is still wanted. Otherwise only that of the
+next piece is asked: an answer reads the database."""
 
 
 class WorkOverError(Exception):
@@ -36,7 +41,7 @@ def _never_due() -> float:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a piece of work belongs to.
+    """What a piece of work belongs to. All but its place is the same for all of a promise.
 
     Attributes:
         promise: The promise that its time is counted against, such as the checks of an attempt.
@@ -56,19 +61,34 @@ class Turn:
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    turn: Turn
-    number: int
     called: trio.Event
     is_dropped: bool = False
+    is_cancelled: bool = False
+
+
+class _Entry(NamedTuple):
+    """A piece in the queue of its promise, which is a heap."""
+
+    place: int
+    number: int
+    """The order in which pieces came, for those with the same place."""
+    turn: Turn
+    waiting: _Waiting
 
 
 class Turns:
-    """Lets so many pieces of work run at a time, and says which is next."""
+    """Lets so many pieces of work run at a time, and says which is next.
+
+    A piece costs as much as there are promises, however many pieces wait: a thousand checks of an
+    attempt wait at once, and consensus runs in the same thread.
+    """
 
     def __init__(self, count: int) -> None:
         self._free = count
-        self._waiting: list[_Waiting] = []
+        self._queues: dict[Hashable, list[_Entry]] = {}
+        """What waits, by promise; no queue is empty."""
         self._number = 0
+        self._drops_at = -math.inf
         self._used_seconds: FIFOCache[Hashable, float] = FIFOCache(PROMISES_LIMIT)
 
     @asynccontextmanager
@@ -91,14 +111,15 @@ class Turns:
 
     async def _wait(self, turn: Turn) -> None:
         self._number += 1
-        waiting = _Waiting(turn, self._number, trio.Event())
-        self._waiting.append(waiting)
+        waiting = _Waiting(trio.Event())
+        queue = self._queues.setdefault(turn.promise, [])
+        heappush(queue, _Entry(turn.place, self._number, turn, waiting))
         self._call_next()
         try:
             await waiting.called.wait()
         except trio.Cancelled:
-            if waiting in self._waiting:
-                self._waiting.remove(waiting)
+            if not waiting.called.is_set():
+                waiting.is_cancelled = True
             elif not waiting.is_dropped:
                 self._free += 1
                 self._call_next()
@@ -107,24 +128,37 @@ class Turns:
             raise WorkOverError
 
     def _call_next(self) -> None:
-        for each in [each for each in self._waiting if not each.turn.is_wanted()]:
-            self._waiting.remove(each)
-            each.is_dropped = True
-            each.called.set()
-        while self._free and self._waiting:
-            first = min(self._waiting, key=self._rank)
-            chosen = min(
-                (each for each in self._waiting if each.turn.promise == first.turn.promise),
-                key=lambda each: (each.turn.place, each.number),
-            )
-            self._waiting.remove(chosen)
-            self._free -= 1
-            chosen.called.set()
+        if self._free and trio.current_time() >= self._drops_at:
+            self._drops_at = trio.current_time() + DROP_SECONDS
+            for promise in tuple(self._queues):
+                if not self._queues[promise][0].turn.is_wanted():
+                    self._drop(promise)
+        while self._free and self._queues:
+            promise = min(self._queues, key=self._rank)
+            if not self._queues[promise][0].turn.is_wanted():
+                self._drop(promise)
+                continue
+            waiting = self._take_first(promise)
+            if not waiting.is_cancelled:
+                self._free -= 1
+                waiting.called.set()
 
-    def _rank(self, waiting: _Waiting) -> tuple[bool, float, float, int]:
+    def _take_first(self, promise: Hashable) -> _Waiting:
+        queue = self._queues[promise]
+        first = heappop(queue)
+        if not queue:
+            del self._queues[promise]
+        return first.waiting
+
+    def _drop(self, promise: Hashable) -> None:
+        for entry in self._queues.pop(promise):
+            entry.waiting.is_dropped = True
+            entry.waiting.called.set()
+
+    def _rank(self, promise: Hashable) -> tuple[bool, float, float]:
         """The place in the order: promised work by deadline, then the rest by the time it used."""
-        turn = waiting.turn
-        used = self._used_seconds.get(turn.promise, 0.0)
+        turn = self._queues[promise][0].turn
+        used = self._used_seconds.get(promise, 0.0)
         deadline = turn.get_deadline()
         is_beyond = used >= turn.promised_seconds or deadline <= trio.current_time()
-        return is_beyond, used if is_beyond else deadline, used, waiting.number
+        return is_beyond, used if is_beyond else deadline, used

@@ -124,6 +124,44 @@ async def test_work_that_nobody_wants_any_more_is_dropped(autojump_clock: MockCl
     assert (world.done, world.dropped) == (["first", "open"], ["over"])
 
 
+async def test_work_that_nobody_wants_is_dropped_while_others_have_turns(
+    autojump_clock: MockClock,
+) -> None:
+    wanted = True
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        await world.add("first", Turn("first", 500, soon), pieces=10)
+        for _ in range(2):
+            await world.add("over", Turn("over", 100, late, lambda: wanted))
+        wanted = False
+        await trio.sleep(3)
+        assert world.dropped == ["over", "over"]
+    assert world.done == ["first"] * 10
+
+
+async def test_piece_asks_about_no_others_that_wait(autojump_clock: MockClock) -> None:
+    asked = 0
+
+    def count(answer: float) -> float:
+        nonlocal asked
+        asked += 1
+        return answer
+
+    async with trio.open_nursery() as nursery:
+        turns = Turns(1)
+
+        async def check(name: str, place: int) -> None:
+            turn = Turn(name, 500, lambda: count(late()), lambda: bool(count(1)), place=place)
+            async with turns.take(turn):
+                await trio.sleep(0.001)
+
+        for place in range(256):
+            for name in ("a", "b"):
+                nursery.start_soon(check, name, place)
+    # Of each piece the ranks of both promises, and whether the first is wanted.
+    assert asked <= 512 * 3 + 10
+
+
 @pytest.mark.parametrize("seconds", [0.5, 1.0, 1.5])
 async def test_cancelled_work_gives_its_turn_back(
     autojump_clock: MockClock, seconds: float

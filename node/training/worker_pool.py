@@ -87,7 +87,8 @@ class WorkerPool:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
-        self._idle: list[trio.Process] = []
+        self._idle: list[tuple[trio.Process, Turn]] = []
+        """With the turn that each had last."""
         self._turns = Turns(settings.count)
 
     @property
@@ -102,7 +103,8 @@ class WorkerPool:
 
     async def warm_up(self) -> None:
         """Start one worker before the first request: importing torch takes seconds."""
-        async with self._turns.take(Turn()), self._worker():
+        turn = Turn()
+        async with self._turns.take(turn), self._worker(turn):
             pass
 
     async def ask(
@@ -136,7 +138,7 @@ class WorkerPool:
             {"processor_milliseconds": math.ceil(1_000 * limit)} if patience > 1 else {}
         )
         question = WORKER_QUESTIONS.encode({"id": 0, "kind": kind, **members, **bound})
-        async with self._turns.take(turn), self._worker() as process:
+        async with self._turns.take(turn), self._worker(turn) as process:
             answer: JsonObject = {}
             try:
                 with trio.fail_after(patience * limit):
@@ -165,18 +167,33 @@ class WorkerPool:
         return answer
 
     @asynccontextmanager
-    async def _worker(self) -> AsyncIterator[trio.Process]:
+    async def _worker(self, turn: Turn) -> AsyncIterator[trio.Process]:
         """An idle or new worker. It is idle again afterwards, but killed after an exception."""
-        process = self._idle.pop() if self._idle else await self._start()
+        process = self._take_idle(turn) if self._idle else await self._start()
         try:
             yield process
         except BaseException:
             await _end(process)
             raise
         if self._settings.is_reused:
-            self._idle.append(process)
+            self._idle.append((process, turn))
         else:
             await _end(process)
+
+    def _take_idle(self, turn: Turn) -> trio.Process:
+        """The worker that still has open what the work needs: it had the last piece of the work.
+
+        Else one that worked for the same promise, or the one that worked last.
+        """
+        index = max(
+            range(len(self._idle)),
+            key=lambda i: (
+                self._idle[i][1] is turn,
+                self._idle[i][1].promise == turn.promise,
+                i,
+            ),
+        )
+        return self._idle.pop(index)[0]
 
     async def _start(self) -> trio.Process:
         _log.info("worker starts", module=self._settings.command[0])
@@ -189,7 +206,7 @@ class WorkerPool:
     async def aclose(self) -> None:
         """Kill the idle workers."""
         while self._idle:
-            await _end(self._idle.pop())
+            await _end(self._idle.pop()[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -640,7 +640,7 @@ def build_verifier_request() -> Value:
         process = await trio.lowlevel.open_process(
             [sys.executable, "-c", ECHO], stdin=-1, stdout=-1
         )
-        verifier._idle.append(process)
+        verifier._idle.append((process, Turn()))
         answer = await verifier.ask("verify", members, Turn())
         await verifier.aclose()
         return str(answer["frame"])

@@ -241,6 +241,27 @@ async def test_questions_wait_for_a_free_worker() -> None:
         assert verifier.started == 2
 
 
+async def test_pieces_of_a_work_go_to_the_worker_that_has_it_open() -> None:
+    asked: dict[str, set[object]] = {"a": set(), "b": set()}
+    async with scripted(workers=2) as verifier:
+        turns = {name: Turn(name) for name in asked}
+
+        async def ask(name: str) -> None:
+            answer = await verifier.ask("answer", {"value": 1}, turns[name])
+            asked[name].add(answer["pid"])
+
+        async with trio.open_nursery() as nursery:
+            for name in asked:
+                nursery.start_soon(ask, name)
+        for name in "aabbabba":
+            await ask(name)
+        turns = {name: Turn(name, place=1) for name in asked}
+        for name in "abba":
+            await ask(name)
+    assert [len(pids) for pids in asked.values()] == [1, 1]
+    assert asked["a"] != asked["b"]
+
+
 async def test_a_cancelled_question_leaves_no_process() -> None:
     async with scripted() as verifier:
         asked = await verifier.ask("answer", {"value": 1}, Turn())

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -405,6 +406,7 @@ class Gradients:
             while "done" in answer:
                 done = get_integer(answer, "done")
                 answer = await self._verifier.ask("verify", {**inputs, "done": done}, turn)
+                turn = replace(turn, is_begun=True)
                 if "done" in answer and get_integer(answer, "done") <= done:
                     raise WorkerFailedError("the check makes no progress")
         finally:

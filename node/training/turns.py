@@ -41,7 +41,9 @@ def _never_due() -> float:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a piece of work belongs to. All but its place is the same for all of a promise.
+    """What a piece of work belongs to.
+
+    Pieces of the same promise differ in nothing but `place` and `is_begun`.
 
     Attributes:
         promise: The promise that its time is counted against, such as the checks of an attempt.
@@ -50,6 +52,8 @@ class Turn:
             for work that waits.
         is_wanted: Whether the result is still needed.
         place: The place among what belongs to the same promise; the lowest is first.
+        is_begun: Whether a piece of the same work was done before. Then the work goes on before
+            other work of its promise begins: what is begun takes disk.
     """
 
     promise: Hashable = None
@@ -57,6 +61,7 @@ class Turn:
     get_deadline: Callable[[], float] = _never_due
     is_wanted: Callable[[], bool] = _always
     place: int = 0
+    is_begun: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +74,7 @@ class _Waiting:
 class _Entry(NamedTuple):
     """A piece in the queue of its promise, which is a heap."""
 
+    is_new: bool
     place: int
     number: int
     """The order in which pieces came, for those with the same place."""
@@ -113,7 +119,7 @@ class Turns:
         self._number += 1
         waiting = _Waiting(trio.Event())
         queue = self._queues.setdefault(turn.promise, [])
-        heappush(queue, _Entry(turn.place, self._number, turn, waiting))
+        heappush(queue, _Entry(not turn.is_begun, turn.place, self._number, turn, waiting))
         self._call_next()
         try:
             await waiting.called.wait()

@@ -185,15 +185,13 @@ class WorkerPool:
 
         Else one that worked for the same promise, or the one that worked last.
         """
-        index = max(
-            range(len(self._idle)),
-            key=lambda i: (
-                self._idle[i][1] is turn,
-                self._idle[i][1].promise == turn.promise,
-                i,
-            ),
-        )
-        return self._idle.pop(index)[0]
+
+        def rate(index: int) -> tuple[bool, bool, int]:
+            last = self._idle[index][1]
+            is_same = last.promise == turn.promise
+            return is_same and last.place == turn.place, is_same, index
+
+        return self._idle.pop(max(range(len(self._idle)), key=rate))[0]
 
     async def _start(self) -> trio.Process:
         _log.info("worker starts", module=self._settings.command[0])

@@ -65,6 +65,17 @@ async def test_work_of_one_promise_is_done_one_after_another(autojump_clock: Moc
     assert world.done == ["begun", *checks]
 
 
+async def test_work_that_is_begun_goes_on_before_other_work_of_its_promise(
+    autojump_clock: MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        await world.add("first", Turn("other", 500, soon))
+        await world.add("earlier", Turn("honest", 500, late, place=0))
+        await world.add("begun", Turn("honest", 500, late, place=1, is_begun=True))
+    assert world.done == ["first", "begun", "earlier"]
+
+
 async def test_tasks_that_are_due_together_take_turns(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         world = World(nursery)

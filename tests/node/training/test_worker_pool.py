@@ -255,7 +255,7 @@ async def test_pieces_of_a_work_go_to_the_worker_that_has_it_open() -> None:
                 nursery.start_soon(ask, name)
         for name in "aabbabba":
             await ask(name)
-        turns = {name: Turn(name, place=1) for name in asked}
+        turns = {name: Turn(name, place=1, is_begun=True) for name in asked}
         for name in "abba":
             await ask(name)
     assert [len(pids) for pids in asked.values()] == [1, 1]

@@ -177,6 +177,8 @@ class Validator(Actor):
         took_ms: int,
         promised_ms: int,
         done: Callable[[], None],
+        *,
+        place: int = 0,
     ) -> None:
         """Call `done` when the worker is through, which does the most urgent pieces first."""
         queue, task_id = self.memory.checks, attempt_id.task_id
@@ -195,7 +197,9 @@ class Validator(Actor):
 
         queue.count += 1
         promise = (attempt_id, kind)
-        queue.jobs.append(Job(promise, promised_ms, queue.count, took_ms, get_deadline_ms, done))
+        queue.jobs.append(
+            Job(promise, promised_ms, place, queue.count, took_ms, get_deadline_ms, done)
+        )
         if not queue.is_busy:
             self._work_on(queue)
 
@@ -595,7 +599,7 @@ class Validator(Actor):
 
         promised_ms = spec.reward.max_units * spec.resources.unit_milliseconds
         took_ms = self.cluster.cost(spec).check_ms
-        self._ask_for_check(attempt.id, "check", took_ms, promised_ms, done)
+        self._ask_for_check(attempt.id, "check", took_ms, promised_ms, done, place=index)
 
     def _find_reveal(
         self, history: TaskHistory, attempt: Attempt, miner: Address, commitment: Hash32

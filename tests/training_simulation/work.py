@@ -32,6 +32,8 @@ class Job:
     """What its time is counted against."""
     promised_ms: int
     """What its task declares for that."""
+    place: int
+    """Its place among those of the same promise: each is done before the next begins."""
     number: int
     """Its place among equals: the first one has its turn first."""
     left_ms: int
@@ -51,12 +53,14 @@ class Queue:
 
     def choose(self, now_ms: int) -> Job:
         """The job whose piece is next."""
-        return min(self.jobs, key=lambda job: self._rank(job, now_ms))
+        first = min(self.jobs, key=lambda job: self._rank(job, now_ms))
+        of_promise = (job for job in self.jobs if job.promise == first.promise)
+        return min(of_promise, key=lambda job: (job.place, job.number))
 
-    def _rank(self, job: Job, now_ms: int) -> tuple[bool, int, int]:
+    def _rank(self, job: Job, now_ms: int) -> tuple[bool, int, int, int]:
         used, deadline_ms = self.used_ms[job.promise], job.get_deadline_ms()
         is_beyond = used >= job.promised_ms or deadline_ms <= now_ms
-        return is_beyond, used if is_beyond else deadline_ms, job.number
+        return is_beyond, used if is_beyond else deadline_ms, used, job.number
 
 
 @dataclass

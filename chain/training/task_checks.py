@@ -168,11 +168,12 @@ def find_phase_objection(spec: TaskSpec, blob_bytes_per_second: int) -> Objectio
             f"least {MIN_VERDICT_SECONDS} are needed",
         )
     # A miner uploads its own first; then a validator has all of them to download.
-    transfer_bytes = count_payload_bytes(count_parameters(spec.model)) * (1 + spec.reward.max_units)
+    gradient_count = count_gradients(spec)
+    transfer_bytes = count_payload_bytes(count_parameters(spec.model)) * (1 + gradient_count)
     if TRANSFERS_SHARE * transfer_bytes > seconds * blob_bytes_per_second:
         return Objection(
             ObjectionCode.VERDICT_PHASE_TOO_SHORT,
-            f"bringing {spec.reward.max_units} gradients to a validator takes "
+            f"bringing {gradient_count} gradients to a validator takes "
             f"{transfer_bytes // blob_bytes_per_second} s, more than half of verdict_seconds "
             f"{seconds}",
         )

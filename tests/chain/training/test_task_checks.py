@@ -69,6 +69,14 @@ def test_all_gradients_of_a_round_arrive_within_half_of_the_verdict_phase() -> N
     assert code(short) is ObjectionCode.VERDICT_PHASE_TOO_SHORT
 
 
+def test_seats_of_many_units_bring_no_more_gradients_than_seats() -> None:
+    spec = replace(SPEC, reward=replace(SPEC.reward, max_units=4 * MAX_MINERS))
+    transfer_bytes = TRANSFER_BYTES // (1 + SPEC.reward.max_units) * (1 + MAX_MINERS)
+    speed = -(-2 * transfer_bytes // SPEC.phases.verdict_seconds)
+    assert find_phase_objection(spec, speed) is None
+    assert code(find_phase_objection(spec, speed - 1)) is ObjectionCode.VERDICT_PHASE_TOO_SHORT
+
+
 def hasten(commit_seconds: int, unit_milliseconds: int) -> TaskSpec:
     return replace(
         SPEC,

@@ -229,12 +229,10 @@ class _Timer:
         return -(-round(1_000_000 * seconds) * wanted // (1_000 * measured))
 
 
-def _verify(trainer: Trainer, theta: bytes, request: WorkerRequest) -> Answer:
-    end = time.monotonic() + PART_SECONDS
-    parameter_count = count_parameters(trainer.spec.model)
-    fields = request.child("header")
-    header = GradientHeader(
-        parameter_count=parameter_count,
+def _read_header(spec: TaskSpec, theta: bytes, fields: WorkerRequest) -> GradientHeader:
+    """The header that the payload of a request must have."""
+    return GradientHeader(
+        parameter_count=count_parameters(spec.model),
         attempt_id=AttemptId(
             task_id=TaskId(fields.integer("task")),
             round_number=fields.integer("round"),
@@ -245,7 +243,12 @@ def _verify(trainer: Trainer, theta: bytes, request: WorkerRequest) -> Answer:
         seed=Hash32(fields.digest("seed", 32)),
         miner=Address(fields.digest("miner", 20)),
     )
-    payload = read_file(request.path("payload"), count_payload_bytes(parameter_count))
+
+
+def _verify(trainer: Trainer, theta: bytes, request: WorkerRequest) -> Answer:
+    end = time.monotonic() + PART_SECONDS
+    header = _read_header(trainer.spec, theta, request.child("header"))
+    payload = read_file(request.path("payload"), count_payload_bytes(header.parameter_count))
     sample_count = trainer.spec.sample_count
     first, count = request.integer("first"), request.integer("count")
     if count == 0 or first + count > sample_count:

@@ -101,29 +101,7 @@ class RevealPusher:
         if len(upload.holders) >= needed or is_over:
             _log.info("gradient revealed", **place, validators=len(upload.holders))
             return True
-        # Nodes that have no place are asked again when they say; the log tells what is new.
-        if refusals and tuple(refusals) != upload.refusals:
-            upload.refusals = tuple(refusals)
-            _log.warning(
-                "nodes do not take the gradient; it is sent to them again",
-                **place,
-                takers=len(upload.takers),
-                answers="; ".join(refusals),
-            )
-        if (
-            upload.takers
-            and upload.enough_at is None
-            and upload.tries >= WARNING_TRIES
-            and not upload.is_warned
-        ):
-            upload.is_warned = True
-            _log.warning(
-                "too few validators hold the gradient; without it they take the bond. It is pushed "
-                "again; name nodes of more operators with --rpc",
-                **place,
-                validators=len(upload.holders),
-                needed=needed,
-            )
+        _log_delay(upload, tuple(refusals), needed)
         time.sleep(RETRY_SECONDS)
         return False
 
@@ -140,3 +118,41 @@ class RevealPusher:
             "salt": to_hex(prepared.salt),
             "gradientRoot": to_hex(compute_gradient_root(prepared.payload)),
         }
+
+
+def _log_delay(upload: _Upload, refusals: tuple[str, ...], needed: int) -> None:
+    """Log why too few validators hold a gradient yet, each reason once.
+
+    A node without a place for it is asked again at the time that it names.
+
+    Args:
+        upload: The upload.
+        refusals: The answers of nodes that did not take the gradient now.
+        needed: The validators that must hold it.
+    """
+    place = {
+        "round": upload.attempt_id.round_number,
+        "attempt": upload.attempt_id.attempt_number,
+    }
+    if refusals and refusals != upload.refusals:
+        upload.refusals = refusals
+        _log.warning(
+            "nodes do not take the gradient; it is sent to them again",
+            **place,
+            takers=len(upload.takers),
+            answers="; ".join(refusals),
+        )
+    if (
+        upload.takers
+        and upload.enough_at is None
+        and upload.tries >= WARNING_TRIES
+        and not upload.is_warned
+    ):
+        upload.is_warned = True
+        _log.warning(
+            "too few validators hold the gradient; without it they fine this miner. It is pushed "
+            "again; name nodes of more operators with --rpc",
+            **place,
+            validators=len(upload.holders),
+            needed=needed,
+        )

@@ -174,7 +174,7 @@ class TrainingIndex:
     def money(self, task_id: TaskId) -> TaskMoney | None:
         """What became of a task's money; None if the task is older than this node's snapshot."""
         value = self._store.training_row(_money_key(task_id))
-        return None if value is None else _MONEYS.validate_json(value)[0]
+        return _MONEYS.validate_json(value)[0] if value else None
 
     def settled_round(self, task_id: TaskId, round_number: int) -> SettledRound | None:
         """A settled round; None if it is not settled or older than this node's snapshot."""
@@ -308,6 +308,8 @@ def build_rows(
     rows = {_COUNT_KEY: _encode_id(len(tasks))}
     for history, rewards in tasks:
         rows[_history_key(history.task_id)] = _HISTORIES.dump_json((history,))
+        # A sum from before the snapshot lacks what happened since.
+        rows[_money_key(history.task_id)] = b""
         for account, earned in rewards:
             rows[_reward_key(history.task_id, account)] = earned.to_bytes(32, "big")
     return rows

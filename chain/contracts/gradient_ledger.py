@@ -305,9 +305,9 @@ def ended_attempt(task_id: TaskId, ordinal: int) -> ContractView[EndedAttemptSta
     return CONTRACT.view("endedAttempt", task_id, ordinal, returns=EndedAttemptState)
 
 
-def judges_of(task_id: TaskId) -> ContractView[int]:
-    """The version of the validator set that judges the ballot in progress."""
-    return CONTRACT.view("judgesOf", task_id, returns=int)
+def judges_of(task_id: TaskId, ballot_number: int) -> ContractView[int]:
+    """The version of the validator set that judges a ballot, one of the latest 512."""
+    return CONTRACT.view("judgesOf", task_id, ballot_number, returns=int)
 
 
 def encode_constructor(phase_floor_blocks: int, grace_blocks: int) -> bytes:

@@ -40,7 +40,7 @@ GRADIENT_LEDGER: Final = ContractAbi(
             ),
         ),
         "graceBlocks": FunctionAbi((), ("uint32",)),
-        "judgesOf": FunctionAbi(("uint256",), ("uint256",)),
+        "judgesOf": FunctionAbi(("uint256", "uint32"), ("uint256",)),
         "phase": FunctionAbi(("uint256",), ("uint8",)),
         "phaseFloorBlocks": FunctionAbi((), ("uint32",)),
         "postLateVerdict": FunctionAbi(("uint256", "uint32", "bytes"), ()),
@@ -237,7 +237,9 @@ TASK_REGISTRY: Final = ContractAbi(
         "fundTask": FunctionAbi(("uint256", "uint256"), ()),
         "getAccount": FunctionAbi(
             ("uint256",),
-            ("(address,uint8,uint32,uint64,uint64,bool,uint256,uint256,uint256,uint256,uint256)",),
+            (
+                "(address,uint8,uint32,bool,uint8,uint64,uint64,uint64,uint64,uint256,uint256,uint256,uint256,uint256)",
+            ),
         ),
         "getLease": FunctionAbi(
             ("uint256",),

@@ -143,10 +143,15 @@ class TaskAccount:
     submitter: Address
     status: TaskStatus
     ready_count: int
+    cancelling: bool
+    close_reason: CloseReason
+    """Why the task was closed; it says nothing while the task is open."""
     submitted_block: BlockNumber
     activated_block: BlockNumber
     """0 before the task is active."""
-    cancelling: bool
+    closed_block: BlockNumber
+    """0 while the task is open, like the time."""
+    closed_time: int
     escrowed: int
     paid: int
     reserved: int

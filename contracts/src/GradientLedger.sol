@@ -305,8 +305,8 @@ contract GradientLedger is IGradientLedger {
         if (ended.ordinal != ordinal) delete ended;
     }
 
-    function judgesOf(uint256 taskId) external view returns (uint256) {
-        return _judges(taskId, _trainings[taskId]);
+    function judgesOf(uint256 taskId, uint32 ballotNumber) external view returns (uint256) {
+        return _judges(taskId, ballotNumber);
     }
 
     // ---- inside: the state machine of a round
@@ -471,11 +471,15 @@ contract GradientLedger is IGradientLedger {
         return _countBits(_timelyVoters(taskId, training)) < VALIDATORS.quorumOf(_judges(taskId, training));
     }
 
-    /// @dev The version of the validator set that judges the ballot in progress. Before the first
-    /// verdict this is the set in force.
+    /// @dev The version of the validator set that judges the ballot in progress.
     function _judges(uint256 taskId, Training storage training) private view returns (uint256) {
-        Ballot storage record = _ballots[taskId][training.ballotNumber % RING];
-        return record.ballotNumber == training.ballotNumber ? record.setVersion : VALIDATORS.version();
+        return _judges(taskId, training.ballotNumber);
+    }
+
+    /// @dev Before the first verdict of a ballot this is the set in force.
+    function _judges(uint256 taskId, uint32 ballotNumber) private view returns (uint256) {
+        Ballot storage record = _ballots[taskId][ballotNumber % RING];
+        return record.ballotNumber == ballotNumber ? record.setVersion : VALIDATORS.version();
     }
 
     function _areCommitmentsOver(Training storage training) private view returns (bool) {

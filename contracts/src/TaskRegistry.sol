@@ -420,6 +420,9 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
 
     function _close(uint256 taskId, TaskAccount storage account, CloseReason reason) private {
         account.status = TaskStatus.Closed;
+        account.closeReason = reason;
+        account.closedBlock = uint64(block.number);
+        account.closedTime = uint64(block.timestamp);
         --openTasks;
         emit TaskClosed(taskId, reason);
     }

@@ -5,17 +5,17 @@ and holds the hashes of what is too large for it: the specification and the cumu
 attempt in progress is folded from the receipts since it opened, as every node folds it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from chain.contracts import gradient_ledger, reward_distributor, task_registry
 from chain.contracts import validator_set as set_contract
 from chain.contracts.addresses import REWARD_DISTRIBUTOR
-from chain.contracts.events import decode_event
+from chain.contracts.events import Event, decode_event
 from chain.contracts.gradient_ledger import AttemptOpened, RoundState
 from chain.contracts.set_reader import read_next_set
 from chain.contracts.state_reader import StateReader
-from chain.contracts.task_registry import CloseReason, TaskLease, TaskStatus
+from chain.contracts.task_registry import TaskAccount, TaskStatus
 from chain.crypto import content_id
 from chain.errors import InvalidSpec, RejectedInputError, RejectionReason
 from chain.primitives import Address, BlockNumber, TaskId
@@ -69,10 +69,19 @@ class StateView:
         found = read_next_set(self._database, self._header, self._chain_id, current.validators)
         return found or current
 
-    def judges(self, task_id: TaskId) -> ValidatorSet:
-        """The validator set that judges the ballot in progress."""
-        version = self.read(gradient_ledger.judges_of(task_id))
-        return self.read(set_contract.get_version(version))
+    def judges(self, progress: TaskProgress) -> tuple[ValidatorSet, ...]:
+        """The validator set that judges each ballot of the attempt in progress; none without one.
+
+        The set may have changed between two ballots.
+        """
+        if progress.open_block is None:
+            return ()
+        last, task_id = progress.round.ballot_number, progress.history.task_id
+        versions = (
+            self.read(gradient_ledger.judges_of(task_id, number))
+            for number in range(last - progress.round.ballot, last + 1)
+        )
+        return tuple(self.read(set_contract.get_version(version)) for version in versions)
 
     def build_progress(
         self, task_id: TaskId, record: TaskRecord, validator_set: ValidatorSet
@@ -93,7 +102,6 @@ class StateView:
             raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, f"rewards of task {task_id}")
         account = self.read(task_registry.get_account(task_id))
         state = self.read(gradient_ledger.get_round(task_id))
-        lease = self.read(task_registry.get_lease(task_id))
         answers = self._list_answers(task_id, validator_set)
         history = TaskHistory(
             task_id=task_id,
@@ -103,10 +111,11 @@ class StateView:
             budget=account.escrowed,
             submitted_block=account.submitted_block,
             status=account.status,
-            close_reason=_find_close_reason(account.status, state.round, terms.rounds, lease),
+            close_reason=account.close_reason if account.status is TaskStatus.CLOSED else None,
+            closed=_find_close(account),
             ready=tuple(validator for validator, code in answers if code == READY_CODE),
             refusals=tuple(each for each in answers if each[1] != READY_CODE),
-            lease=lease,
+            lease=self.read(task_registry.get_lease(task_id)),
             rounds_settled=state.round,
             training_state_root=state.training_state_root,
             model_root=state.model_root,
@@ -127,29 +136,34 @@ class StateView:
         return [(validator, answer - 1) for validator, answer in found if answer]
 
 
-def _find_close_reason(
-    status: TaskStatus, settled: int, rounds: int, lease: TaskLease
-) -> CloseReason | None:
-    """Why a task was closed, as far as the contracts hold it; an event alone tells the rest."""
-    if status is not TaskStatus.CLOSED:
+def _find_close(account: TaskAccount) -> BlockContext | None:
+    if account.status is not TaskStatus.CLOSED:
         return None
-    if lease.refusal_code:
-        return CloseReason.REFUSED
-    return CloseReason.COMPLETED if settled == rounds else None
+    return BlockContext(account.closed_block, account.closed_time)
+
+
+def decode_blocks(
+    executed: Iterable[tuple[Header, Sequence[Receipt]]],
+) -> Iterator[tuple[BlockContext, Sequence[Event]]]:
+    """The events of blocks with these receipts."""
+    for header, receipts in executed:
+        found = (decode_event(log) for receipt in receipts for log in receipt.logs)
+        events = [event for event in found if event is not None]
+        yield BlockContext(header.number, header.timestamp), events
 
 
 def fold_attempt(
     progress: TaskProgress,
-    executed: Iterable[tuple[Header, Sequence[Receipt]]],
-    validator_set: ValidatorSet,
+    blocks: Iterable[tuple[BlockContext, Sequence[Event]]],
+    judges: Sequence[ValidatorSet],
 ) -> TaskHistory:
     """The task with its attempt in progress.
 
     Args:
-        progress: what the contracts say.
-        executed: blocks with their receipts, ascending: all from where the attempt opened that may
-            hold events of the ledger.
-        validator_set: who judges.
+        progress: What the contracts say.
+        blocks: Blocks with their events, ascending: all from where the attempt opened that may hold
+            events of the ledger.
+        judges: The validator set that judges each ballot of the attempt.
     """
     if progress.open_block is None:
         return progress.history
@@ -159,22 +173,20 @@ def fold_attempt(
         spec = None
     opened = progress.round.ballot_number - progress.round.ballot
     folded = replace(progress.history, ballot_count=opened - 1)
-    for header, receipts in executed:
-        context = BlockContext(header.number, header.timestamp)
-        for receipt in receipts:
-            for log in receipt.logs:
-                event = decode_event(log)
-                if event is None or getattr(event, "task_id", None) != progress.history.task_id:
-                    continue
-                is_opening = isinstance(event, AttemptOpened) and (
-                    header.number,
-                    event.round,
-                    event.attempt,
-                ) == (progress.open_block, progress.round.round, progress.round.attempt)
-                if is_opening or folded.attempt is not None:
-                    folded = apply_event(
-                        folded, event, context, spec=spec, validator_set=validator_set
-                    ).history
+    for context, events in blocks:
+        for event in events:
+            if getattr(event, "task_id", None) != progress.history.task_id:
+                continue
+            is_opening = isinstance(event, AttemptOpened) and (
+                context.number,
+                event.round,
+                event.attempt,
+            ) == (progress.open_block, progress.round.round, progress.round.attempt)
+            if is_opening or folded.attempt is not None:
+                ballot = 0 if folded.attempt is None else folded.attempt.ballot
+                folded = apply_event(
+                    folded, event, context, spec=spec, validator_set=judges[ballot]
+                ).history
     attempt = folded.attempt
     assert attempt is not None, "the ledger says that it is open"
     assert len(attempt.commitments) == progress.round.commitment_count

@@ -90,8 +90,7 @@ def compute_kept(
             return None
     elif history.is_closed:
         closed = history.closed
-        if closed is None:
-            return None
+        assert closed is not None
         # A task that closed before a round was settled has nothing to show, and uses no disk.
         has_model = history.rounds_settled > 0
         is_shown = has_model and head_timestamp < closed.timestamp + policy.closed_seconds

@@ -103,7 +103,7 @@ CALLS = {
     "fines_of": lambda: miner_seats.CONTRACT.view(
         "finesOf", TASK, 58, returns=lambda *roots: roots
     ),
-    "judges_of": lambda: gradient_ledger.judges_of(TASK),
+    "judges_of": lambda: gradient_ledger.judges_of(TASK, 7),
     "credit_of": lambda: miner_seats.credit_of(ONE, OTHER),
     "phase_floor_blocks": lambda: gradient_ledger.CONTRACT.view("phaseFloorBlocks", returns=int),
     "grace_blocks": lambda: gradient_ledger.CONTRACT.view("graceBlocks", returns=int),

@@ -219,3 +219,9 @@ class TrainingChain:
         """Cancel the task, which closes when the next attempt ends."""
         data = task_registry.cancel_task(TASK)
         self.finalize(self.call(SUBMITTER, data))
+
+    def close(self) -> None:
+        """After `cancel`: no miner commits, so the attempt ends, and the task with it."""
+        for _ in range(self._spec.phases.commit_seconds):
+            self.finalize()
+        self.finalize(self.call(OPERATORS[0], gradient_ledger.advance_round(TASK)))

@@ -202,9 +202,9 @@ interface IGradientLedger {
     /// @notice An attempt that has ended; zeros if it has not, or ended more than 512 attempts ago.
     function endedAttempt(uint256 taskId, uint32 ordinal) external view returns (EndedAttempt memory);
 
-    /// @notice The version of the validator set that judges the current ballot. Before the ballot's first
-    /// verdict this is the set in force.
-    function judgesOf(uint256 taskId) external view returns (uint256 version);
+    /// @notice The version of the validator set that judges a ballot, which must be one of the latest 512. Before
+    /// the ballot's first verdict this is the set in force.
+    function judgesOf(uint256 taskId, uint32 ballotNumber) external view returns (uint256 version);
 
     /// @notice The least number of blocks of every phase; votes get 2(f + 1) if that is more.
     function phaseFloorBlocks() external view returns (uint32);

@@ -52,9 +52,14 @@ interface ITaskRegistry {
         address submitter;
         TaskStatus status;
         uint32 readyCount;
-        uint64 submittedBlock;
-        uint64 activatedBlock;
         bool cancelling; // the submitter cancelled; takes effect when the open round ends
+        CloseReason closeReason; // Completed while the task is open
+        // slot 1
+        uint64 submittedBlock;
+        uint64 activatedBlock; // 0 if it never was active
+        uint64 closedBlock; // 0 while the task is open
+        uint64 closedTime;
+        // slots 2 to 6
         uint256 escrowed;
         uint256 paid;
         uint256 reserved;

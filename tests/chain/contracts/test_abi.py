@@ -50,6 +50,7 @@ from chain.contracts.miner_seats import (
 )
 from chain.contracts.reward_distributor import RewardClaim
 from chain.contracts.task_registry import (
+    CloseReason,
     Prices,
     Purchase,
     Quote,
@@ -188,7 +189,7 @@ CALLS: list[tuple[str, str, ContractCall | ContractView]] = [
     ("RewardDistributor", "claimedOf", reward_distributor.claimed_of(TASK, WHO)),
     ("ValidatorSet", "committee", validator_set.get_current()),
     ("ValidatorSet", "committeeOf", validator_set.get_version(7)),
-    ("GradientLedger", "judgesOf", gradient_ledger.judges_of(TASK)),
+    ("GradientLedger", "judgesOf", gradient_ledger.judges_of(TASK, 4)),
     ("ValidatorSet", "nextValidators", validator_set.next_validators()),
     ("ValidatorSet", "activationBlock", validator_set.activation_block()),
     ("ValidatorSet", "getValidator", validator_set.get_validator(WHO)),
@@ -249,6 +250,7 @@ ARGUMENTS = {
     "listOver": (7, 5),
     "requiredBond": (7, 5),
     "endedAttempt": (7, 4),
+    "judgesOf": (7, 4),
     "postLateVerdict": (7, 4, b"\x01"),
     "commitGradient": (7, 1, 2, 3, HASH),
     "postVerdict": (7, 1, 2, 0, b"\x01"),
@@ -354,7 +356,7 @@ ANSWERS = {
     "committeeOf": ValidatorSet((WHOM, WHO), (WHOM, WHO)),
     "nextValidators": (WHOM, WHO),
     "getTerms": TaskTerms(HASH, WHO, *[3] * 9),
-    "getAccount": TaskAccount(WHO, TaskStatus.PAUSED, 3, 3, 3, True, *[3] * 5),
+    "getAccount": TaskAccount(WHO, TaskStatus.PAUSED, 3, True, CloseReason.REFUSED, *[3] * 9),
     "getRound": RoundState(*[3] * 6, True, *[3] * 11, HASH, HASH, 3),
     "endedAttempt": EndedAttemptState(*[3] * 6),
     "getSeat": SeatState(*[3] * 7, True, True, 3, 3),

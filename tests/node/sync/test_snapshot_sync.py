@@ -40,7 +40,7 @@ from tests.worlds.training_chain import TASK, FixedClock, TrainingChain
 pytestmark = pytest.mark.usefixtures("inline_threads")
 
 
-STEPS = ("submit", "activate", "register", "commit", "judge", "agree", "settle", "cancel")
+STEPS = ("submit", "activate", "register", "commit", "judge", "agree", "settle", "cancel", "close")
 
 
 def play(chain: TrainingChain, until: str) -> None:
@@ -416,6 +416,7 @@ async def test_node_far_behind_jumps_by_snapshot_and_keeps_its_blocks(
     assert node.store.block(left) == chain.store.block(left)
     assert node.index.history(TASK) == without_ended_attempts(chain)
     assert node.index.settled_round(TASK, 0) is None, "it was settled meanwhile"
+    assert node.index.money(TASK) is None, "the sum lacks what was paid meanwhile"
     assert node.collect_state() == FreshNode.collect_state(chain_node(chain))
 
 

@@ -286,6 +286,8 @@ class Chain:
         self.pool: list[Transaction] = []
         self.registrations: dict[tuple[TaskId, Address], bool] = {}
         """The miners with a bond, and whether each takes part in the next attempt."""
+        self.events: dict[TaskId, list[tuple[BlockContext, Event]]] = {}
+        """The events of each task with their blocks."""
         self.displaced: set[tuple[TaskId, Address]] = set()
         """The miners with a bond whose seat a newcomer took."""
         self.errors: dict[str, int] = {}
@@ -378,6 +380,7 @@ class Chain:
         if task_id is None:
             return
         view.phases.pop(task_id, None)
+        self.events.setdefault(task_id, []).append((block, event))
         self._fold_registration(task_id, event)
         history = view.histories[task_id]
         attempt = history.attempt

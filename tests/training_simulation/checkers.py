@@ -67,6 +67,7 @@ from tests.training_simulation import formats
 from tests.training_simulation.chain import HOLDERS, JOINER, SUBMITTERS, Executed, Transaction
 from tests.training_simulation.cluster import Cluster
 from tests.training_simulation.fees import Fees, Moment
+from tests.training_simulation.snapshots import find_difference
 from tests.training_simulation.values import (
     JUNK_PURCHASE,
     OTHER_TOKEN,
@@ -85,6 +86,8 @@ MONEY: Final = "money"
 """No token is made or lost."""
 FOLD: Final = "fold"
 """The history folded from events is what the contracts hold."""
+SNAPSHOT: Final = "snapshot"
+"""A node that joins by a snapshot knows of each task what a node that saw its events knows."""
 CALLS: Final = "calls"
 """The contracts refuse an honest call only because another one came first, or a phase is over."""
 BOND: Final = "bond"
@@ -310,6 +313,7 @@ class Checkers:
             if is_money:
                 self._check_account(history)
             self._check_round(history)
+            self._check_snapshot(task_id)
         self._check_assignments()
         self._check_ends()
         self._check_waste()
@@ -811,6 +815,10 @@ class Checkers:
             state.result_count,
         )
         self.require(FOLD, folded == contract, f"{folded} is not {contract}")
+
+    def _check_snapshot(self, task_id: TaskId) -> None:
+        difference = find_difference(self._chain, task_id)
+        self.require(SNAPSHOT, not difference, f"task {task_id} by snapshot: {difference}")
 
     def _check_assignments(self) -> None:
         for attempt_id in self._opened:

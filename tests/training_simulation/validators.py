@@ -213,6 +213,7 @@ class Validator(Actor):
             queue.is_busy = False
             queue.used_ms[job.promise] += piece_ms
             job.left_ms -= piece_ms
+            job.is_begun = True
             if job.left_ms == 0:
                 queue.jobs.remove(job)
                 job.done()

@@ -33,13 +33,14 @@ class Job:
     promised_ms: int
     """What its task declares for that."""
     place: int
-    """Its place among those of the same promise: each is done before the next begins."""
+    """Its place among those of the same promise, of which one that has begun is first."""
     number: int
     """Its place among equals: the first one has its turn first."""
     left_ms: int
     get_deadline_ms: Callable[[], int]
     """When its result is due; a moment in the past if it is due no more."""
     done: Callable[[], None]
+    is_begun: bool = False
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Queue:
         """The job whose piece is next."""
         first = min(self.jobs, key=lambda job: self._rank(job, now_ms))
         of_promise = (job for job in self.jobs if job.promise == first.promise)
-        return min(of_promise, key=lambda job: (job.place, job.number))
+        return min(of_promise, key=lambda job: (not job.is_begun, job.place, job.number))
 
     def _rank(self, job: Job, now_ms: int) -> tuple[bool, int, int, int]:
         used, deadline_ms = self.used_ms[job.promise], job.get_deadline_ms()

@@ -336,7 +336,7 @@ class Miner:
                 _log.warning(f"not left yet, and tried again: {error}")
             self._leave_due = now + RETRY_SECONDS
         else:
-            _log.info("the attempt in progress is owed, and finished first")
+            _log.info("an attempt in progress is owed, and finished first")
 
     def _await_bonds(self) -> None:
         """Wait until the bonds are back that are expected."""

@@ -245,7 +245,7 @@ def _describe_fee(task: JsonObject) -> list[tuple[str, str]]:
     is_pending = get_value(task, "status") == "pending"
     held = "for answers, and for the lifetime" if is_pending else "for answers"
     parts = [
-        ("burnt", "burnt", "for the slot and the validators' time"),
+        ("burnt", "burnt", "for slot and validators' time"),
         ("to validators", "answers", "for their answers"),
         ("held", "needed", held),
         left,

@@ -242,7 +242,7 @@ def test_miner_that_is_told_to_end_leaves_and_takes_its_bonds_back(
     assert sum("not left yet, and tried again" in each for each in events) == 1
     *_, left, owed, waiting, back = events
     assert (left, back) == ("left the task", "bonds are back")
-    assert owed == "the attempt in progress is owed, and finished first"
+    assert owed == "an attempt in progress is owed, and finished first"
     assert waiting == (
         "waiting for the bonds, which the chain locks for minutes or longer; if you stop the "
         "miner, take them later: pot miner withdraw 1"

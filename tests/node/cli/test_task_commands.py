@@ -710,7 +710,7 @@ def test_show_says_where_budget_and_fee_went_in_80_columns(
         "  to validators      4 POT for their votes",
         "  left               56 POT to take back: pot task refund 1",
         "fee                  3 POT",
-        "  burnt              2 POT for the slot and the validators' time",
+        "  burnt              2 POT for slot and validators' time",
         "  to validators      0.1 POT for their answers",
         "  held               0.1 POT for answers",
         "  left               0.6 POT to take back: pot task refund 1",

@@ -99,6 +99,8 @@ class StoredSeat:
     is_slashed: bool
     """Whether a fraud has taken both bonds; the miner may register again."""
     registered_block: BlockNumber
+    is_displaced: bool = False
+    """Whether a newcomer ended the seat."""
 
     @property
     def has_seat(self) -> bool:
@@ -197,7 +199,8 @@ def read_seat(read: ReadSlot, task: TaskId, miner: Address) -> StoredSeat:
         miss_count=_bits(word, 192, 8),
         has_ended=_bits(word, 160, 32) == 0,
         is_slashed=_bits(word, 208, 8) != 0,
-        registered_block=BlockNumber(_bits(word, 216, 40)),
+        registered_block=BlockNumber(_bits(word, 216, 32)),
+        is_displaced=_bits(word, 248, 8) != 0,
     )
 
 

@@ -59,9 +59,9 @@ class SeatState:
     units: int
     """The units of work that the miner declared for each round; 0 if it has no seat."""
     first_attempt: int
-    """The ordinal of the first attempt in which the seat takes part."""
+    """The ordinal of the first attempt in which the seat takes part since it was taken last."""
     last_attempt: int
-    """The ordinal of the last attempt in which it takes part; 0 while the seat has not ended."""
+    """The ordinal of the last attempt in which it took part before it ended last; 0 if none."""
     accounted_attempt: int
     """The miner is charged for its absences up to the attempt with this ordinal."""
     committed_attempt: int
@@ -74,8 +74,24 @@ class SeatState:
     is_slashed: bool
     """Whether a fraud has taken both bonds; the miner may register again."""
     registered_block: BlockNumber
+    """When the seat was taken last."""
+    is_displaced: bool
+    """Whether a newcomer ended the seat."""
     bond: int
     """What is left of it, in base units of the task's token."""
+    bonded_from: int
+    """The bonds answer for attempts from this ordinal on, before the seat was taken again, too."""
+    has_displaced: bool
+    """Whether other seats ended to make room when it was taken last."""
+
+    def get_last_attempt(self, attempt_count: int) -> int:
+        """The ordinal of the last attempt that the seat takes part in; 0 if there is none.
+
+        Args:
+            attempt_count: The ordinal of the attempt that the task opened last.
+        """
+        is_ongoing = self.position != 0 and attempt_count >= self.first_attempt
+        return attempt_count if is_ongoing else self.last_attempt
 
 
 @dataclass(frozen=True, slots=True)

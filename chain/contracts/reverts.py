@@ -61,8 +61,9 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
         "takes a fee from transfers cannot pay a task"
     ),
     "SeatsAlreadyRegistered": lambda task, miner: (
-        f"account {miner} has a seat in task {task}, or bonds of an earlier one; it can register "
-        f"again after `pot miner withdraw {task}`"
+        f"account {miner} has a seat in task {task}, or the last attempt of its seat is not over, "
+        "or it lost too much of its bonds to take the seat again; then it can register after "
+        f"`pot miner withdraw {task}`"
     ),
     "SeatsNotRegistered": lambda task, miner: (
         f"account {miner} has no seat in task {task}, or its seat has ended (`pot miner status "
@@ -76,7 +77,8 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
     ),
     "SeatsAttemptOwed": lambda task, _miner: (
         f"a new seat in task {task} must take part in one attempt first; leave once that attempt "
-        f"has opened, or after {IDLE_BLOCKS} blocks in which none opens"
+        f"has opened, after {IDLE_BLOCKS} blocks in which none opens, or while an attempt without "
+        "the seat takes commitments"
     ),
     "SeatsBondLocked": lambda task, _miner: (
         f"the bonds in task {task} are locked while the seat goes on, and as long as its last "
@@ -84,7 +86,8 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
         f"`pot miner status {task}` says how many are left"
     ),
     "SeatsInvalidUnits": lambda units: (
-        f"{units} units are not allowed; give --units from 1 to the task's max_units"
+        f"{units} units are not allowed; give --units from 1 to the task's max_units, or those of "
+        "the account's earlier seat while its bonds are in the task"
     ),
     "SeatsTooFewUnits": lambda least: (
         f"a seat of this task has at least {least} units; give --units {least} or more"

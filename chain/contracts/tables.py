@@ -133,7 +133,9 @@ MINER_SEATS: Final = ContractAbi(
         "finesOf": FunctionAbi(("uint256", "uint32"), ("bytes32", "bytes32")),
         "getSeat": FunctionAbi(
             ("uint256", "address"),
-            ("(uint32,uint32,uint32,uint32,uint32,uint32,uint8,bool,bool,uint40,uint256)",),
+            (
+                "(uint32,uint32,uint32,uint32,uint32,uint32,uint8,bool,bool,uint32,bool,uint208,uint32,bool)",
+            ),
         ),
         "leave": FunctionAbi(("uint256",), ()),
         "listOver": FunctionAbi(("uint256", "uint256"), ("address[]",)),

@@ -92,11 +92,12 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
     function register(uint256 taskId, uint32 units, address[] calldata displaced) external nonReentrant {
         if (!_takesMiners(taskId)) revert SeatsNotActive(taskId);
         Seat storage seat = _seats[taskId][msg.sender];
-        if (seat.units != 0 && !seat.isSlashed) revert SeatsAlreadyRegistered(taskId, msg.sender);
+        IGradientLedger.Progress memory progress = LEDGER.progressOf(taskId);
+        bool isReturning = seat.units != 0 && !seat.isSlashed;
+        if (isReturning) _requireReturning(taskId, progress, seat, units);
         TaskSeats storage task = _load(taskId);
         uint32 least = _leastUnits(task);
         if (units < least) revert SeatsTooFewUnits(least);
-        IGradientLedger.Progress memory progress = LEDGER.progressOf(taskId);
         address[] storage members = _members[taskId];
         uint256 displaceable = DISPLACED_PER_UNIT * units;
         if (displaced.length != 0) _requireNotOpening(taskId, progress);
@@ -110,24 +111,24 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         if (units > freeUnits) revert SeatsTaskFull(freeUnits);
 
         task.registeredUnits += units;
-        uint256 bond = _bondOf(task, units);
         members.push(msg.sender);
-        delete _misses[taskId][msg.sender];
-        _seats[taskId][msg.sender] = Seat({
-            units: units,
-            firstAttempt: progress.attemptCount + 1,
-            lastAttempt: 0,
-            accountedAttempt: progress.attemptCount,
-            committedAttempt: 0,
-            position: uint32(members.length),
-            missCount: 0,
-            hasSeatBond: true,
-            isSlashed: false,
-            registeredBlock: uint40(block.number),
-            bond: bond
-        });
-        emit MinerRegistered(taskId, msg.sender, units, bond, seatBond);
+        uint256 bond = seat.bond;
+        if (!isReturning) {
+            bond = _bondOf(task, units);
+            delete _misses[taskId][msg.sender];
+            delete _seats[taskId][msg.sender];
+            (seat.units, seat.bond, seat.hasSeatBond) = (units, uint208(bond), true);
+            seat.bondedFrom = progress.attemptCount + 1;
+        }
+        seat.firstAttempt = progress.attemptCount + 1;
+        seat.accountedAttempt = progress.attemptCount;
+        seat.position = uint32(members.length);
+        seat.registeredBlock = uint32(block.number);
+        seat.isDisplaced = false;
+        seat.hasDisplaced = displaced.length != 0;
+        emit MinerRegistered(taskId, msg.sender, units, bond, _seatBondLeft(seat));
 
+        if (isReturning) return;
         IERC20(task.token).pullExact(msg.sender, bond);
         POT.pullExact(msg.sender, seatBond);
     }
@@ -137,7 +138,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         if (seat.position == 0) revert SeatsNotRegistered(taskId, msg.sender);
         IGradientLedger.Progress memory progress = LEDGER.progressOf(taskId);
         _requireNotOpening(taskId, progress);
-        if (seat.firstAttempt > progress.attemptCount && !_isIdle(taskId, progress, seat)) {
+        if (seat.firstAttempt > progress.attemptCount && !_owesNothing(taskId, progress, seat)) {
             revert SeatsAttemptOwed(taskId, msg.sender);
         }
         _account(taskId, progress, seat, msg.sender);
@@ -373,15 +374,38 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
             && (seat.position != 0 || seat.lastAttempt >= ordinal);
     }
 
-    function _isIdle(uint256 taskId, IGradientLedger.Progress memory progress, Seat storage seat)
+    /// @dev Whether a seat that has not taken part since it was taken may be given up. While an attempt takes
+    /// commitments, the others still have time to take the room before the next one opens. Later, a seat could
+    /// keep them out at no cost, and leave. One that ended other seats would have taken them for nothing.
+    function _owesNothing(uint256 taskId, IGradientLedger.Progress memory progress, Seat storage seat)
         private
         view
         returns (bool)
     {
         if (!_isActive(taskId)) return true;
+        if (progress.isOpen) {
+            return !seat.hasDisplaced && LEDGER.phase(taskId) == IGradientLedger.Phase.Commitment;
+        }
         uint256 quietSince =
             seat.registeredBlock > progress.endedBlock ? seat.registeredBlock : progress.endedBlock;
-        return !progress.isOpen && block.number >= quietSince + IDLE_BLOCKS;
+        return block.number >= quietSince + IDLE_BLOCKS;
+    }
+
+    /// @dev An account whose seat has ended takes it again with the bonds that it still has there. They answer
+    /// for both, so the seat has the same units, and its misses still count. It does not take part in the attempt
+    /// in progress, so it may take no part in that one as an ended seat either.
+    function _requireReturning(
+        uint256 taskId,
+        IGradientLedger.Progress memory progress,
+        Seat storage seat,
+        uint32 units
+    ) private {
+        bool isOver = seat.position == 0 && !(progress.isOpen && seat.lastAttempt == progress.attemptCount);
+        if (isOver) _account(taskId, progress, seat, msg.sender);
+        if (!isOver || !seat.hasSeatBond || seat.missCount >= MAX_MISSES) {
+            revert SeatsAlreadyRegistered(taskId, msg.sender);
+        }
+        if (units != seat.units) revert SeatsInvalidUnits(units);
     }
 
     /// @dev Displaces one seat, and returns its units. Reverts if the newcomer does not need the room, if the
@@ -401,6 +425,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         if (!isFull || !isTermOver || seat.units > displaceable) revert SeatsNotDisplaceable(taskId, miner);
         _account(taskId, progress, seat, miner);
         if (seat.position != 0) _endSeat(taskId, progress, seat, miner);
+        seat.isDisplaced = true;
         return seat.units;
     }
 
@@ -420,7 +445,8 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         _tasks[taskId].registeredUnits -= seat.units;
 
         seat.position = 0;
-        seat.lastAttempt = progress.attemptCount;
+        // A seat that was taken again and took part in no attempt since then keeps its earlier last one.
+        if (progress.attemptCount >= seat.firstAttempt) seat.lastAttempt = progress.attemptCount;
         emit MinerLeft(taskId, miner);
     }
 
@@ -467,7 +493,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         }
         amount = _missOf(uint256(seat.units) * _tasks[taskId].unitPrice);
         if (amount > seat.bond) amount = seat.bond;
-        seat.bond -= amount;
+        seat.bond -= uint208(amount);
     }
 
     /// @dev A miss burns an eighth of the seat bond, whatever the task's token is worth. After two misses
@@ -517,7 +543,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         _account(taskId, progress, seat, msg.sender);
         if (seat.position != 0) _endSeat(taskId, progress, seat, msg.sender);
         uint32 last = seat.lastAttempt;
-        if (last < seat.firstAttempt) return seat; // the seat took part in no attempt
+        if (last < seat.bondedFrom) return seat; // the seat took part in no attempt
         if (progress.isOpen && last == progress.attemptCount) revert SeatsBondLocked(taskId, msg.sender);
         IGradientLedger.EndedAttempt memory ended = LEDGER.endedAttempt(taskId, last);
         // The ledger gives 0 for an attempt that it has forgotten, which can be fined no more.
@@ -555,7 +581,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
     ) private returns (bool) {
         Seat storage seat = _seats[taskId][fine.miner];
         // A bond covers only attempts that opened after it was placed.
-        if (seat.bond == 0 || ordinal < seat.firstAttempt) return false;
+        if (seat.bond == 0 || ordinal < seat.bondedFrom) return false;
         if (fine.kind == FineKind.Miss) {
             Misses storage misses = _misses[taskId][fine.miner];
             // Misses are kept for 256 attempts. Earlier ones are beyond their windows.
@@ -599,7 +625,8 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         return _computeBond(uint256(units) * task.unitPrice, task.auditPpm);
     }
 
-    /// @dev (2/p - 1) times the pay of one round, rounded up, and two misses.
+    /// @dev (2/p - 1) times the pay of one round, rounded up, and two misses. It is below 2**182, because a round
+    /// pays less than 2**160, and auditPpm is at least 1.
     function _computeBond(uint256 pay, uint256 auditPpm) private pure returns (uint256) {
         return (pay * (2 * PPM - auditPpm) + auditPpm - 1) / auditPpm + MAX_MISSES * _missOf(pay);
     }

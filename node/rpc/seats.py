@@ -77,7 +77,7 @@ async def describe_seat(
     term = await contracts.read(miner_seats.seat_attempts())
     claimed = await contracts.read(reward_distributor.claimed_of(task, miner))
     async with limiter:
-        known = await asyncio.to_thread(find_losses, view.chain, task, miner, seat.registered_block)
+        known = await asyncio.to_thread(find_losses, view.chain, task, miner, seat)
     miss = compute_miss(seat.units * terms.unit_price)
     pending = tuple(Loss(each, ABSENCE, miss) for each in list_pending(seat, progress))
     losses = (*known, *pending)
@@ -86,7 +86,7 @@ async def describe_seat(
     misses = seat.miss_count + len(pending)
     has_ended = seat.position == 0 or misses >= MAX_MISSES
     left = compute_seat_bond_left(seat, seat_bond, progress, losses)
-    last = seat.last_attempt if seat.position == 0 else progress.attempt_count
+    last = seat.get_last_attempt(progress.attempt_count)
     blocks = await count_locked_blocks(view, history, seat, progress, terms)
     return {
         "task": task,
@@ -117,13 +117,15 @@ async def describe_seat(
 
 
 def find_losses(
-    chain: ChainView, task: TaskId, miner: Address, registered: BlockNumber
+    chain: ChainView, task: TaskId, miner: Address, seat: SeatState
 ) -> tuple[Loss, ...]:
     """What the chain took from a seat's bond in the task's token.
 
     Only the last 10 000 blocks are searched.
     """
     head = chain.store.head_number()
+    # The losses of a seat that was taken again may be older than its registration.
+    registered = seat.registered_block if seat.bonded_from == seat.first_attempt else 0
     first = max(registered, chain.store.first_held(), head - BLOCK_RANGE_LIMIT + 1)
     indexed_miner = bytes(12) + miner
     losses: list[Loss] = []
@@ -141,7 +143,7 @@ def find_losses(
                     losses.append(Loss(event.ordinal, event.kind.name.lower(), event.amount))
                 case _:
                     pass
-    return tuple(losses)
+    return tuple(each for each in losses if each.ordinal >= seat.bonded_from)
 
 
 def list_pending(seat: SeatState, progress: RoundState) -> tuple[int, ...]:
@@ -168,7 +170,7 @@ def compute_seat_bond_left(
     """
     missed = sorted(each.ordinal for each in losses if each.kind != "fraud")
     are_near = any(later - earlier < MISS_WINDOW for earlier, later in pairwise(missed))
-    has_ended = seat.position == 0 and seat.last_attempt >= seat.first_attempt
+    has_ended = seat.position == 0 and seat.last_attempt >= seat.bonded_from
     is_open = progress.open and seat.last_attempt == progress.attempt_count
     ends_with_miss = has_ended and not is_open and seat.last_attempt in missed
     if not seat.has_seat_bond or are_near or ends_with_miss:
@@ -192,8 +194,8 @@ async def count_locked_blocks(
     is_over = seat.miss_count + len(pending) >= MAX_MISSES
     if seat.is_slashed or not (seat.position == 0 or is_over or history.is_closed):
         return None
-    last = seat.last_attempt if seat.position == 0 else progress.attempt_count
-    if last < seat.first_attempt:
+    last = seat.get_last_attempt(progress.attempt_count)
+    if last < seat.bonded_from:
         return 0
     if progress.open and last == progress.attempt_count:
         quorum = view.index.validator_set.quorum

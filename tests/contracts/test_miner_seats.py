@@ -2,7 +2,7 @@
 
 import pytest
 
-from chain.contracts import miner_seats, training_token
+from chain.contracts import ledger_storage, miner_seats, training_token
 from chain.contracts.addresses import MINER_SEATS
 from chain.contracts.errors import ContractError
 from chain.contracts.gradient_ledger import Phase, ResultKind
@@ -34,6 +34,7 @@ from tests.worlds.contracts import (
     empty_result,
     new_world,
     refusal,
+    result,
     started_world,
     with_terms,
 )
@@ -244,7 +245,171 @@ def test_small_newcomers_do_not_displace_large_seats(world: World) -> None:
     assert world.register(MINERS[3], 3, [MINERS[1]]).events
 
 
+# ---- taking a seat again
+
+
+def displaced_world() -> World:
+    """Two miners past their term that newcomers with half of their units have displaced.
+
+    The newcomers have worked in one attempt, and the next one is open.
+    """
+    world = new_world()
+    world.submit(budget=20 * BUDGET)
+    world.ready()
+    for miner in MINERS[:2]:
+        world.register(miner, 4)
+    world.advance()
+    world.mine(1, 1)
+    for _ in range(SEAT_ATTEMPTS - 1):
+        play(world, *MINERS[:2], units=4)
+    for newcomer, miner in zip(MINERS[2:], MINERS[:2], strict=True):
+        world.register(newcomer, 3, [miner])
+    play(world, *MINERS[:2], units=4)
+    play(world, *MINERS[2:], units=3)
+    return world
+
+
+def play(world: World, *miners: Address, units: int) -> None:
+    """Play an attempt in which some miners commit, as a void one, to the next one if it opens."""
+    for miner in miners:
+        world.commit(miner, units)
+    world.judge([0] * len(miners))
+    world.settle(world.agree(empty_result(ResultKind.VOID)))
+    if world.money.status is TaskStatus.PAUSED:
+        world.resume()
+    world.mine(1, 1)
+
+
+def test_displaced_miners_come_back_at_once_when_newcomers_leave() -> None:
+    """Newcomers put all seats out, worked once and left; then the task stood still for hours."""
+    world = displaced_world()
+    stored = ledger_storage.read_seat(world.state.get_storage, world.task, MINERS[0])
+    assert stored.is_displaced, "a miner knows by a proof that it has not left"
+    for newcomer in MINERS[2:]:
+        world.leave(newcomer)
+    before = [world.balance(miner) for miner in MINERS[:2]]
+    for miner in MINERS[:2]:
+        assert refusal(world.withdraw_bond, miner) == about("SeatsBondLocked", miner)
+        bond = 4 * POT + 4 * MISS
+        assert world.register(miner, 4).events == (
+            MinerRegistered(world.task, miner, 4, bond, SEAT_BOND),
+        )
+    assert [world.balance(miner) for miner in MINERS[:2]] == before, "their bonds still stand"
+    stored = ledger_storage.read_seat(world.state.get_storage, world.task, MINERS[0])
+    assert (stored.is_displaced, stored.registered_block) == (False, world.number)
+    play(world, *MINERS[2:], units=3)
+    assert world.round.open
+    assert world.participants() == tuple(Participant(each, 4) for each in sorted(MINERS[:2]))
+    # They have a new term.
+    refused = refusal(world.register, TREASURY, 8, [MINERS[0]])
+    assert refused == about("SeatsNotDisplaceable", MINERS[0])
+
+
+def test_displaced_miner_finishes_its_attempt_before_it_comes_back(started: World) -> None:
+    started.leave(MINERS[0])
+    assert refusal(started.register, MINERS[0]) == about("SeatsAlreadyRegistered", MINERS[0])
+    started.register(MINERS[2])
+    started.play_round()
+    assert started.register(MINERS[0]).events
+    # Not yet in the attempt that opened without it, so it misses nothing there.
+    assert refusal(started.commit, MINERS[0]) == about("SeatsNotParticipating", MINERS[0])
+    started.commit_all(MINERS[1:3])
+    assert started.phase is Phase.VERDICT
+    started.judge()
+    started.settle(started.agree(result("second")))
+    started.mine(1, 1)
+    answer = started.commit(MINERS[0])
+    assert [type(event).__name__ for event in answer.events] == ["GradientCommitted"]
+
+
+def test_seat_is_taken_again_with_the_same_units_and_needs_room(started: World) -> None:
+    started.leave(MINERS[0])
+    started.register(MINERS[2], 5)
+    started.play_round()
+    assert refusal(started.register, MINERS[0], 1) == ContractError("SeatsInvalidUnits", (1,))
+    assert refusal(started.register, MINERS[0]) == ContractError("SeatsTaskFull", (1,))
+
+
+def test_misses_count_on_when_a_seat_is_taken_again(started: World) -> None:
+    started.register(MINERS[2])
+    started.leave(MINERS[0])
+    skip_attempt(started, MINERS[1])
+    events = started.register(MINERS[0]).events
+    assert events == (
+        MinerAbsent(started.task, MINERS[0], 1, MISS),
+        SeatBondBurnt(started.task, MINERS[0], EIGHTH),
+        MinerRegistered(started.task, MINERS[0], 2, BOND - MISS, SEAT_BOND - EIGHTH),
+    )
+    skip_attempt(started, *MINERS[1:3])
+    skip_attempt(started, *MINERS[1:3])
+    assert SeatBondBurnt(started.task, MINERS[0], SEAT_BOND - 2 * EIGHTH) in (
+        started.end_seats(MINERS[0]).events
+    )
+    skip_attempt(started, *MINERS[1:3])
+    assert refusal(started.register, MINERS[0]) == about("SeatsAlreadyRegistered", MINERS[0])
+
+
+def test_bonds_of_a_seat_taken_again_answer_for_its_earlier_attempts(started: World) -> None:
+    """It takes part in no further attempt, and its bonds are locked for the last one it had."""
+    started.leave(MINERS[0])
+    started.register(MINERS[2])
+    started.play_round()
+    free_block = started.number - 1 + WINDOWS + 1
+    started.register(MINERS[0])
+    started.leave(MINERS[0])
+    seat = started.seat(MINERS[0])
+    assert (seat.last_attempt, seat.first_attempt, seat.bonded_from) == (1, 3, 1)
+    assert refusal(started.withdraw_bond, MINERS[0]) == about("SeatsBondLocked", MINERS[0])
+    started.mine(free_block - started.number)
+    assert started.withdraw_bond(MINERS[0]).events == (
+        BondWithdrawn(started.task, MINERS[0], BOND, SEAT_BOND),
+    )
+
+
+def test_seat_taken_again_after_a_missed_last_attempt_saves_no_bond(started: World) -> None:
+    started.leave(MINERS[0])
+    started.register(MINERS[2])
+    skip_attempt(started, MINERS[1])
+    started.register(MINERS[0])
+    started.leave(MINERS[0])
+    started.mine(WINDOWS)
+    assert started.withdraw_bond(MINERS[0]).events[-1] == BondWithdrawn(
+        started.task, MINERS[0], BOND - MISS, 0
+    )
+
+
+def test_seat_is_not_taken_again_with_a_bond_that_was_withdrawn(started: World) -> None:
+    started.leave(MINERS[0])
+    started.register(MINERS[2])
+    started.play_round()
+    started.mine(WINDOWS)
+    started.send(MINERS[0], miner_seats.withdraw_seat_bond(started.task))
+    assert refusal(started.register, MINERS[0]) == about("SeatsAlreadyRegistered", MINERS[0])
+
+
 # ---- leaving
+
+
+def test_newcomer_leaves_while_an_attempt_without_it_takes_commitments(started: World) -> None:
+    """One late commitment held newcomers, without work and pay, for phases of 20 hours."""
+    started.register(MINERS[2])
+    assert started.leave(MINERS[2]).events == (MinerLeft(started.task, MINERS[2]),)
+    started.withdraw_bond(MINERS[2])
+    assert started.balance(MINERS[2]) == SUPPLY_EACH
+    # Once the next attempt may open at any time, room that it takes is owed.
+    started.register(MINERS[2])
+    started.commit_all()
+    assert started.phase is Phase.VERDICT
+    assert refusal(started.leave, MINERS[2]) == about("SeatsAttemptOwed", MINERS[2])
+
+
+def test_newcomer_that_has_displaced_a_seat_owes_an_attempt() -> None:
+    world = displaced_world()
+    for _ in range(SEAT_ATTEMPTS):
+        play(world, *MINERS[2:], units=3)
+    world.register(TREASURY, 5, [MINERS[2]])
+    assert world.phase is Phase.COMMITMENT
+    assert refusal(world.leave, TREASURY) == about("SeatsAttemptOwed", TREASURY)
 
 
 def test_miner_that_leaves_finishes_the_attempt_but_not_the_next(started: World) -> None:

@@ -376,6 +376,20 @@ def test_gradient_missed_in_the_last_attempt_costs_the_seat_bond(world: World) -
     )
 
 
+def test_bond_of_a_seat_taken_again_answers_for_earlier_attempts(world: World) -> None:
+    world.leave(MINERS[1])
+    world.register(MINERS[2])
+    world.play_round()
+    world.register(MINERS[1])
+    assert fine(world, FRAUD).events == (
+        MinerFined(world.task, MINERS[1], 1, FineKind.FRAUD, BOND),
+        SeatBondBurnt(world.task, MINERS[1], SEAT_BOND),
+        MinerLeft(world.task, MINERS[1]),
+    )
+    # The attempt in progress, in which it takes no part, waits for as many as before.
+    assert world.round.expected_commitments == 2
+
+
 def test_fine_for_an_attempt_of_an_earlier_seat_takes_nothing(world: World) -> None:
     """The bond in POT can be withdrawn alone, and a seat can be followed by another one."""
     world.leave(MINERS[1])

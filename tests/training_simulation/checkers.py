@@ -177,6 +177,15 @@ IDLE_BLOCKS: Final = 256
 NEVER_MS: Final = 2**63
 """Later than any moment."""
 
+PLACE_REFUSALS: Final = (
+    "SeatsTaskFull",
+    "SeatsNotDisplaceable",
+    "SeatsAttemptOpening",
+    "SeatsAlreadyRegistered",
+    "SeatsInvalidUnits",
+)
+"""Refusals of a newcomer that must have a reason."""
+
 REGISTER: Final = miner_seats.register(TaskId(0), 0).data[:4]
 """The selector of a call that takes a seat."""
 
@@ -198,15 +207,34 @@ class Seat:
     seat_bond: int
     """What is left of the bond in POT."""
     first_attempt: int
+    """The bonds answer for attempts from this one on."""
+    since_attempt: int
+    """The first attempt since the seat was taken last."""
     since_block: int
+    has_displaced: bool = False
+    """Whether other seats ended for it when it was taken last."""
     last_attempt: int | None = None
-    """None while the seat has not ended."""
+    """None while the seat has not ended; 0 if it took part in none."""
+    earlier: list[int] = field(default_factory=list)
+    """The attempts that it took part in before it was taken again."""
     absent: set[int] = field(default_factory=set)
     """The attempts that were charged as absences."""
     fined: dict[int, FineKind] = field(default_factory=dict)
     """The fines by attempt."""
     eighths_burnt: int = 0
     """How often an eighth of the seat bond was burnt for a miss."""
+
+    def compute_last(self, attempt_count: int) -> int:
+        """Its last attempt, if it ends now or has ended; 0 if it took part in none."""
+        if self.last_attempt is not None:
+            return self.last_attempt
+        is_begun = attempt_count >= self.since_attempt
+        return attempt_count if is_begun else max(self.earlier, default=0)
+
+    def list_attempts(self, attempt_count: int) -> set[int]:
+        """The attempts that it takes part in, if the task opened so many."""
+        last = self.compute_last(attempt_count)
+        return {*self.earlier, *range(self.since_attempt, last + 1)}
 
     @property
     def missed(self) -> set[int]:
@@ -239,6 +267,8 @@ class Checkers:
         if not all(each.is_paid_in_pot for each in cluster.world.others):
             self._supplies[OTHER_TOKEN] = SUPPLY_EACH * len(HOLDERS)
         self._seats: dict[tuple[TaskId, Address], Seat] = {}
+        self._displacing: set[tuple[TaskId, Address]] = set()
+        """Accounts with a registration in progress that displaces seats."""
         self._old_seats: list[tuple[tuple[TaskId, Address], Seat]] = []
         """Seats whose bonds were withdrawn, or that were followed by another one."""
         self._burnt: Counter[Address] = Counter()
@@ -250,6 +280,11 @@ class Checkers:
         self._closed: set[TaskId] = set()
         self._open_block: dict[TaskId, int] = {}
         """The block in which the last attempt of each task opened."""
+        self._open_second: dict[TaskId, int] = {}
+        """The time of that block."""
+        self._last_opened: dict[TaskId, AttemptId] = {}
+        self._committed: dict[TaskId, set[Address]] = {}
+        """The miners that have committed in the last attempt."""
         self._escrow: dict[TaskId, int] = {}
         """What the registry must hold for each task."""
         self._earned: dict[TaskId, dict[Address, int]] = {}
@@ -359,11 +394,15 @@ class Checkers:
                 task_id = TaskId(number)
                 seat = self._seats[task_id, sender]
                 is_closed = task_id in self._closed  # a later call of this block may close it
-                last = seat.last_attempt
-                if last is None:
-                    last = self._attempt_count.get(task_id, 0) if is_closed else None
-                is_locked = last is None or self._is_locked(task_id, seat, last)
+                last = seat.compute_last(self._attempt_count.get(task_id, 0))
+                is_seated = seat.last_attempt is None and not is_closed
+                is_locked = is_seated or self._is_locked(task_id, seat, last)
                 self.require(SEATS, is_locked, f"{transaction.label}: the bond of {seat} is free")
+            case ContractError("SeatsAttemptOwed", (int(number), _)):
+                task_id = TaskId(number)
+                seat = self._seats[task_id, sender]
+                is_free = self._takes_commitments(task_id) and not seat.has_displaced
+                self.require(SEATS, not is_free, f"{transaction.label}: {seat} owes nothing")
             case _:
                 pass
 
@@ -387,15 +426,61 @@ class Checkers:
         transaction, error = executed.transaction, executed.error
         number, units, names = decode(["uint256", "uint32", "address[]"], transaction.call.data[4:])
         task_id, displaced = TaskId(number), [Address(bytes.fromhex(each[2:])) for each in names]
-        objection = self._find_objection(task_id, units, displaced)
+        objection = self._find_return_objection(task_id, units, transaction.sender)
+        objection = objection or self._find_objection(task_id, units, displaced)
         name = "" if error is None else error if isinstance(error, str) else error.name
         text = f"{transaction.label}: {objection or 'it has a right to its place'}, {error}"
         if error is None:
             self.require(SEATS, not objection, text)
-        elif name in ("SeatsTaskFull", "SeatsNotDisplaceable", "SeatsAttemptOpening"):
+        elif name in PLACE_REFUSALS:
             self.require(SEATS, bool(objection), text)
         if error is None and displaced:
             self._cluster.counts["seats displaced"] += len(displaced)
+            self._displacing.add((task_id, transaction.sender))
+
+    def _find_return_objection(self, task_id: TaskId, units: int, miner: Address) -> str:
+        """Why an account may not take its ended seat again; empty if it may, or has none."""
+        seat = self._seats.get((task_id, miner))
+        if seat is None or seat.is_fraud:
+            return ""
+        count = self._attempt_count.get(task_id, 0)
+        if seat.last_attempt is None:
+            return "it has a seat"
+        if task_id in self._open and seat.last_attempt == count:
+            return "it takes part in the attempt in progress"
+        missed = seat.missed | self._list_absences(task_id, miner, seat)
+        if len(missed) >= formats.MISSES:
+            return "it has missed too often"
+        if not seat.seat_bond:
+            return "its seat bond is gone"
+        return "" if units == seat.units else "its bonds answer for other units"
+
+    def _list_absences(self, task_id: TaskId, miner: Address, seat: Seat) -> set[int]:
+        """The attempts that have ended without a commitment of a seat that took part in them."""
+        attempts = seat.list_attempts(self._attempt_count.get(task_id, 0))
+        return {
+            ended.attempt.ordinal
+            for attempt_id, ended in self._chain.view.ended.items()
+            if attempt_id.task_id == task_id
+            and ended.attempt.ordinal in attempts
+            and not any(each.miner == miner for each in ended.attempt.commitments)
+        }
+
+    def _takes_commitments(self, task_id: TaskId) -> bool:
+        """Whether the attempt in progress is in its commitment phase."""
+        view, world = self._chain.view, self._cluster.world
+        if task_id not in self._open or self._open_block[task_id] == view.number:
+            return False
+        expected = {
+            miner
+            for miner, _ in view.participants[self._last_opened[task_id]]
+            if (task_id, miner) not in self._seats or not self._seats[task_id, miner].is_fraud
+        }
+        floor = max(world.floor, 2 * (self._chain.validator_set.max_faulty + 1))
+        seconds = self._spec(task_id).phases.commit_seconds
+        is_over = view.number >= self._open_block[task_id] + floor
+        is_over = is_over and view.timestamp >= self._open_second[task_id] + seconds
+        return not is_over and not expected <= self._committed[task_id]
 
     def _find_objection(self, task_id: TaskId, units: int, displaced: Sequence[Address]) -> str:
         """Why a newcomer has no right to its place; empty if it has one."""
@@ -419,7 +504,7 @@ class Checkers:
             seat = live.pop(miner, None)
             if seat is None:
                 return "it names a miner without a seat"
-            if seat.first_attempt + term > ordinal + 1:
+            if seat.since_attempt + term > ordinal + 1:
                 return "it names a seat within its term"
             most -= seat.units
             if most < 0:
@@ -440,8 +525,8 @@ class Checkers:
                 self._apply_registration(event)
             case MinerLeft():
                 seat = self._seats[event.task_id, event.miner]
-                seat.last_attempt = self._attempt_count.get(event.task_id, 0)
                 self._check_leaving(event, seat)
+                seat.last_attempt = seat.compute_last(self._attempt_count.get(event.task_id, 0))
             case BondWithdrawn():
                 self._apply_withdrawal(event)
             case MinerAbsent():
@@ -464,6 +549,8 @@ class Checkers:
             case TaskClosed():
                 self._closed.add(event.task_id)
                 self._check_close(event)
+            case GradientCommitted():
+                self._committed[event.task_id].add(event.miner)
             case AttemptVoided():
                 self._open.discard(event.task_id)
                 ordinal = self._attempt_count[event.task_id]
@@ -474,7 +561,11 @@ class Checkers:
                 self._open.add(event.task_id)
                 self._attempt_count[event.task_id] = event.ordinal
                 self._open_block[event.task_id] = self._chain.view.number
-                self._opened.append(AttemptId(event.task_id, event.round, event.attempt))
+                self._open_second[event.task_id] = self._chain.view.timestamp
+                self._committed[event.task_id] = set()
+                attempt_id = AttemptId(event.task_id, event.round, event.attempt)
+                self._last_opened[event.task_id] = attempt_id
+                self._opened.append(attempt_id)
             case _:
                 pass
 
@@ -527,22 +618,32 @@ class Checkers:
 
     def _apply_registration(self, event: MinerRegistered) -> None:
         key = (event.task_id, event.miner)
+        amounts, number = (event.bond, event.seat_bond), self._chain.view.number
+        first = self._attempt_count.get(event.task_id, 0) + 1
+        has_displaced = key in self._displacing
+        self._displacing.discard(key)
         if key in self._seats:
             old = self._seats[key]
-            self.require(SEATS, old.is_fraud, f"{event} beside {old}")
+            if not old.is_fraud:
+                self.require(MONEY, amounts == (old.bond, old.seat_bond), f"{event} of {old}")
+                old.earlier = sorted(old.list_attempts(first - 1))
+                old.since_attempt, old.since_block, old.last_attempt = first, number, None
+                old.has_displaced = has_displaced
+                self._cluster.counts["seats taken again"] += 1
+                return
             self._old_seats.append((key, old))
         bond = formats.compute_bond(self._spec(event.task_id), event.units)
-        amounts = (event.bond, event.seat_bond)
         self.require(MONEY, amounts == (bond, SEAT_BOND), f"{amounts} paid for {bond}")
-        first = self._attempt_count.get(event.task_id, 0) + 1
-        self._seats[key] = Seat(event.units, bond, SEAT_BOND, first, self._chain.view.number)
+        seat = Seat(event.units, bond, SEAT_BOND, first, first, number, has_displaced)
+        self._seats[key] = seat
 
     def _check_leaving(self, event: MinerLeft, seat: Seat) -> None:
-        """A newcomer owes an attempt, unless none opens."""
+        """A newcomer owes an attempt, unless none opens or others have time to take its place."""
         view = self._chain.view
         is_owed = view.histories[event.task_id].status is TaskStatus.ACTIVE
         is_owed = is_owed and view.number < seat.since_block + IDLE_BLOCKS
-        has_taken_part = self._attempt_count.get(event.task_id, 0) >= seat.first_attempt
+        is_owed = is_owed and (seat.has_displaced or not self._takes_commitments(event.task_id))
+        has_taken_part = self._attempt_count.get(event.task_id, 0) >= seat.since_attempt
         text = f"{self._name(event.miner)} leaves before its first attempt"
         self.require(SEATS, has_taken_part or not is_owed, text)
 
@@ -558,21 +659,12 @@ class Checkers:
         )
         are_paid = not seat.seat_bond or seat.eighths_burnt == len(seat.missed)
         self.require(SEATS, are_paid, f"{self._name(event.miner)} paid for fewer misses: {seat}")
-        last = seat.last_attempt
-        if last is None:
-            last = self._attempt_count.get(event.task_id, 0)
+        last = seat.compute_last(self._attempt_count.get(event.task_id, 0))
         is_locked = self._is_locked(event.task_id, seat, last)
         self.require(SEATS, not is_locked, f"{event} comes before the end of all windows")
         if len(seat.missed) >= formats.MISSES:
             return
-        absent = {
-            attempt_id
-            for attempt_id, ended in self._chain.view.ended.items()
-            if attempt_id.task_id == event.task_id
-            and seat.first_attempt <= ended.attempt.ordinal <= last
-            and not any(each.miner == event.miner for each in ended.attempt.commitments)
-        }
-        ordinals = {self._chain.view.ended[each].attempt.ordinal for each in absent}
+        ordinals = self._list_absences(event.task_id, event.miner, seat)
         text = f"{self._name(event.miner)} was absent in {ordinals}, and pays for {seat.absent}"
         self.require(ABSENCE, ordinals == seat.absent, text)
 

@@ -146,8 +146,8 @@ CONTRACT_MUTANTS: Final = {
         SEATS,
         (
             (
-                "if (seat.firstAttempt > progress.attemptCount && !_isIdle",
-                "if (seat.firstAttempt > progress.attemptCount + 9 && !_isIdle",
+                "if (seat.firstAttempt > progress.attemptCount && !_owesNothing",
+                "if (seat.firstAttempt > progress.attemptCount + 9 && !_owesNothing",
             ),
         ),
     ),
@@ -194,8 +194,8 @@ CONTRACT_MUTANTS: Final = {
         SEATS,
         (
             (
-                "        seat.lastAttempt = progress.attemptCount;\n",
-                "        seat.lastAttempt = _endedCount(progress);\n",
+                "seat.lastAttempt = progress.attemptCount;\n",
+                "seat.lastAttempt = _endedCount(progress);\n",
             ),
         ),
     ),

@@ -109,6 +109,8 @@ class Miner(Actor):
         self._vanishes_ms = cluster.now_ms + self.random.randrange(5_000, 60_000)
         self._last_seconds = self.random.randrange(4, 8)
         self._is_over = False
+        self._comes_back: bool | None = None
+        """Whether it takes its seat again after it was displaced; None before."""
         self._claimed_rounds = 0
 
     @property
@@ -250,7 +252,10 @@ class Miner(Actor):
         self.cluster.send(self, guess)
 
     def _finishes(self, history: TaskHistory, spec: TaskSpec) -> bool:
-        """Whether a displaced miner has an attempt to finish; if not, it wants its bonds back."""
+        """Whether a displaced miner has an attempt to finish.
+
+        If not, it takes a seat again as soon as there is room. Else it wants its bonds back.
+        """
         key = (self.task_id, self.address)
         if key not in self.cluster.chain.displaced:
             return False
@@ -258,6 +263,16 @@ class Miner(Actor):
         attempt = history.attempt
         if attempt is not None and attempt.ordinal <= seat.last_attempt:
             return True
+        if self._comes_back is None:
+            self._comes_back = self.random.random() < 0.7
+        displaced = self._list_displaced(spec)
+        seats = self.view.contracts.read(miner_seats.list_seats(self.task_id))
+        taken = [each.units for each in seats if each.miner not in displaced]
+        is_active = history.status is TaskStatus.ACTIVE
+        if self._comes_back and is_active and count_free_units(spec, taken) >= self.units:
+            call = miner_seats.register(self.task_id, self.units, displaced)
+            self._once(("return",), call, "take the seat again")
+            return False
         free_block = self.cluster.checkers.compute_free_block(self.task_id, seat.last_attempt)
         if self.view.number >= free_block:
             call = miner_seats.withdraw_bond(self.task_id)
@@ -271,6 +286,11 @@ class Miner(Actor):
             self._once(("leave",), miner_seats.leave(self.task_id), "leave")
         if self.random.random() < 0.2:
             self._once(("withdraw",), miner_seats.withdraw_bond(self.task_id), "withdraw early")
+        if self.habit == "leaves and comes back" and self.random.random() < 0.2:
+            units = self.random.choice((self.units, self.units, 1))
+            call = miner_seats.register(self.task_id, units)
+            guess = Transaction(self.address, call, f"{self.name}: come back", is_guess=True)
+            self.cluster.send(self, guess)
 
     # A gradient.
 

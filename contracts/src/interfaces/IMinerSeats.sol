@@ -15,16 +15,19 @@ interface IMinerSeats {
 
     struct Seat {
         uint32 units; // units of work that the miner does in each round; 0 if it has no seat
-        uint32 firstAttempt; // the first attempt in which the seat takes part
-        uint32 lastAttempt; // the last attempt in which it takes part; 0 while the seat has not ended
+        uint32 firstAttempt; // the first attempt in which the seat takes part since it was taken last
+        uint32 lastAttempt; // the last attempt in which it took part before it ended last; 0 if there is none
         uint32 accountedAttempt; // absences up to this attempt are charged
         uint32 committedAttempt; // the attempt of the miner's last commitment
         uint32 position; // index in the list of seats + 1; 0 once the seat has ended
         uint8 missCount;
         bool hasSeatBond; // whether a part of the seat bond is left: an eighth less for each miss
         bool isSlashed; // a fraud has taken both bonds; the miner may register again
-        uint40 registeredBlock;
-        uint256 bond; // what is left of it, in base units of the task's token
+        uint32 registeredBlock; // when the seat was taken last
+        bool isDisplaced; // whether a newcomer ended the seat
+        uint208 bond; // what is left of it, in base units of the task's token
+        uint32 bondedFrom; // its bonds answer for attempts from this one on, before it was taken again, too
+        bool hasDisplaced; // whether other seats ended to make room when it was taken last
     }
 
     /// @dev A leaf of an attempt's tree of fines.
@@ -81,11 +84,13 @@ interface IMinerSeats {
     /// requiredBond(taskId, units) in the task's token, and the seat bond in POT. The task must be active or
     /// paused, and `units` at least a 1024th of the task's. A newcomer to a full task names in `displaced` the
     /// miners whose seats end to make room: their terms must be over, and together they may have at most twice
-    /// as many units as the newcomer.
+    /// as many units as the newcomer. An account whose seat has ended may take it again with the same units, as
+    /// soon as its last attempt has ended: its bonds stay as they are, and its misses count on.
     function register(uint256 taskId, uint32 units, address[] calldata displaced) external;
 
     /// @notice Leave the task at the end of the attempt in progress. Reverts before the seat has taken part
-    /// in an attempt, unless the task is not active or opened none for 256 blocks.
+    /// in an attempt, unless the task is not active, opened none for 256 blocks, or has one in its commitment
+    /// phase and no seat was displaced for this one.
     function leave(uint256 taskId) external;
 
     /// @notice Pay the caller what is left of both its bonds. The caller's seat must have ended, or the task

@@ -359,7 +359,7 @@ ANSWERS = {
     "getAccount": TaskAccount(WHO, TaskStatus.PAUSED, 3, True, CloseReason.REFUSED, *[3] * 9),
     "getRound": RoundState(*[3] * 6, True, *[3] * 11, HASH, HASH, 3),
     "endedAttempt": EndedAttemptState(*[3] * 6),
-    "getSeat": SeatState(*[3] * 7, True, True, 3, 3),
+    "getSeat": SeatState(*[3] * 7, True, True, 3, True, 3, 3, True),
     "listSeats": (ListedSeat(WHO, 7, 7), ListedSeat(WHOM, 6, 6)),
     "listOver": (WHOM, WHO),
     "getValidator": ValidatorState(WHO, ValidatorStatus.EXITED, True, BlockNumber(3), 3),

@@ -109,7 +109,7 @@ class Miner:
         self._leave_due = 0.0
         """When to try again to leave, by the monotonic clock."""
         self._limits = limits
-        self._choice = TaskChoice(client, light, self._identity.address, limits)
+        self._choice = TaskChoice(client, light, self._identity.address, limits, units)
         self._bonds = BondReturns(client, light, self._identity)
         self._mined: _MinedTask | None = None
         """The task that was accepted last; None before the first, and once it is closed."""

@@ -4,17 +4,21 @@ Anyone may submit a task, also one that nobody can profit from. A miner has a se
 time: in a second one it would miss attempts. So a task in which the account has a seat comes first.
 A bond is placed only for a task that is active, whose phases leave time to commit to a gradient and
 to reveal it, and that lacks nothing for an attempt but miners. Of those, the miner prefers tasks in
-which it did not wait in vain before, then pay in the network's own token, then tasks that lack
-fewest miners besides itself, then the highest pay for a unit. It does take a task that lacks more
-miners if there is no other: else the first miners of such a task would wait for one another. A task
-that takes more memory or disk than the operator allows, locks bonds for longer, or cannot be mined
-is put aside for a while, so that it does not keep the miner from the others.
+which it did not wait in vain before, then pay in the network's own token, then the highest pay for
+its time. A round counts as long as its phases may last: a submitter can make them as long as that
+with one seat of its own, and the miners of a task with a commitment phase of 20 hours and a little
+more pay would wait for so long. The pay of a task that lacks miners besides this one is divided by
+one more than they are: a task that pays next to nothing must not keep miners from one that lacks
+some, nor a task that pays much and lacks many. A task that takes more memory or disk than the
+operator allows, locks bonds for longer, or cannot be mined is put aside for a while, so that it
+does not keep the miner from the others.
 """
 
 import json
 import math
 import time
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Final
 
 import structlog
@@ -70,12 +74,19 @@ class TaskChoice:
     """Chooses tasks for one account."""
 
     def __init__(
-        self, client: FailoverClient, light: LightClient, miner: Address, limits: MinerLimits
+        self,
+        client: FailoverClient,
+        light: LightClient,
+        miner: Address,
+        limits: MinerLimits,
+        units: int,
     ) -> None:
+        """Make the choice of an account that offers so many units of work a round."""
         self._client = client
         self._light = light
         self._miner = miner
         self._limits = limits
+        self._units = units
         self._pauses: dict[TaskId, _Pause] = {}
         self._rests: dict[TaskId, float] = {}
         """The tasks that opened no attempt while the miner had a seat, each with its last rest in
@@ -143,7 +154,7 @@ class TaskChoice:
         """Never choose a task again: it is closed, or cost the account its bond."""
         self._pauses[task] = _Pause(math.inf, LONGEST_PAUSE_SECONDS)
 
-    def _rank(self, task: TaskId, standing: Standing) -> tuple[bool, bool, int, int] | None:
+    def _rank(self, task: TaskId, standing: Standing) -> tuple[bool, bool, Fraction] | None:
         """The rank of a task in which the account has no seat; None if it must not take one now."""
         seat, status = standing.seat, standing.opening.status
         if status is not TaskStatus.ACTIVE or seat.has_bonds_to_return:
@@ -164,7 +175,10 @@ class TaskChoice:
             return None
         missing = max(0, spec.reward.min_miners - standing.opening.seat_count - 1)
         is_pot = spec.reward.token == TRAINING_TOKEN
-        return task not in self._rests, is_pot, -missing, spec.reward.unit_price
+        pay = min(self._units, spec.reward.max_units) * spec.reward.unit_price
+        phases = spec.phases
+        seconds = phases.commit_seconds + phases.verdict_seconds + phases.result_seconds
+        return task not in self._rests, is_pot, Fraction(pay, seconds * (1 + missing))
 
     def _pause(self, task: TaskId, seconds: float = FIRST_PAUSE_SECONDS) -> None:
         """Look at a task again after a pause, which does not count as a failure."""

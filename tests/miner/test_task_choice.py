@@ -75,7 +75,7 @@ def paying(price: int, token: Address = TRAINING_TOKEN) -> TaskSpec:
 
 
 def choice_of(chain: FakeChain) -> TaskChoice:
-    return TaskChoice(chain, chain, MINER, LIMITS)
+    return TaskChoice(chain, chain, MINER, LIMITS, units=2)
 
 
 @pytest.fixture
@@ -85,8 +85,37 @@ def now(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return clock
 
 
-def test_task_that_pays_most_for_a_unit_in_pot_is_chosen() -> None:
+def test_task_that_pays_most_in_pot_is_chosen() -> None:
     chain = FakeChain({1: paying(5), 2: paying(9), 3: paying(7), 4: paying(99, OTHER_TOKEN)})
+    assert choice_of(chain).choose() == 2
+
+
+def test_task_whose_rounds_may_last_for_hours_needs_as_much_more_pay() -> None:
+    """A price of one percent more held all miners for 20 hours, without work and unpaid."""
+    honest, phases = paying(100), MINING_SPEC.phases
+    seconds = phases.commit_seconds + phases.verdict_seconds + phases.result_seconds
+
+    def decoy(price: int) -> TaskSpec:
+        slow = replace(phases, commit_seconds=phases.commit_seconds + 800 * seconds)
+        return replace(paying(price), phases=slow)
+
+    changes: dict[int, dict[str, object]] = {2: {"is_open": True}}
+    assert choice_of(FakeChain({1: honest, 2: decoy(101)}, changes=changes)).choose() == 1
+    assert choice_of(FakeChain({1: honest, 2: decoy(80_099)}, changes=changes)).choose() == 1
+    assert choice_of(FakeChain({1: honest, 2: decoy(80_101)}, changes=changes)).choose() == 2
+
+
+def test_only_units_that_a_task_has_count_as_pay() -> None:
+    small = replace(paying(9), reward=replace(paying(9).reward, max_units=1, min_miners=1))
+    assert choice_of(FakeChain({1: paying(5), 2: small})).choose() == 1
+
+
+def test_task_that_pays_nothing_keeps_no_miner_from_one_that_lacks_some() -> None:
+    """It had its miners, so it came first, and the other never got its first one."""
+    chain = FakeChain({1: paying(900), 2: paying(1)}, changes={1: {"seat_count": 0}})
+    assert choice_of(chain).choose() == 1
+    # The more miners are lacking, the less is its pay worth.
+    chain = FakeChain({1: paying(900), 2: paying(301)}, changes={1: {"seat_count": 0}})
     assert choice_of(chain).choose() == 2
 
 

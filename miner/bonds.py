@@ -98,9 +98,11 @@ class BondReturns:
 
     def _withdraw(self, task: TaskId) -> bool:
         """Take back what is free in a task, and return whether nothing is left there."""
-        seat = self._light.standing(task, self._identity.address).seat
-        if seat.units == 0 or seat.is_slashed:
-            return True  # they were withdrawn by hand, or lost
+        standing = self._light.standing(task, self._identity.address)
+        seat = standing.seat
+        is_taken_again = seat.has_seat and standing.opening.status is not TaskStatus.CLOSED
+        if seat.units == 0 or seat.is_slashed or is_taken_again:
+            return True  # they were withdrawn by hand, or lost, or answer for the seat again
         try:
             self._transact(miner_seats.withdraw_bond(task))
         except (NodeUnreachableError, DishonestNodeError):

@@ -9,6 +9,8 @@ from typing import Final, TypeVar
 
 import structlog
 
+from chain.contracts import miner_seats
+from chain.contracts.miner_seats import compute_free_units
 from chain.contracts.task_registry import TaskStatus
 from chain.crypto import get_address
 from chain.primitives import PrivateKey, TaskId
@@ -128,7 +130,8 @@ class Miner:
             ClientError: There is no such task, or the account cannot take part in it.
         """
         try:
-            self.mine(task)
+            while not self._mine_until_displaced(task):
+                pass
         except OutOfTaskError as error:
             if not self._leaves_at_end:
                 raise
@@ -140,6 +143,49 @@ class Miner:
         else:
             if self._leaves_at_end:
                 self._await_bonds()
+
+    def _mine_until_displaced(self, task: TaskId) -> bool:
+        """Mine a task until it closes or the miner is told to end, and return whether it is over.
+
+        If newcomers displace the seat, wait until there is room for it again.
+
+        Raises:
+            OutOfTaskError: The account lost its bond in the task, or has left it.
+            ClientError: There is no such task, or the account cannot take part in it.
+        """
+        try:
+            self.mine(task)
+        except OutOfTaskError as error:
+            if not error.is_displaced or self.is_ending:
+                raise
+            _log.warning(f"{error}; the miner waits for room, and takes the seat again", task=task)
+            if not self._await_room(task):
+                raise
+            return False
+        return True
+
+    def _await_room(self, task: TaskId) -> bool:
+        """Wait for room for a displaced seat; False if it is not taken again.
+
+        Newcomers may leave soon, so the chain is asked every second. Once the bonds can be
+        withdrawn, an account of the miner may do so by hand; then it registers as a newcomer.
+        """
+        reward = self._ask_honest(lambda: fetch_spec(self._client, self._light, task))[0].reward
+        while not self.is_ending:
+            try:
+                standing = self._light.standing(task, self._identity.address)
+                seats = self._client.read(miner_seats.list_seats(task))
+                taken = [each.units for each in seats]
+                free = compute_free_units(reward.max_units, reward.min_miners, taken)
+                if standing.opening.status is TaskStatus.CLOSED:
+                    return False
+                is_active = standing.opening.status is TaskStatus.ACTIVE
+                if is_active and (not standing.seat.can_return or free >= standing.seat.units):
+                    return True
+            except ClientError as error:
+                self._try_another(error, RETRY_SECONDS)
+            time.sleep(IDLE_SECONDS)
+        return False
 
     def mine_all(self) -> None:
         """Take part in the task that pays best; when it ends, in the next.
@@ -191,7 +237,10 @@ class Miner:
                 self._choice.leave_idle(task)
         except OutOfTaskError as error:
             _log.log(logging.INFO if error.has_left else logging.ERROR, str(error))
-            self._choice.finish(task)
+            if error.is_displaced:
+                self._choice.put_aside(task, error)
+            else:
+                self._choice.finish(task)
             self._bonds.expect(task)
             self._files.delete(task)  # no attempt that it took part in is open any more
         except (NodeUnreachableError, DishonestNodeError):

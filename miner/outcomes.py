@@ -28,10 +28,16 @@ _log = structlog.get_logger("miner")
 class OutOfTaskError(ClientError):
     """The account takes part in a task no more: it lost its bond, or has left."""
 
-    def __init__(self, message: str, *, has_left: bool = False) -> None:
+    def __init__(self, message: str, *, has_left: bool = False, is_displaced: bool = False) -> None:
         super().__init__(message)
         self.has_left = has_left
         """Whether the seat ended without a fault of the miner: it left, or was displaced."""
+        self.is_displaced = is_displaced
+        """Whether a newcomer ended the seat, so that the miner may take it again."""
+
+
+class NoRoomError(ClientError):
+    """Other miners do all units of a task, and no seat can be displaced."""
 
 
 class OutcomeLog:

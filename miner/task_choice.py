@@ -157,7 +157,7 @@ class TaskChoice:
     def _rank(self, task: TaskId, standing: Standing) -> tuple[bool, bool, Fraction] | None:
         """The rank of a task in which the account has no seat; None if it must not take one now."""
         seat, status = standing.seat, standing.opening.status
-        if status is not TaskStatus.ACTIVE or seat.has_bonds_to_return:
+        if status is not TaskStatus.ACTIVE or (seat.has_bonds_to_return and not seat.can_return):
             self._pause(task)
             return None
         spec = self._examine(task)

@@ -55,6 +55,7 @@ from miner.idle_watch import IdleWatch
 from miner.light import LightClient, ProvenAttempt
 from miner.limits import DAY_SECONDS, compute_lock_seconds
 from miner.outcomes import (
+    NoRoomError,
     OutcomeLog,
     OutOfTaskError,
     describe_ended_seat,
@@ -157,18 +158,22 @@ class TaskWorker:
     def register(self, units: int) -> None:
         """Take a seat with `units` a round, unless the account has one already.
 
-        An account that lost its bond earlier places a new one. In a full task the newcomer takes
-        the place of seats whose term is over.
+        An account that lost its bond earlier places a new one. An account whose seat has ended
+        otherwise takes it again. In a full task the newcomer takes the place of seats whose term
+        is over.
 
         Raises:
-            ClientError: The account has left the task or cannot pay the bond, or no unit is free.
+            OutOfTaskError: The seat was displaced, and there is no room for it now.
+            ClientError: The seat ended after misses, the account cannot pay the bond, or no unit
+                is free.
         """
         seat = self._light.progress(self._task, self._identity.address).seat
         if seat.is_slashed:
             _log.warning("an earlier bond was lost; a new one is placed", task=self._task)
         elif seat.units > 0 and seat.has_ended:
-            told = self._describe_ended(seat.miss_count)
-            raise ClientError(f"{told}. Start the miner again when the bonds are back")
+            if seat.miss_count >= MAX_MISSES:
+                told = self._describe_ended(seat.miss_count)
+                raise ClientError(f"{told}. Start the miner again when the bonds are back")
         elif seat.units > 0:
             self.has_seat = True
             _log.info("miner is registered already", task=self._task)
@@ -182,10 +187,15 @@ class TaskWorker:
                 raise ClientError(f"task {self._task} is {status.name.lower()} and takes no miners")
             case _:
                 pass
-        units = self._count_units(units)
+        is_returning = seat.units > 0 and not seat.is_slashed
+        units = seat.units if is_returning else self._count_units(units)
         for tries_left in reversed(range(REGISTER_TRIES)):
             try:
-                self._take_seat(units)
+                self._take_seat(units, is_returning=is_returning)
+            except NoRoomError as error:
+                if not seat.can_return:
+                    raise
+                raise OutOfTaskError(str(error), has_left=True, is_displaced=True) from error
             except RpcCallError as error:
                 # Another miner was faster, or an attempt has just opened.
                 if not tries_left:
@@ -214,9 +224,33 @@ class TaskWorker:
             )
         return units
 
-    def _take_seat(self, units: int) -> None:
-        reward = self._spec.reward
+    def _take_seat(self, units: int, *, is_returning: bool) -> None:
+        """Take a seat: a new one, or the ended one, with the bonds that still answer for it."""
         displaced, declared = self._choose_place(units)
+        if is_returning and declared < units:
+            raise NoRoomError(
+                f"other miners do the {units} units of task {self._task} for which this account "
+                "has bonds there"
+            )
+        bonds = {} if is_returning else self._approve_bonds(declared)
+        self.has_seat = True  # also if the miner is stopped before it has the receipt
+        try:
+            self._transact(miner_seats.register(self._task, declared, displaced))
+        except RpcCallError:
+            self.has_seat = False
+            raise
+        _log.info(
+            "seat taken again, with its bonds" if is_returning else "miner registered",
+            task=self._task,
+            units=declared,
+            displaced=len(displaced),
+            lock_days=round(self._compute_lock_seconds() / DAY_SECONDS, 2),
+            **bonds,
+        )
+
+    def _approve_bonds(self, declared: int) -> dict[str, str]:
+        """Let the contract take the bonds of a new seat, and return them for the log."""
+        reward = self._spec.reward
         bond = self._client.read(miner_seats.required_bond(self._task, declared))
         most = compute_bond(declared * reward.unit_price, self._spec.verification.audit_ppm)
         if bond > most:
@@ -231,21 +265,7 @@ class TaskWorker:
             self._fund(token, amount)
         for token, amount in sorted(needed.items()):
             self._transact(training_token.approve(token, MINER_SEATS, amount))
-        self.has_seat = True  # also if the miner is stopped before it has the receipt
-        try:
-            self._transact(miner_seats.register(self._task, declared, displaced))
-        except RpcCallError:
-            self.has_seat = False
-            raise
-        _log.info(
-            "miner registered",
-            task=self._task,
-            units=declared,
-            bond=format_amount(bond),
-            seat_bond_pot=format_amount(seat_bond),
-            displaced=len(displaced),
-            lock_days=round(self._compute_lock_seconds() / DAY_SECONDS, 2),
-        )
+        return {"bond": format_amount(bond), "seat_bond_pot": format_amount(seat_bond)}
 
     def _compute_lock_seconds(self) -> int:
         """The longest time for which the bonds are locked once the miner wants to leave."""
@@ -294,7 +314,7 @@ class TaskWorker:
                 free = free_then
                 displaceable -= freed
         if free < least or len(taken) == MAX_MINERS:
-            raise ClientError(
+            raise NoRoomError(
                 f"other miners do all {reward.max_units} units of task {self._task}; "
                 "`pot task list` shows other tasks"
             )
@@ -479,7 +499,11 @@ class TaskWorker:
             raise OutOfTaskError(describe_lost_bond(last, self._task, receipts))
         if seat.has_ended:
             misses = seat.miss_count
-            raise OutOfTaskError(self._describe_ended(misses), has_left=misses < MAX_MISSES)
+            raise OutOfTaskError(
+                self._describe_ended(misses),
+                has_left=misses < MAX_MISSES,
+                is_displaced=seat.can_return,
+            )
 
     def _describe_ended(self, miss_count: int) -> str:
         """What the ended seat lost, as nodes tell it, and what to do."""

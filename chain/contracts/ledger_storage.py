@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from chain.contracts.addresses import GRADIENT_LEDGER, MINER_SEATS, TASK_REGISTRY
+from chain.contracts.miner_seats import MAX_MISSES
 from chain.contracts.task_registry import TaskStatus
 from chain.crypto import keccak256
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
@@ -106,6 +107,11 @@ class StoredSeat:
     def has_seat(self) -> bool:
         """Whether the miner takes part in the next attempt."""
         return self.units > 0 and not self.has_ended
+
+    @property
+    def can_return(self) -> bool:
+        """Whether a newcomer ended the seat, and its bonds still answer for a further term."""
+        return self.has_bonds_to_return and self.is_displaced and self.miss_count < MAX_MISSES
 
     @property
     def has_bonds_to_return(self) -> bool:

@@ -86,7 +86,8 @@ def leave(
 
     The miner must still finish that attempt, so stop it only afterwards: a seat that misses its
     last attempt loses its bond in POT. After a miss, commit once more before you leave. A new miner
-    owes one attempt. Take the bonds back with `pot miner withdraw`.
+    owes one attempt, but may leave while one without it takes commitments. Take the bonds back with
+    `pot miner withdraw`.
     """
     client = RpcClient(rpc)
     account = unlock_account(client, key, password_file)

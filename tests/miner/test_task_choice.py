@@ -153,6 +153,14 @@ def test_task_in_which_old_bonds_are_locked_is_not_chosen() -> None:
     assert choice_of(chain).choose() == 1
 
 
+def test_task_that_displaced_this_miner_is_chosen_again() -> None:
+    chain = FakeChain({1: paying(5), 2: paying(9)})
+    chain.seats[2] = replace(seat(has_ended=True), is_displaced=True)
+    assert choice_of(chain).choose() == 2
+    chain.seats[2] = replace(chain.seats[2], miss_count=2)
+    assert choice_of(chain).choose() == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

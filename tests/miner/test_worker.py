@@ -411,6 +411,33 @@ def test_newcomer_to_a_full_task_names_seats_after_their_term(tmp_path: Path) ->
     assert node.transactions[-1].data == miner_seats.register(TASK, 1, [third]).data
 
 
+def test_displaced_miner_takes_its_seat_again_without_new_bonds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Newcomers may leave at once; then the task had no miner until the bonds were back."""
+    others = ((OTHER, MINING_SPEC.reward.max_units),)
+    node = FakeNode(MINER, units=1, is_displaced=True, participants=others)
+    pauses: list[float] = []
+
+    def newcomer_leaves_later(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 5:
+            node.participants = ((MINER, 1),)
+
+    monkeypatch.setattr("miner.miner.time.sleep", newcomer_leaves_later)
+    with capture_logs() as logs:
+        Stage(tmp_path, node, []).miner.mine_one(TASK)
+    assert len(pauses) >= 5
+    assert [each.data for each in node.transactions] == [miner_seats.register(TASK, 1).data]
+    assert "seat taken again, with its bonds" in [each["event"] for each in logs]
+
+
+def test_miner_that_left_takes_its_seat_again_when_it_is_started(tmp_path: Path) -> None:
+    node = FakeNode(MINER, units=1, has_left=True)
+    Stage(tmp_path, node, []).play()
+    assert [each.data for each in node.transactions] == [miner_seats.register(TASK, 1).data]
+
+
 def test_newcomer_names_no_seat_with_more_than_twice_its_units(tmp_path: Path) -> None:
     units = MINING_SPEC.reward.max_units
     third = Address(b"\x79" * 20)

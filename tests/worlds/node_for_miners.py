@@ -121,6 +121,8 @@ class FakeNode:
     """The misses of the miner's seat, which ends at the second one."""
     has_left: bool = False
     """Whether the miner gave its seat up."""
+    is_displaced: bool = False
+    """Whether a newcomer took its seat."""
     registered_block: int = 0
     """The block in which the miner took its seat."""
     has_attempt: bool = True
@@ -208,7 +210,8 @@ class FakeNode:
                     committed,
                     is_slashed=self.is_slashed,
                     miss_count=self.miss_count,
-                    has_left=self.has_left,
+                    has_left=self.has_left or self.is_displaced,
+                    is_displaced=self.is_displaced,
                 ),
                 **members_storage(
                     TASK,
@@ -235,7 +238,7 @@ class FakeNode:
     @property
     def has_lost_its_seat(self) -> bool:
         """Whether the seat of the miner has ended."""
-        return self.is_slashed or self.has_left or self.miss_count >= 2
+        return self.is_slashed or self.has_left or self.is_displaced or self.miss_count >= 2
 
     @property
     def others(self) -> tuple[tuple[Address, int], ...]:
@@ -416,7 +419,8 @@ class FakeNode:
         data = bytes.fromhex(call["data"][2:])
         if data == miner_seats.list_seats(TASK).data:
             types = miner_seats.CONTRACT.abi.functions["listSeats"].outputs
-            members = self.participants if self.units else self.others
+            has_seat = self.units and not self.has_lost_its_seat
+            members = self.participants if has_seat else self.others
             firsts = [self.first_attempts.get(miner, 1) for miner, _ in members]
             columns = [[miner for miner, _ in members], [units for _, units in members], firsts]
             return "0x" + encode(types, columns).hex()
@@ -449,6 +453,7 @@ class FakeNode:
             self.token_balance += 10 * BOND
         if selector(transaction.data) == selector(miner_seats.register(TASK, 1).data):
             self.units, self.registered_block = 1, self.head
+            self.has_left = self.is_displaced = False
         if transaction.data == miner_seats.leave(TASK).data:
             self.has_left = True
         if transaction.data == miner_seats.withdraw_bond(TASK).data:

@@ -124,6 +124,7 @@ def members_storage(
     miss_count: int = 0,
     has_left: bool = False,
     registered_block: int = 0,
+    is_displaced: bool = False,
 ) -> dict[int, int]:
     """The storage of seats in the order in which they were taken.
 
@@ -142,6 +143,7 @@ def members_storage(
         | miss_count << 192
         | is_slashed << 208
         | registered_block << 216
+        | is_displaced << 248
         for slot, (miner, units) in zip(slots[len(miners) :], members, strict=True)
     }
     return {count: len(miners), **elements, **registrations}

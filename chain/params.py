@@ -118,7 +118,7 @@ class ChainParameters:
         return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":")).encode()
 
 
-_BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
+BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
     "min_block_interval_ms": (10, 60_000),
     "empty_block_interval_ms": (10, 600_000),
     "view_timeout_base_ms": (100, 600_000),
@@ -126,7 +126,7 @@ _BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
     "base_fee_floor_wei": (0, 2**63),
     "transaction_gas_limit": (1_000_000, 2**32),
     "gas_per_tick": (0, 100),
-    "phase_floor_blocks": (1, 100_000),
+    "phase_floor_blocks": (1, 2**16 - 1),
     "grace_blocks": (1, 1_000),
     "blob_bytes_per_second": (1_000, 2**40),
     "validator_stake_pot": (1, 10**12),
@@ -144,7 +144,8 @@ _BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
     "seat_bond_pot": (1, 10**9),
     "seat_attempts": (1, 1_000_000),
 }
-"""Lowest and highest value. Outside, a network could not run or an integer would overflow."""
+"""Lowest and highest value. Outside, a network could not run or an integer would overflow, here or
+in a contract."""
 
 
 def parse_parameters(section: Mapping[str, Json]) -> ChainParameters:
@@ -159,7 +160,7 @@ def parse_parameters(section: Mapping[str, Json]) -> ChainParameters:
         raise InvalidGenesisError(
             f"config.proofOfTraining.{unknown[0]} is not a setting; known are: {', '.join(known)}"
         )
-    numbers = {name: _bounded(name, section[name]) for name in _BOUNDS if name in section}
+    numbers = {name: _bounded(name, section[name]) for name in BOUNDS if name in section}
     parameters = ChainParameters(
         validators=_parse_validators(section.get("validators", [])),
         base_fee_mode=_parse_mode(section.get("base_fee_mode", BaseFeeMode.FIXED.value)),
@@ -182,7 +183,7 @@ def _require_order(parameters: ChainParameters, lower: str, upper: str) -> None:
 
 
 def _bounded(name: str, value: Json) -> int:
-    low, high = _BOUNDS[name]
+    low, high = BOUNDS[name]
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise InvalidGenesisError(
             f"config.proofOfTraining.{name} is {value!r}; give an integer from {low} to {high}"

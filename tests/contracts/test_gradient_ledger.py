@@ -32,6 +32,7 @@ from chain.contracts.task_registry import (
     TaskStatus,
 )
 from chain.crypto import get_address, keccak256
+from chain.params import BOUNDS
 from chain.primitives import ZERO_HASH
 from tests.worlds.contracts import (
     BUDGET,
@@ -851,6 +852,15 @@ def test_phases_without_an_end_have_no_deadline(world: World) -> None:
 def test_the_floor_is_what_genesis_said(world: World) -> None:
     answer = world.read(gradient_ledger.CONTRACT.view("phaseFloorBlocks", returns=int))
     assert answer == FLOOR
+
+
+@pytest.mark.parametrize("floor", BOUNDS["phase_floor_blocks"])
+def test_phase_lasts_any_floor_that_genesis_allows(floor: int) -> None:
+    world = new_world_with_floor(floor)
+    world.start_round()
+    deadline = world.read(gradient_ledger.deadline(world.task))
+    # Each of f faulty primaries in a row may leave calls out, whatever genesis says: 2 (f + 1).
+    assert deadline.block_number - world.round.open_block == max(floor, 4)
 
 
 def test_two_tasks_do_not_touch_each_other(started: World) -> None:

@@ -22,6 +22,7 @@ from chain.contracts.task_registry import (
     TaskResources,
     TaskStatus,
 )
+from chain.params import BOUNDS
 from chain.primitives import TaskId
 from chain.training.fees import (
     compute_computation_fee,
@@ -659,3 +660,27 @@ def test_nodes_know_the_moment_at_which_a_task_is_over(status: TaskStatus) -> No
             assert world.read(task_registry.is_expired(world.task)) == is_over
             found.add(is_over)
     assert found == {True, False}
+
+
+@pytest.mark.parametrize("interval_ms", BOUNDS["empty_block_interval_ms"])
+def test_the_longest_times_of_genesis_fit_a_lease(interval_ms: int) -> None:
+    pending, lifetime, idle = (
+        BOUNDS[name][1] for name in ("pending_seconds", "max_lifetime_seconds", "idle_seconds")
+    )
+    prices = replace(
+        PRICES,
+        pending_seconds=pending,
+        max_lifetime_seconds=lifetime,
+        idle_seconds=idle,
+        empty_block_milliseconds=interval_ms,
+    )
+    world = World(AtomicDB())
+    deploy_contracts(world, prices=prices)
+    world.submit(purchase=Purchase(lifetime, 2**31))
+    number, now = world.number, world.timestamp
+    assert world.lease.window_block == number - (-pending * 1000 // interval_ms)
+    assert world.lease.window_time == now + pending
+    world.ready()
+    assert (world.lease.idle_seconds, world.lease.end_time) == (idle, now + lifetime)
+    assert world.lease.idle_blocks == -(-idle * 1000 // interval_ms)
+    assert world.lease.end_block == number - (-lifetime * 1000 // interval_ms)

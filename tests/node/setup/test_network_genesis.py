@@ -3,18 +3,26 @@ from typing import TypeVar
 
 import pytest
 
-from chain.contracts import gradient_ledger, training_token, validator_set
+from chain.contracts import (
+    gradient_ledger,
+    miner_seats,
+    task_registry,
+    training_token,
+    validator_set,
+)
 from chain.contracts.abi import ContractView
 from chain.contracts.addresses import FAUCET, TRAINING_TOKEN, VALIDATOR_SET
 from chain.contracts.state_reader import StateReader
+from chain.crypto import keccak256
 from chain.genesis import GenesisConfig, build_genesis, parse_genesis
-from chain.params import BaseFeeMode
+from chain.params import BOUNDS, BaseFeeMode, parse_parameters
 from chain.primitives import Address
 from node.setup.network_genesis import (
     FAUCET_SUPPLY,
     TEMPLATE_PATH,
     Seat,
     build_network,
+    build_prices,
     compute_genesis_hash,
     encode_genesis,
     plan_development_network,
@@ -62,6 +70,40 @@ def test_contracts_know_validators_operators_and_holders() -> None:
     floor = read(config, gradient_ledger.CONTRACT.view("phaseFloorBlocks", returns=int))
     assert floor == config.parameters.phase_floor_blocks
     assert config.alloc[OPERATORS[0]].balance == 5
+
+
+@pytest.mark.parametrize("edge", [0, 1], ids=["lowest", "highest"])
+def test_parameters_at_their_bounds_reach_the_contracts_whole(edge: int) -> None:
+    values = {name: bounds[edge] for name, bounds in BOUNDS.items()}
+    parameters = parse_parameters({**values})
+    names = [Address(keccak256(bytes([n]))[12:]) for n in range(2 * parameters.min_validators)]
+    half = len(names) // 2
+    seats = tuple(map(Seat, names[:half], names[half:]))
+    config = public_network(parameters=parameters, seats=seats)
+    assert read(config, task_registry.get_prices()) == build_prices(parameters)
+    found = {
+        name: read(config, contract.CONTRACT.view(name, returns=int))
+        for contract, name in (
+            (gradient_ledger, "phaseFloorBlocks"),
+            (gradient_ledger, "graceBlocks"),
+            (validator_set, "requiredStake"),
+            (validator_set, "minValidators"),
+            (validator_set, "changeBlocks"),
+            (validator_set, "evidenceBlocks"),
+            (miner_seats, "seatBond"),
+            (miner_seats, "seatAttempts"),
+        )
+    }
+    assert found == {
+        "phaseFloorBlocks": parameters.phase_floor_blocks,
+        "graceBlocks": parameters.grace_blocks,
+        "requiredStake": parameters.validator_stake_pot * 10**18,
+        "minValidators": parameters.min_validators,
+        "changeBlocks": parameters.validator_change_blocks,
+        "evidenceBlocks": parameters.evidence_blocks,
+        "seatBond": parameters.seat_bond_pot * 10**18,
+        "seatAttempts": parameters.seat_attempts,
+    }
 
 
 def test_public_network_has_a_price_for_gas_and_no_faucet() -> None:

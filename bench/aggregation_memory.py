@@ -34,6 +34,7 @@ from node.config import VerifierSection
 from node.storage.blobs import BlobStore
 from node.training.aggregation_worker import MEMORY_BYTES
 from node.training.content import Content
+from node.training.rows import TaskRows
 from node.training.state_parts import StatePartStore
 from node.training.states import TrainingStates
 from node.training.turns import Turn
@@ -111,8 +112,7 @@ async def measure(directory: Path, model: Mlp, counts: Sequence[int]) -> list[Ro
 
     async def ask(work: str, members: JsonObject) -> None:
         start = time.monotonic()
-        inputs = content.get_inputs(task, spec.initial_weights)
-        await verifier.ask(work, {**inputs, **members}, Turn())
+        await verifier.ask(work, members, Turn())
         rows.append(
             Row(
                 "verifier worker",
@@ -123,7 +123,10 @@ async def measure(directory: Path, model: Mlp, counts: Sequence[int]) -> list[Ro
             )
         )
 
-    await ask("dry_run", {})
+    stored = TaskRows(blobs, content, directory / "work", verifier)
+    async with stored.open(task) as file:
+        await ask("dry_run", {**content.get_inputs(task, spec.initial_weights), **file.members})
+        await stored.keep(task, file)
     header, payload = build_gradient(spec, theta)
     root = blobs.put(payload)
     place: JsonObject = {
@@ -137,6 +140,7 @@ async def measure(directory: Path, model: Mlp, counts: Sequence[int]) -> list[Ro
     await ask(
         "verify",
         {
+            **stored.get_inputs(task, spec.initial_weights, await stored.ensure(task)),
             "payload": str(blobs.path(root)),
             "partial": str(blobs.path(root)) + ".partial",
             "done": 0,

@@ -63,13 +63,19 @@ def examine_noise_ppb(trainer: Trainer, theta: bytes, seed: bytes) -> int:
 
 def _find_extreme_samples(trainer: Trainer, count: int) -> NDArray[np.uint64]:
     """The samples with the largest features, in magnitude."""
-    features, held_out = trainer.dataset.features.flatten(1), trainer.spec.held_out
+    held_out, row_count = trainer.spec.held_out, trainer.spec.data.row_count
     largest = torch.cat(
         [
-            features[start : start + SCANNED_ROWS].abs().amax(1)
-            for start in range(0, len(features), SCANNED_ROWS)
+            _find_largest(trainer, start, min(start + SCANNED_ROWS, row_count))
+            for start in range(0, row_count, SCANNED_ROWS)
         ]
     )
     end = held_out.first_row + held_out.row_count
     samples = torch.cat([largest[: held_out.first_row], largest[end:]]).topk(count).indices
     return samples.cpu().numpy().astype(np.uint64)
+
+
+def _find_largest(trainer: Trainer, start: int, stop: int) -> torch.Tensor:
+    """The largest feature, in magnitude, of each row from `start` to before `stop`."""
+    features, _ = trainer.dataset.take(np.arange(start, stop))
+    return features.flatten(1).abs().amax(1)

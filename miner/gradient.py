@@ -11,7 +11,7 @@ from chain.training.architectures import Model, count_forward_flops
 from chain.training.encoding import Float32Array, Float64Array
 from chain.training.task_spec import Loss
 from miner.loss import compute_loss_sum
-from miner.model import flatten, ordered_parameters
+from miner.model import ordered_parameters
 
 MAX_MICROBATCH: Final = 512
 """More samples in one step would be no faster, and their activations need memory."""
@@ -29,24 +29,6 @@ def compute_microbatch(model: Model) -> int:
     """
     fitting = max(1, STEP_FORWARD_FLOPS // count_forward_flops(model))
     return int(min(MAX_MICROBATCH, 1 << (fitting.bit_length() - 1)))
-
-
-def compute_gradient(
-    module: nn.Module, loss: Loss, features: Tensor, labels: Tensor, microbatch: int
-) -> Float32Array:
-    """The gradient, float32[parameters] in manifest order, of the mean loss over the samples.
-
-    Args:
-        module: The model, with the parameters at which the gradient is taken.
-        loss: The loss of one sample.
-        features: (B, ...), on the module's device.
-        labels: (B,).
-        microbatch: The samples of a step.
-    """
-    partial = begin_gradient(module)
-    while partial.done < len(labels):
-        partial = continue_gradient(module, loss, features, labels, partial, microbatch)
-    return flatten(partial.total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +51,14 @@ def continue_gradient(
     features: Tensor,
     labels: Tensor,
     partial: PartialGradient,
-    microbatch: int,
+    count: int,
 ) -> PartialGradient:
-    """The partial gradient after one more step."""
+    """The partial gradient after one more step, whose samples are given, of `count` in all."""
     parameters = ordered_parameters(module)
-    part = slice(partial.done, partial.done + microbatch)
-    mean = compute_loss_sum(loss, module(features[part]), labels[part]) / len(labels)
+    mean = compute_loss_sum(loss, module(features), labels) / count
     gradients = torch.autograd.grad(mean, parameters)
     total = tuple(sum_ + gradient for sum_, gradient in zip(partial.total, gradients, strict=True))
-    return PartialGradient(min(part.stop, len(labels)), total)
+    return PartialGradient(partial.done + len(labels), total)
 
 
 def clip(gradient: Float32Array | Float64Array) -> Float32Array:

@@ -63,8 +63,17 @@ def _pool(x: Tensor) -> Tensor:
     return torch.maximum(x[..., 0:width:2], x[..., 1:width:2])
 
 
-def build_model(model: Model) -> nn.Module:
-    """The module of `model`, on the CPU, with arbitrary parameters."""
+def build_model(model: Model, device: torch.device | None = None) -> nn.Module:
+    """The module of `model`, on the CPU or another device, with arbitrary parameters.
+
+    To draw parameters would take a second for the largest model, and they are replaced anyway.
+    """
+    with torch.device("meta"):
+        module = _build_module(model)
+    return module.to_empty(device=device or torch.device("cpu"))
+
+
+def _build_module(model: Model) -> nn.Module:
     match model:
         case Mlp():
             return MlpModule(model)

@@ -21,6 +21,7 @@ from miner.gradient import PartialGradient, clip
 from miner.loss import compute_logit_gradient
 from miner.measurement import MAX_DISTANCE_PPB, measure
 from miner.model import load_parameters, ordered_parameters
+from miner.samples import Places
 
 SEED_BYTES: Final = 16
 """The length of the seed of a check's draws: the author of a task must not guess it."""
@@ -58,10 +59,13 @@ class Trial:
     pair: int
     sign: int
 
-    def order(self, count: int) -> NDArray[np.int64]:
-        """The places of `count` samples in the order in which the trial sums them."""
-        places = np.arange(count)
-        return places[::-1].copy() if self.pair == 0 else np.roll(places, count // 2)
+    def find_places(self, start: int, stop: int, count: int) -> Places:
+        """The places of the samples that the trial sums as the ones from `start` to `stop` - 1.
+
+        They are those of all `count` samples in reverse, or from the middle on.
+        """
+        turns = np.arange(start, stop)
+        return count - 1 - turns if self.pair == 0 else (turns - count // 2) % count
 
     def compute_step(self, microbatch: int) -> int:
         """The samples of one step: half or a quarter of the microbatch."""
@@ -91,7 +95,7 @@ def continue_trial(
     features: Tensor,
     labels: Tensor,
     partial: PartialGradient,
-    step: int,
+    count: int,
     trial: Trial,
     seed: bytes,
 ) -> PartialGradient:
@@ -100,29 +104,27 @@ def continue_trial(
     Args:
         module: The model, with moved parameters.
         loss: The loss of one sample.
-        features: (B, ...), in the order of the trial.
+        features: (B, ...), of the samples of the step, in the order of the trial.
         labels: (B,).
         partial: The sum so far.
-        step: The samples of a step.
+        count: The number of all samples.
         trial: The trial.
         seed: The seed of the draws of this check.
     """
     parameters = ordered_parameters(module)
-    part = slice(partial.done, partial.done + step)
-    rows, targets = features[part], labels[part]
 
     def draw(kind: int, shape: tuple[int, ...], move: float) -> Tensor:
-        return _draw_factors(trial, [*seed, kind, partial.done], shape, move).to(rows.device)
+        return _draw_factors(trial, [*seed, kind, partial.done], shape, move).to(features.device)
 
-    moved = rows * draw(1, tuple(rows.shape), trial.move) * 2.0**HEADROOM_BITS
+    moved = features * draw(1, tuple(features.shape), trial.move) * 2.0**HEADROOM_BITS
     logits = module(moved) * 2.0**-HEADROOM_BITS
     by_logit = compute_logit_gradient(
-        loss, logits.detach(), targets, draw(2, tuple(logits.shape), PROBABILITY_MOVE)
+        loss, logits.detach(), labels, draw(2, tuple(logits.shape), PROBABILITY_MOVE)
     )
-    shares = draw(3, (len(rows),), trial.move) * (2.0 ** (2 * HEADROOM_BITS) / len(labels))
+    shares = draw(3, (len(labels),), trial.move) * (2.0 ** (2 * HEADROOM_BITS) / count)
     gradients = torch.autograd.grad(logits, parameters, by_logit * shares.unsqueeze(1))
     total = tuple(sum_ + gradient for sum_, gradient in zip(partial.total, gradients, strict=True))
-    return PartialGradient(min(part.stop, len(labels)), total)
+    return PartialGradient(partial.done + len(labels), total)
 
 
 def compute_noise_ppb(module: nn.Module, encoded: Gradient | None, moved: Float32Array) -> int:

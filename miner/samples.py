@@ -16,16 +16,41 @@ Indices = NDArray[np.uint64]
 """Indices of samples."""
 
 
+Places = NDArray[np.int64]
+"""Places of samples in an assignment."""
+
+
 def compute_samples(seed: Hash32, sample_count: int, first: int, count: int) -> Indices:
     """The samples at `count` places of the permutation that `seed` draws, from `first` on."""
-    assert 0 <= first <= first + count <= sample_count
-    half_bits = max(1, ((sample_count - 1).bit_length() + 1) // 2)
-    tables = _RoundTables(DOMAIN_SAMPLES + seed, half_bits)
-    images = tables.map(np.arange(first, first + count, dtype=np.uint64))
-    # An image outside the range of samples is mapped again until it is inside.
-    while (outside := np.flatnonzero(images >= sample_count)).size:
-        images[outside] = tables.map(images[outside])
-    return images
+    return Samples(seed, sample_count, first, count)[np.arange(count)]
+
+
+class Samples:
+    """The samples of an assignment. Each is computed when it is asked for.
+
+    A check goes on in pieces, so the samples of all pieces must not be computed in each.
+    """
+
+    def __init__(self, seed: Hash32, sample_count: int, first: int, count: int) -> None:
+        """Take `count` places of the permutation that `seed` draws, from `first` on."""
+        assert 0 <= first <= first + count <= sample_count
+        half_bits = max(1, ((sample_count - 1).bit_length() + 1) // 2)
+        self._tables = _RoundTables(DOMAIN_SAMPLES + seed, half_bits)
+        self._sample_count = sample_count
+        self._first = first
+        self._count = count
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return self._count
+
+    def __getitem__(self, places: Places) -> Indices:
+        """The samples at these places, each from 0 to the number of samples."""
+        images = self._tables.map((self._first + places).astype(np.uint64))
+        # An image outside the range of samples is mapped again until it is inside.
+        while (outside := np.flatnonzero(images >= self._sample_count)).size:
+            images[outside] = self._tables.map(images[outside])
+        return images
 
 
 class _RoundTables:

@@ -1,8 +1,10 @@
 """One task on one device, for miners and verifiers (docs/spec/training.md, section 5)."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -18,11 +20,11 @@ from chain.training.encoding import (
     encode_gradient,
 )
 from chain.training.task_spec import TaskSpec
-from miner.data import Dataset, load_dataset
+from miner.data import Rows, load_dataset, map_rows
 from miner.gradient import (
     PartialGradient,
+    begin_gradient,
     clip,
-    compute_gradient,
     compute_microbatch,
     continue_gradient,
 )
@@ -36,11 +38,12 @@ from miner.noise import (
     continue_trial,
     load_moved_parameters,
 )
+from miner.samples import Places, Samples
 
 MAX_INTEGER: Final = 2**53 - 1
 """JSON's largest exact integer."""
 
-SampleIndices = Sequence[int] | NDArray[np.uint64]
+SampleIndices = Sequence[int] | NDArray[np.uint64] | Samples
 """Indices of training samples."""
 
 
@@ -72,7 +75,12 @@ class PartialSum:
 
 
 SumStep = Callable[[torch.Tensor, torch.Tensor, PartialGradient], PartialGradient]
-"""Adds the next samples to a sum; takes the features and labels of all samples."""
+"""Adds the next samples to a sum; takes their features and labels."""
+
+Part = TypeVar("Part")
+
+FindPlaces = Callable[[int, int], Places]
+"""The places of the samples that are summed as the ones from one number to before another."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,12 +90,12 @@ class Trainer:
     Attributes:
         spec: The task.
         module: The model. Every method first loads the parameters that it is given.
-        dataset: The rows, on the device.
+        dataset: The rows.
     """
 
     spec: TaskSpec
     module: nn.Module
-    dataset: Dataset
+    dataset: Rows
 
     def compute_gradient(self, theta: bytes, sample_indices: SampleIndices) -> Float32Array:
         """The clipped gradient, float32[parameters], at `theta` over these samples."""
@@ -97,11 +105,8 @@ class Trainer:
         self, theta: bytes, sample_indices: SampleIndices
     ) -> Float32Array:
         """The gradient, float32[parameters], at `theta` over these samples."""
-        rows = self._find_rows(sample_indices)
-        load_parameters(self.module, theta)
-        features, labels = self.dataset.features[rows], self.dataset.labels[rows]
-        microbatch = compute_microbatch(self.spec.model)
-        return compute_gradient(self.module, self.spec.loss, features, labels, microbatch)
+        sums = self._continue_gradients(theta, sample_indices, begin_gradient(self.module))
+        return flatten(_get_last(sums).total)
 
     def measure_noise_ppb(
         self,
@@ -114,7 +119,7 @@ class Trainer:
         encoded = build_reference(self.compute_unclipped_gradient(theta, sample_indices))
         distances = []
         for trial in trials:
-            *_, last = self.sum_trial(theta, sample_indices, self.begin_sum(), trial, seed)
+            last = _get_last(self.sum_trial(theta, sample_indices, self.begin_sum(), trial, seed))
             distances.append(compute_noise_ppb(self.module, encoded, last.values))
         return tuple(distances)
 
@@ -134,17 +139,22 @@ class Trainer:
             sample_indices: The samples.
             before: The sum so far.
         """
-        microbatch = compute_microbatch(self.spec.model)
+        partial = PartialGradient(before.done, unflatten(self.module, before.values))
+        return map(_flatten_sum, self._continue_gradients(theta, sample_indices, partial))
+
+    def _continue_gradients(
+        self, theta: bytes, sample_indices: SampleIndices, partial: PartialGradient
+    ) -> Iterator[PartialGradient]:
+        count = len(sample_indices)
 
         def step(
             features: torch.Tensor, labels: torch.Tensor, partial: PartialGradient
         ) -> PartialGradient:
-            return continue_gradient(
-                self.module, self.spec.loss, features, labels, partial, microbatch
-            )
+            return continue_gradient(self.module, self.spec.loss, features, labels, partial, count)
 
         load_parameters(self.module, theta)
-        return self._sum(sample_indices, before, step)
+        size = compute_microbatch(self.spec.model)
+        return self._sum(sample_indices, partial, size, np.arange, step)
 
     def sum_trial(
         self,
@@ -156,34 +166,45 @@ class Trainer:
     ) -> Iterator[PartialSum]:
         """Yield the scaled gradient of a trial over ever more of the samples."""
         size = trial.compute_step(compute_microbatch(self.spec.model))
+        count = len(sample_indices)
 
         def step(
             features: torch.Tensor, labels: torch.Tensor, partial: PartialGradient
         ) -> PartialGradient:
             return continue_trial(
-                self.module, self.spec.loss, features, labels, partial, size, trial, seed
+                self.module, self.spec.loss, features, labels, partial, count, trial, seed
             )
 
+        def find_places(start: int, stop: int) -> Places:
+            return trial.find_places(start, stop, count)
+
         load_moved_parameters(self.module, theta, trial, seed)
-        indices = np.asarray(sample_indices)[trial.order(len(sample_indices))]
-        return self._sum(indices, before, step)
+        partial = PartialGradient(before.done, unflatten(self.module, before.values))
+        return map(_flatten_sum, self._sum(sample_indices, partial, size, find_places, step))
 
     def _sum(
-        self, sample_indices: SampleIndices, before: PartialSum, step: SumStep
-    ) -> Iterator[PartialSum]:
-        rows = self._find_rows(sample_indices)
-        features, labels = self.dataset.features[rows], self.dataset.labels[rows]
-        partial = PartialGradient(before.done, unflatten(self.module, before.values))
-        while partial.done < len(labels):
-            partial = step(features, labels, partial)
-            yield PartialSum(partial.done, flatten(partial.total))
+        self,
+        sample_indices: SampleIndices,
+        partial: PartialGradient,
+        size: int,
+        find_places: FindPlaces,
+        step: SumStep,
+    ) -> Iterator[PartialGradient]:
+        """Yield the sum after each step. Only what a step takes is read: pieces have few steps."""
+        samples = _to_indexable(sample_indices)
+        while partial.done < len(samples):
+            places = find_places(partial.done, min(partial.done + size, len(samples)))
+            partial = step(*self._take(samples, places), partial)
+            yield partial
 
-    def _find_rows(self, sample_indices: SampleIndices) -> torch.Tensor:
-        """The row of each sample, as `TaskSpec.row_of_sample` has it."""
-        indices = np.asarray(sample_indices, np.int64)
+    def _take(
+        self, samples: NDArray[np.uint64] | Samples, places: Places
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The features and labels of samples, from the rows of `TaskSpec.row_of_sample`."""
+        indices = samples[places].astype(np.int64)
         held_out = self.spec.held_out
-        rows = indices + np.where(indices >= held_out.first_row, held_out.row_count, 0)
-        return torch.from_numpy(rows).to(self.dataset.labels.device)
+        skipped = np.where(indices >= held_out.first_row, held_out.row_count, 0)
+        return self.dataset.take(indices + skipped)
 
     def build_payload(
         self, header: GradientHeader, theta: bytes, sample_indices: SampleIndices
@@ -221,14 +242,11 @@ class Trainer:
         end = held_out.first_row + held_out.row_count
         microbatch = compute_microbatch(self.spec.model)
         for start in range(held_out.first_row + first, end, microbatch):
-            part = slice(start, min(start + microbatch, end))
-            labels = self.dataset.labels[part]
+            features, labels = self.dataset.take(np.arange(start, min(start + microbatch, end)))
             with torch.no_grad():
-                logits = self.module(self.dataset.features[part])
+                logits = self.module(features)
                 loss = float(compute_loss_sum(self.spec.loss, logits.double(), labels))
-            yield EvaluationPart(
-                int((logits.argmax(dim=1) == labels).sum()), part.stop - part.start, loss
-            )
+            yield EvaluationPart(int((logits.argmax(dim=1) == labels).sum()), len(labels), loss)
 
 
 def to_micronats(nats: float) -> int:
@@ -241,6 +259,31 @@ def _to_integer(value: float) -> int:
     return round(value) if value < MAX_INTEGER else MAX_INTEGER
 
 
+def _get_last(parts: Iterator[Part]) -> Part:
+    """The last of `parts`; those before, each as large as the model, are not kept."""
+    return deque(parts, maxlen=1).pop()
+
+
+def _flatten_sum(partial: PartialGradient) -> PartialSum:
+    return PartialSum(partial.done, flatten(partial.total))
+
+
+def _to_indexable(sample_indices: SampleIndices) -> NDArray[np.uint64] | Samples:
+    if isinstance(sample_indices, Samples):
+        return sample_indices
+    return np.asarray(sample_indices, np.uint64)
+
+
+def open_stored_task(spec: TaskSpec, rows: Path, device: torch.device) -> Trainer:
+    """The trainer of `spec` on `device`, with the rows in a file. This takes no time for them.
+
+    Raises:
+        RejectedInputError: The file has another length than the rows.
+        OSError: The file cannot be read.
+    """
+    return Trainer(spec, build_model(spec.model, device), map_rows(spec, rows, device))
+
+
 def open_task(spec: TaskSpec, shards: Iterable[bytes], device: torch.device) -> Trainer:
     """The trainer of `spec` on `device`, from the bytes of its shards in manifest order.
 
@@ -250,4 +293,4 @@ def open_task(spec: TaskSpec, shards: Iterable[bytes], device: torch.device) -> 
         RejectedInputError: A shard is not as the manifest announces.
     """
     dataset = load_dataset(spec, shards, device)
-    return Trainer(spec, build_model(spec.model).to(device), dataset)
+    return Trainer(spec, build_model(spec.model, device), dataset)

@@ -1,7 +1,10 @@
 """The verifier worker: `python -m miner.verify` (docs/spec/training.md, section 5).
 
-Every request has `id`, `kind`, and the paths `spec`, `theta` and `shards` (an array)
-(pot_common/worker.py). By kind:
+Every request has `id`, `kind` and the paths `spec` and `rows`, and `theta` unless its kind is
+store_rows (pot_common/worker.py). `rows` is a file of the length of the task's rows. If a request
+has `shards`, an array of paths, the worker first fills that file from them. That takes a time which
+depends on the data, so a duty to a round has no shards. By kind:
+    store_rows: answers nothing.
     dry_run: answers parameter_count, unit_milliseconds (the check of a gradient of one unit),
         evaluation_milliseconds, noise_ppb, peak_bytes.
     evaluate: answers correct_count, row_count, loss_millinats.
@@ -22,7 +25,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -46,14 +49,14 @@ from chain.training.resources import count_dataset_bytes
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import MAX_SPEC_BYTES, decode_task_spec
-from miner.data import read_file
+from miner.data import read_file, store_rows
 from miner.devices import open_device
 from miner.examination import MEASURED_SAMPLES, examine_noise_ppb
 from miner.gradient import clip
 from miner.measurement import MAX_DISTANCE_PPB, measure
 from miner.noise import CHECK_TRIALS, SEED_BYTES, build_reference, compute_noise_ppb
-from miner.samples import compute_samples
-from miner.trainer import PartialSum, Trainer, open_task, to_micronats
+from miner.samples import Samples
+from miner.trainer import PartialSum, Trainer, open_stored_task, to_micronats
 from pot_common.errors import OperatorError
 from pot_common.framing import FrameError
 from pot_common.worker import (
@@ -78,46 +81,44 @@ PART_SECONDS: Final = 1.0
 """How long a part of an evaluation or a check takes. Work of other tasks goes in between."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Worker:
-    """Answers requests, and keeps the last task open.
+    """Answers requests. It keeps nothing between two of them.
 
     Attributes:
         device: The device that computes.
         memory_bytes: The limit of this process.
         processor_seconds: The most processor time that a request may take; None for no limit. A
             request that takes more ends the process. It may ask for less: `processor_milliseconds`.
-        task_hash: The content id of the specification that `trainer` is for.
-        trainer: The open task; None before the first request.
     """
 
     device: torch.device
     memory_bytes: int = DEFAULT_MEMORY_BYTES
     processor_seconds: float | None = None
-    task_hash: Hash32 | None = field(default=None)
-    trainer: Trainer | None = field(default=None)
 
     def answer(self, request: WorkerRequest) -> Answer:
         """The answer to `request`.
 
         Raises:
             RejectedInputError: The request or its files break a rule.
-            OSError: A file cannot be read.
+            OSError: A file cannot be read or written.
         """
         if self.processor_seconds is not None:
             signal.setitimer(signal.ITIMER_PROF, self._get_processor_seconds(request))
-        trainer = self._open(request)
-        theta_size = count_parameters(trainer.spec.model) * FLOAT32_BYTES
-        theta = read_file(request.path("theta"), theta_size)
+        if "shards" in request.members:
+            self._store_rows(request)
         match kind := request.text("kind"):
+            case "store_rows":
+                return {}
             case "dry_run":
-                return _dry_run(trainer, theta)
+                return _dry_run(request, self.device)
             case "evaluate":
-                return dict(asdict(trainer.evaluate(theta)))
+                piece = _Piece(request, self.device)
+                return dict(asdict(piece.trainer.evaluate(piece.theta)))
             case "evaluate_part":
-                return _evaluate_part(trainer, theta, request.integer("first"))
+                return _evaluate_part(_Piece(request, self.device), request.integer("first"))
             case "verify":
-                return _verify(trainer, theta, request)
+                return _verify(_Piece(request, self.device), request)
             case _:
                 raise bad_request(f"kind {kind!r} is unknown")
 
@@ -129,23 +130,41 @@ class Worker:
         wanted = max(1, request.integer("processor_milliseconds")) / 1_000
         return min(self.processor_seconds, wanted)
 
-    def _open(self, request: WorkerRequest) -> Trainer:
-        with request.path("spec").open("rb") as file:
-            data = file.read(MAX_SPEC_BYTES + 1)
-        task_hash = content_id(data)
-        if self.trainer is None or task_hash != self.task_hash:
-            # Free the old task's data first: both tasks may not fit into memory.
-            self.trainer, self.task_hash = None, None
-            spec = decode_task_spec(data)
-            needed, limit = count_dataset_bytes(spec), self.memory_bytes // DATASET_SHARE
-            if needed > limit:
-                raise RejectedInputError(
-                    RejectionReason.TOO_LARGE,
-                    f"the rows take {needed} bytes of memory, the worker allows {limit}",
-                )
-            self.trainer = open_task(spec, _read_shards(spec, request), self.device)
-            self.task_hash = task_hash
-        return self.trainer
+    def _store_rows(self, request: WorkerRequest) -> None:
+        spec = _read_spec(request)
+        needed, limit = count_dataset_bytes(spec), self.memory_bytes // DATASET_SHARE
+        if needed > limit:
+            raise RejectedInputError(
+                RejectionReason.TOO_LARGE,
+                f"the rows take {needed} bytes of memory, the worker allows {limit}",
+            )
+        store_rows(spec, _read_shards(spec, request), request.path("rows"))
+
+
+class _Piece:
+    """A task that is opened for one request, which is a piece of work of about a second.
+
+    To open it takes as long as to read its model. Its rows are read when they are used.
+    """
+
+    def __init__(self, request: WorkerRequest, device: torch.device) -> None:
+        self._start = time.monotonic()
+        spec = _read_spec(request)
+        self.trainer: Final = open_stored_task(spec, request.path("rows"), device)
+        self.theta: Final = read_file(
+            request.path("theta"), count_parameters(spec.model) * FLOAT32_BYTES
+        )
+        self.theta_root: Final = content_id(self.theta)
+
+    def compute_end(self) -> float:
+        """When the piece is to end: a second after it began, or when half of it was work."""
+        now = time.monotonic()
+        return max(self._start + PART_SECONDS, now + (now - self._start))
+
+
+def _read_spec(request: WorkerRequest) -> TaskSpec:
+    with request.path("spec").open("rb") as file:
+        return decode_task_spec(file.read(MAX_SPEC_BYTES + 1))
 
 
 def _read_shards(spec: TaskSpec, request: WorkerRequest) -> Iterator[bytes]:
@@ -156,26 +175,20 @@ def _read_shards(spec: TaskSpec, request: WorkerRequest) -> Iterator[bytes]:
         yield read_file(path, shard.byte_count)
 
 
-def _dry_run(trainer: Trainer, theta: bytes) -> Answer:
-    spec = trainer.spec
-    if content_id(theta) != spec.initial_weights:
-        raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, "not the initial weights")
-    initial_state(spec.optimizer, theta)
-    samples = range(min(spec.samples_per_unit, MEASURED_SAMPLES))
-    # Not timed: the first call also loads kernels.
-    gradient = trainer.compute_unclipped_gradient(theta, samples)
-    if not np.all(np.isfinite(gradient)):
-        raise RejectedInputError(
-            RejectionReason.BAD_SPEC, "the gradient at the initial weights is not finite"
-        )
-    header = _build_any_header(spec)
-    payload = encode_gradient(header, clip(gradient))
-    timer = _Timer(trainer)
-    trainer.verify_payload(payload, header, theta, samples)
-    unit_milliseconds = timer.read(spec.samples_per_unit, len(samples))
-    timer = _Timer(trainer)
+def _dry_run(request: WorkerRequest, device: torch.device) -> Answer:
+    payload = _build_any_payload(_Piece(request, device))
+    # Each piece of a check or an evaluation opens the task again.
+    timer = _Timer(device)
+    piece = _Piece(request, device)
+    opening_milliseconds = timer.read(1, 1)
+    trainer, theta, spec = piece.trainer, piece.theta, piece.trainer.spec
+    header, sample_count = _build_any_header(spec), _count_measured(spec)
+    timer = _Timer(device)
+    trainer.verify_payload(payload, header, theta, _draw_samples(spec, sample_count))
+    unit_milliseconds = opening_milliseconds + timer.read(spec.samples_per_unit, sample_count)
+    timer = _Timer(device)
     rows = trainer.evaluate(theta, MEASURED_SAMPLES).row_count
-    evaluation_milliseconds = timer.read(spec.held_out.row_count, rows)
+    evaluation_milliseconds = opening_milliseconds + timer.read(spec.held_out.row_count, rows)
     return {
         "parameter_count": count_parameters(spec.model),
         "unit_milliseconds": unit_milliseconds,
@@ -185,14 +198,38 @@ def _dry_run(trainer: Trainer, theta: bytes) -> Answer:
     }
 
 
-def _evaluate_part(trainer: Trainer, theta: bytes, first: int) -> Answer:
-    count = trainer.spec.held_out.row_count
+def _build_any_payload(piece: _Piece) -> bytes:
+    """A gradient at the initial weights. It is not timed: the first call also loads kernels."""
+    trainer, theta, spec = piece.trainer, piece.theta, piece.trainer.spec
+    if piece.theta_root != spec.initial_weights:
+        raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, "not the initial weights")
+    initial_state(spec.optimizer, theta)
+    # The same samples at all validators, so that they refuse the task for the same reason.
+    gradient = trainer.compute_unclipped_gradient(theta, range(_count_measured(spec)))
+    if not np.all(np.isfinite(gradient)):
+        raise RejectedInputError(
+            RejectionReason.BAD_SPEC, "the gradient at the initial weights is not finite"
+        )
+    return encode_gradient(_build_any_header(spec), clip(gradient))
+
+
+def _count_measured(spec: TaskSpec) -> int:
+    return min(spec.samples_per_unit, MEASURED_SAMPLES)
+
+
+def _draw_samples(spec: TaskSpec, count: int) -> Samples:
+    """Random samples, which lie as far apart in the file of rows as those of an attempt."""
+    return Samples(Hash32(secrets.token_bytes(32)), spec.sample_count, 0, count)
+
+
+def _evaluate_part(piece: _Piece, first: int) -> Answer:
+    count = piece.trainer.spec.held_out.row_count
     if first >= count:
         raise bad_request(f"there are {count} held-out rows")
-    start, correct, rows, loss = time.monotonic(), 0, 0, 0.0
-    for part in trainer.evaluate_parts(theta, first):
+    end, correct, rows, loss = piece.compute_end(), 0, 0, 0.0
+    for part in piece.trainer.evaluate_parts(piece.theta, first):
         correct, rows, loss = correct + part.correct_count, rows + part.row_count, loss + part.loss
-        if time.monotonic() - start > PART_SECONDS:
+        if time.monotonic() > end:
             break
     return {"correct_count": correct, "row_count": rows, "loss_micronats": to_micronats(loss)}
 
@@ -216,8 +253,8 @@ class _Timer:
     slower than it is.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
-        self._is_cpu = trainer.dataset.labels.device.type == "cpu"
+    def __init__(self, device: torch.device) -> None:
+        self._is_cpu = device.type == "cpu"
         self._start = time.monotonic()
         self._processor_start = time.process_time()
 
@@ -229,34 +266,35 @@ class _Timer:
         return -(-round(1_000_000 * seconds) * wanted // (1_000 * measured))
 
 
-def _read_header(spec: TaskSpec, theta: bytes, fields: WorkerRequest) -> GradientHeader:
+def _read_header(piece: _Piece, fields: WorkerRequest) -> GradientHeader:
     """The header that the payload of a request must have."""
     return GradientHeader(
-        parameter_count=count_parameters(spec.model),
+        parameter_count=count_parameters(piece.trainer.spec.model),
         attempt_id=AttemptId(
             task_id=TaskId(fields.integer("task")),
             round_number=fields.integer("round"),
             attempt_number=fields.integer("attempt"),
         ),
         chain_id=fields.integer("chain_id"),
-        theta_root=content_id(theta),
+        theta_root=piece.theta_root,
         seed=Hash32(fields.digest("seed", 32)),
         miner=Address(fields.digest("miner", 20)),
     )
 
 
-def _verify(trainer: Trainer, theta: bytes, request: WorkerRequest) -> Answer:
-    end = time.monotonic() + PART_SECONDS
-    header = _read_header(trainer.spec, theta, request.child("header"))
+def _verify(piece: _Piece, request: WorkerRequest) -> Answer:
+    trainer, theta = piece.trainer, piece.theta
+    header = _read_header(piece, request.child("header"))
     payload = read_file(request.path("payload"), count_payload_bytes(header.parameter_count))
     sample_count = trainer.spec.sample_count
     first, count = request.integer("first"), request.integer("count")
     if count == 0 or first + count > sample_count:
         raise bad_request(f"the samples are no part of the {sample_count} there are")
-    samples = compute_samples(header.seed, sample_count, first, count)
+    samples = Samples(header.seed, sample_count, first, count)
     gradient = decode_gradient(payload, header)
     path, done = request.path("partial"), request.integer("done")
     sums = _load_sums(path, trainer, done, count)
+    end = piece.compute_end()
     if sums.reference.done < count:
         reference = _sum_until(
             end, sums.reference, trainer.sum_gradients(theta, samples, sums.reference)

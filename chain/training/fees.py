@@ -12,7 +12,7 @@ from chain.training.task_spec import TaskSpec
 
 PROMISED_SHARE: Final = 2
 """All tasks together are promised the workers' time divided by this. The rest is for what arrives
-late, and for loading the data of the next task."""
+late, and for opening tasks: at most half of a piece of work goes to that."""
 
 KEPT_SECONDS: Final = 86_400
 """A fee pays for a task's disk until so long after the task is closed. Nodes keep its content as

@@ -50,21 +50,27 @@ def count_gradients(spec: TaskSpec) -> int:
 def count_disk_bytes(spec: TaskSpec) -> int:
     """The most bytes that a node keeps for the task while it is open.
 
-    They are its content, the training states that are kept and the one in progress, and the
-    gradients of `KEPT_ROUNDS` attempts.
+    They are its content, its rows as workers read them, the training states that are kept and the
+    one in progress, and the gradients of `KEPT_ROUNDS` attempts.
     """
     parameter_count = count_parameters(spec.model)
     content = [FLOAT32_BYTES * parameter_count, *(each.byte_count for each in spec.data.shards)]
     states = (1 + KEPT_STATES) * _count_stored(compute_layout(spec.optimizer, parameter_count))
     gradient_count = KEPT_ROUNDS * count_gradients(spec)
     gradients = gradient_count * _count_stored([count_payload_bytes(parameter_count)])
-    return _count_stored(content) + states + gradients
+    rows = _count_stored([count_rows_bytes(spec)])
+    return _count_stored(content) + rows + states + gradients
 
 
 def count_stored_row_bytes(data: Data) -> int:
     """The bytes of a row in the element types of the manifest: of its features and its label."""
     features = _FEATURE_BYTES[data.feature_type] * prod(data.sample_shape)
     return features + _STORED_LABEL_BYTES[data.label_type]
+
+
+def count_rows_bytes(spec: TaskSpec) -> int:
+    """The bytes of the task's rows in the element types of its manifest."""
+    return spec.data.row_count * count_stored_row_bytes(spec.data)
 
 
 def count_dataset_bytes(spec: TaskSpec) -> int:

@@ -80,7 +80,7 @@ class ObjectionCode(StrEnum):
     CONTENT_TOO_LARGE = "content_too_large"
     """Weights and data are more than the node holds for one task."""
     DISK_TOO_LARGE = "disk_too_large"
-    """Content, states and gradients take more than the node keeps for all tasks."""
+    """Content, rows, states and gradients take more than the node keeps for all tasks."""
     TOO_NOISY = "too_noisy"
     """Honest machines would compute gradients that differ too much."""
     EVALUATION_TOO_SLOW = "evaluation_too_slow"
@@ -230,7 +230,7 @@ def find_size_objection(spec: TaskSpec, quota_bytes: int) -> Objection | None:
 
 
 def find_disk_objection(spec: TaskSpec, limit_bytes: int) -> Objection | None:
-    """The reason why a node cannot keep the task's content, states and gradients; None if it can.
+    """The reason why a node cannot keep all files of the task; None if it can.
 
     Args:
         spec: The task's specification.
@@ -285,7 +285,7 @@ class Promise:
     aggregation_ppm: int
     """Millionths of the time of the worker that combines gradients."""
     disk_bytes: int
-    """For content, states and gradients."""
+    """For content, rows, states and gradients."""
 
 
 def compute_promise(spec: TaskSpec) -> Promise:

@@ -65,6 +65,9 @@ MAX_SHARDS: Final = 96
 MAX_SHARD_BYTES: Final = 2**30
 """1 GiB: a verifier maps one shard into memory at a time."""
 
+MAX_DATA_BYTES: Final = 2**34
+"""16 GiB: a validator keeps the rows of all shards as one blob."""
+
 SHARD_MARGIN: Final = 16
 """A shard may exceed its rows by one part in this many, more than compression can add, ..."""
 
@@ -463,7 +466,10 @@ def _validate_spec(spec: TaskSpec) -> None:
 
 
 def _validate_shards(data: Data) -> None:
-    """Refuse files without use: the same one again, and bytes that are no rows."""
+    """Refuse too many rows, and files without use: the same again, and bytes that are no rows."""
+    total = data.row_count * count_stored_row_bytes(data)
+    if total > MAX_DATA_BYTES:
+        refuse("spec.data.shards", f"hold {total} bytes of rows, the limit is {MAX_DATA_BYTES}")
     if len({shard.content_id for shard in data.shards}) < len(data.shards):
         refuse("spec.data.shards", "names a file twice")
     for index, shard in enumerate(data.shards):

@@ -4,6 +4,7 @@ The limits are a node's defaults. An operator may have set lower ones, so a task
 still be refused by single validators; `pot task show` then says why.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import Final
 from chain.contracts.task_registry import TaskResources
 from chain.json_types import JsonObject
 from chain.primitives import Hash32
-from chain.training.resources import count_disk_bytes
+from chain.training.resources import count_disk_bytes, count_rows_bytes
 from chain.training.task_checks import (
     compute_aggregation_milliseconds,
     find_aggregation_objection,
@@ -243,9 +244,13 @@ def _write_task(bundle: TaskBundle, directory: Path) -> JsonObject:
     def write_blob(content_id: Hash32) -> str:
         return write(content_id.hex(), bundle.blobs[content_id])
 
+    rows = directory / "rows"
+    rows.touch()
+    os.truncate(rows, count_rows_bytes(spec))
     return {
         "id": 0,
         "kind": "dry_run",
+        "rows": str(rows),
         "spec": write("spec.json", encode_task_spec(spec)),
         "theta": write_blob(spec.initial_weights),
         "shards": [write_blob(shard.content_id) for shard in spec.data.shards],

@@ -5,6 +5,7 @@ starts them. What it shows is read from the chain over JSON-RPC, or from the dow
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from chain.hexadecimal import to_hex
 from chain.json_types import JsonObject
 from chain.primitives import TOKEN_UNIT, Address, Hash32
 from chain.training.architectures import count_parameters
+from chain.training.resources import count_rows_bytes
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import (
     TaskSpec,
@@ -392,10 +394,14 @@ def evaluate_model(files: DevnetFiles, theta_root: Hash32, client: RpcClient) ->
     for shard in spec.data.shards:
         shard_files.append(directory / shard.content_id.hex())
         shard_files[-1].write_bytes(client.get_blob(shard.content_id, shard.byte_count))
+    rows_file = directory / "rows"
+    rows_file.touch()
+    os.truncate(rows_file, count_rows_bytes(spec))
     answer = _ask_verifier(
         {
             "id": 0,
             "kind": "evaluate",
+            "rows": str(rows_file),
             "spec": str(spec_file),
             "theta": str(theta_file),
             "shards": [str(path) for path in shard_files],

@@ -408,8 +408,11 @@ class BlobUpload:
         """The file, at its full length, for another process that writes it."""
         return self._path
 
-    def finish_written(self, expected: Hash32) -> Hash32:
+    def finish_written(self, expected: Hash32 | None = None) -> Hash32:
         """Make the blob appear that another process has written to the whole of `path`.
+
+        Args:
+            expected: Its content id; None if that is not known.
 
         Raises:
             RejectedInputError: CONTENT_MISMATCH if it is not the expected content id.

@@ -27,6 +27,7 @@ from node.storage.blobs import BlobStore
 from node.storage.block_store import BlockStore
 from node.training.retention import KeptTask, RetentionPolicy, compute_kept
 from node.training.reveal_store import RevealStore
+from node.training.rows import RowRecords
 from node.training.state_parts import StatePartStore
 
 COLLECT_SECONDS: Final = 10.0
@@ -58,6 +59,8 @@ class _Wanted:
 
     task_count: int
     kept: Mapping[TaskId, KeptTask]
+    worked_on: frozenset[TaskId]
+    """The tasks whose rows may be read: they are open, or this node works on them."""
     gone: Sequence[TaskId]
     """The tasks that stopped needing anything since the last collection."""
     unwanted_before_ns: int
@@ -87,6 +90,7 @@ class Collector:
         self._reveals = reveals
         self._state_parts = state_parts
         self._directory = directory
+        self._rows = RowRecords(directory)
         self._clock = clock
         self._policy = policy
         self._own_validator = own_validator
@@ -123,6 +127,7 @@ class Collector:
         task_count = self._index.task_count()
         head = self._store.head()
         kept: dict[TaskId, KeptTask] = {}
+        worked_on: set[TaskId] = set()
         gone: list[TaskId] = []
         for number in range(1, task_count + 1):
             task_id = TaskId(number)
@@ -146,6 +151,8 @@ class Collector:
                 )
                 # Each ended attempt is read once, and may have 300 kB.
                 task = await trio.to_thread.run_sync(compute) if history.ended else compute()
+            if (task is not None and not history.is_closed) or self._is_served(task_id):
+                worked_on.add(task_id)
             if task is not None:
                 kept[task_id] = task
             elif history.is_closed and not self._is_served(task_id):
@@ -153,7 +160,8 @@ class Collector:
                 self._gone.add(task_id)
             # Many tasks must not delay consensus, which runs in the same thread.
             await trio.lowlevel.checkpoint()
-        return _Wanted(task_count, kept, gone, (head.timestamp - GRACE_SECONDS) * 10**9)
+        unwanted_before_ns = (head.timestamp - GRACE_SECONDS) * 10**9
+        return _Wanted(task_count, kept, frozenset(worked_on), gone, unwanted_before_ns)
 
     def _sweep(self, wanted: _Wanted, started_ns: int) -> None:
         self._delete(wanted, started_ns)
@@ -248,6 +256,11 @@ class Collector:
             else:
                 forget_state = partial(self._state_parts.remove, state.task_id, state.root)
                 over.append((state.part_ids, forget_state))
+        for task_id, rows_id in tuple(self._rows.list()):
+            if task_id in wanted.worked_on or task_id > wanted.task_count:
+                needed.add(rows_id)
+            else:
+                over.append(((rows_id,), partial(self._rows.remove, task_id)))
         for content_ids, forget in over:
             for content_id in content_ids:
                 if content_id not in needed:

@@ -143,12 +143,8 @@ class Content:
         return str(spec_path)
 
     def get_inputs(self, task: ServedTask, theta_root: Hash32) -> JsonObject:
-        """The members that every request to a verifier worker has."""
-        return {
-            "spec": self.get_spec_path(task),
-            "theta": str(self._blobs.path(theta_root)),
-            "shards": [str(self._blobs.path(each)) for each in list_shard_ids(task.spec)],
-        }
+        """The members that a request to a verifier worker has, without the rows of the task."""
+        return {"spec": self.get_spec_path(task), "theta": str(self._blobs.path(theta_root))}
 
 
 def list_shard_ids(spec: TaskSpec) -> list[Hash32]:

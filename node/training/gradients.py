@@ -34,6 +34,7 @@ from node.training.content import Content, Need, get_integer, list_shard_ids
 from node.training.jobs import RETRY_SECONDS
 from node.training.known_reveals import AttemptReveals, KnownReveals
 from node.training.reveal_store import RevealStore
+from node.training.rows import TaskRows
 from node.training.turns import Turn
 from node.training.work import CheckedGradient, ServedTask, TrainingPeers, UnavailableError
 from node.training.worker_pool import WorkerFailedError, WorkerPool, WorkerRefusedError
@@ -78,6 +79,7 @@ class Gradients:
         blobs: BlobStore,
         content: Content,
         reveals: RevealStore,
+        rows: TaskRows,
         verifier: WorkerPool,
         peers: TrainingPeers,
         directory: Path,
@@ -87,6 +89,7 @@ class Gradients:
         self._contracts = contracts
         self._blobs = blobs
         self._content = content
+        self._rows = rows
         self._verifier = verifier
         self._peers = peers
         self._directory = directory
@@ -170,6 +173,8 @@ class Gradients:
             UnavailableError: The gradient, or content to check it with, cannot be fetched yet.
             WorkerFailedError: The worker died or took too long.
             WorkerRefusedError: The worker refused what this node gave it.
+            BlobQuotaError: The quota has no room for rows that were lost.
+            BlobDiskError: The disk refused.
         """
         known = self._known.get(attempt)
         try:
@@ -203,12 +208,14 @@ class Gradients:
         await self._content.ensure(header.theta_root, theta_bytes, need)
         await self._content.ensure_shards(spec, need)
         known.held.add(index)
+        rows_id = await self._rows.ensure(task)
+        used = [reveal.gradient_root, header.theta_root, rows_id]
         try:
-            measurement = await self._measure(task, attempt, index, header, reveal)
+            measurement = await self._measure(task, attempt, index, header, reveal, rows_id)
         except WorkerRefusedError as refusal:
             if refusal.reason != RejectionReason.BAD_GRADIENT:
                 # The fault is in what this node gave the worker, not in the gradient.
-                await self._content.check_intact(needed)
+                await self._content.check_intact(used)
                 raise
             await self._content.check_intact([reveal.gradient_root, header.theta_root])
             # No other bytes open the commitment, so there is no gradient to wait for.
@@ -217,7 +224,7 @@ class Gradients:
         tolerance_ppb = spec.verification.tolerance_ppb
         verdict = compute_verdict(measurement, tolerance_ppb)
         if verdict is not Verdict.OK:
-            await self._content.check_intact(needed)
+            await self._content.check_intact(used)
         reason = None if verdict is Verdict.OK else describe_fault(measurement, tolerance_ppb)
         work.checks[key] = CheckedGradient(verdict, measurement, reason)
         if verdict is not Verdict.OK:
@@ -378,6 +385,7 @@ class Gradients:
         index: int,
         header: GradientHeader,
         reveal: Reveal,
+        rows_id: Hash32,
     ) -> Measurement:
         """The distance between the gradient and that which a verifier worker computes."""
         first, count = self._get_assignment(task, attempt).sample_range(header.miner)
@@ -385,7 +393,7 @@ class Gradients:
         place = f"{attempt.id.task_id}-{attempt.id.round_number}-{attempt.id.attempt_number}"
         path = self._directory / f"{place}-{header.miner.hex()}{PARTIAL_SUFFIX}"
         inputs: JsonObject = {
-            **self._content.get_inputs(task, header.theta_root),
+            **self._rows.get_inputs(task, header.theta_root, rows_id),
             "payload": str(self._blobs.path(reveal.gradient_root)),
             "partial": str(path),
             "first": first,

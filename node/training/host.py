@@ -54,6 +54,7 @@ from node.training.preparation import Preparation
 from node.training.readiness import UNKNOWN, ReadinessLog, ReadinessState, TaskReadiness
 from node.training.results import Results
 from node.training.reveal_store import RevealStore
+from node.training.rows import TaskRows
 from node.training.slashings import Slashings
 from node.training.state_parts import StatePartStore
 from node.training.states import TrainingStates
@@ -121,11 +122,13 @@ class TrainingHost:
         self._slashings: Slashings | None = None
         content = self._content = Content(blobs, peers, directory)
         self._states = TrainingStates(blobs, state_parts, content, peers, workers.aggregator)
+        rows = TaskRows(blobs, content, directory, workers.dry_runs)
         self._preparation = Preparation(
             blob_bytes_per_second=parameters.blob_bytes_per_second,
             contracts=contracts,
             blobs=blobs,
             content=content,
+            rows=rows,
             dry_runs=workers.dry_runs,
             dry_run_seconds=workers.checks.timeout_seconds,
             check_workers=workers.checks.count,
@@ -141,6 +144,7 @@ class TrainingHost:
             blobs=blobs,
             content=content,
             reveals=reveals,
+            rows=rows,
             verifier=workers.checks,
             peers=peers,
             directory=directory,
@@ -159,6 +163,7 @@ class TrainingHost:
             content=content,
             gradients=self._gradients,
             states=self._states,
+            rows=rows,
             verifier=workers.checks,
         )
 

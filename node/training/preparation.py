@@ -12,6 +12,7 @@ from chain.contracts.task_registry import TaskStatus
 from chain.json_types import JsonObject
 from chain.primitives import TaskId
 from chain.training.leases import READY_CODE
+from chain.training.resources import count_rows_bytes
 from chain.training.task_checks import (
     REFUSAL_CODES,
     Objection,
@@ -30,13 +31,14 @@ from chain.training.task_checks import (
 from chain.training.task_spec_codec import compute_terms
 from node.chain.contract_reader import ContractReader
 from node.clock import Clock
-from node.storage.blobs import BlobStore
+from node.storage.blobs import BlobQuotaError, BlobStore
 from node.training.capacity import Capacity
 from node.training.content import Content, Need, get_integer, list_shard_ids
 from node.training.dry_runs import DryRunTurns, compute_dry_run_seconds
 from node.training.fetch_turns import FetchTurns
 from node.training.jobs import RETRY_SECONDS, Jobs
 from node.training.readiness import ReadinessLog, ReadinessState
+from node.training.rows import RowsFile, TaskRows
 from node.training.turns import Turn
 from node.training.work import JobKey, JobKind, ServedTask, UnavailableError
 from node.training.worker_pool import (
@@ -81,6 +83,7 @@ class Preparation:
         contracts: ContractReader,
         blobs: BlobStore,
         content: Content,
+        rows: TaskRows,
         dry_runs: WorkerPool,
         dry_run_seconds: float,
         check_workers: int,
@@ -93,6 +96,7 @@ class Preparation:
         self._contracts = contracts
         self._blobs = blobs
         self._content = content
+        self._rows = rows
         self._dry_runs = dry_runs
         self._dry_run_seconds = dry_run_seconds
         self._check_workers = check_workers
@@ -171,13 +175,15 @@ class Preparation:
         missing = sum(
             size for content_id, size in wanted.items() if not self._blobs.has(content_id)
         )
+        if self._rows.find(task) is None:
+            missing += count_rows_bytes(spec)
         # The directory may hold hundreds of thousands of files.
         if missing and not await trio.to_thread.run_sync(self._blobs.has_room_for_content, missing):
             return self._wait_for_room(
                 task,
                 Objection(
                     ObjectionCode.NO_ROOM,
-                    f"the node has no room for {missing} bytes of content; its operator can raise "
+                    f"the node has no room for {missing} bytes of data; its operator can raise "
                     "blobs.quota_bytes",
                 ),
             )
@@ -207,23 +213,40 @@ class Preparation:
         spec, work = task.spec, task.work
         try:
             # The turn includes all tries, because an answer pays for no longer examination.
-            async with self._dry_run_turns.take(task.task_id, self._get_limit(task)):
-                measured = await self._dry_run(task)
+            async with (
+                self._dry_run_turns.take(task.task_id, self._get_limit(task)),
+                self._rows.open(task) as rows,
+            ):
+                measured = await self._dry_run(task, rows)
+                if measured is None:
+                    return
+                objection = find_noise_objection(spec, get_integer(measured, "noise_ppb"))
+                if objection is not None:
+                    self._refuse(task, objection)
+                    return
+                await self._rows.keep(task, rows)
         except WorkerRefusedError as refusal:
-            await self._content.check_intact([spec.initial_weights, *list_shard_ids(spec)])
+            await self._check_content(task)
             self._refuse(task, Objection(ObjectionCode.DRY_RUN_REFUSED, str(refusal)))
             return
-        if measured is None:
-            return
-        objection = find_noise_objection(spec, get_integer(measured, "noise_ppb"))
-        if objection is not None:
-            self._refuse(task, objection)
-            return
+        except BlobQuotaError as error:
+            raise TaskDelayedError(ObjectionCode.NO_ROOM, str(error)) from error
         _log.info("task accepted", task=task.task_id, **measured)
         work.is_accepted, work.answer_code = True, READY_CODE
         self._readiness.set_state(task.task_id, ReadinessState.READY)
 
-    async def _dry_run(self, task: ServedTask) -> JsonObject | None:
+    async def _check_content(self, task: ServedTask) -> None:
+        """Check that the disk did not damage what a dry run has read.
+
+        Raises:
+            UnavailableError: A blob is not held, or the disk damaged it.
+        """
+        rows_id = self._rows.find(task)
+        stored = () if rows_id is None else (rows_id,)
+        shard_ids = list_shard_ids(task.spec)
+        await self._content.check_intact([task.spec.initial_weights, *shard_ids, *stored])
+
+    async def _dry_run(self, task: ServedTask, rows: RowsFile) -> JsonObject | None:
         """What the dry run measured; None if the task was refused after enough failures.
 
         A new task is tried again at once, so that its examination takes no longer than its answer
@@ -242,14 +265,12 @@ class Preparation:
         code, reason = ObjectionCode.DRY_RUN_FAILED, ""
         for _ in range(DRY_RUN_TRIES):
             try:
-                answer = await self._ask_in_time(task)
+                answer = await self._ask_in_time(task, rows)
             except (WorkerStalledError, WorkerKilledError) as error:
                 raise TaskDelayedError(ObjectionCode.VALIDATOR_BUSY, str(error)) from error
             except WorkerFilesError as error:
                 # Says nothing about the task: it is fetched again if need be, and run again.
-                await self._content.check_intact(
-                    [task.spec.initial_weights, *list_shard_ids(task.spec)]
-                )
+                await self._check_content(task)
                 raise TaskDelayedError(ObjectionCode.CONTENT_UNAVAILABLE, str(error)) from error
             except WorkerFailedError as error:
                 # Others are ready for an active task, so this machine may be at fault: it tries
@@ -273,7 +294,7 @@ class Preparation:
         self._refuse(task, Objection(code, f"{DRY_RUN_TRIES} dry runs failed: {reason}"))
         return None
 
-    async def _ask_in_time(self, task: ServedTask) -> JsonObject:
+    async def _ask_in_time(self, task: ServedTask, rows: RowsFile) -> JsonObject:
         """The answer to one dry run, which ends with the time for answers of a new task.
 
         Raises:
@@ -284,7 +305,7 @@ class Preparation:
         with trio.move_on_after(left if is_new else math.inf):
             return await self._dry_runs.ask(
                 "dry_run",
-                self._content.get_inputs(task, task.spec.initial_weights),
+                {**self._content.get_inputs(task, task.spec.initial_weights), **rows.members},
                 Turn(),
                 timeout_seconds=self._get_limit(task),
             )

@@ -22,6 +22,7 @@ from chain.training.result_vote import (
 from node.chain.training_index import TrainingIndex
 from node.training.content import Content, get_integer
 from node.training.gradients import Gradients
+from node.training.rows import TaskRows
 from node.training.states import TrainingStates
 from node.training.turns import Turn
 from node.training.work import CheckedGradient, Evaluation, NextState, ServedTask
@@ -56,6 +57,7 @@ class Results:
         content: Content,
         gradients: Gradients,
         states: TrainingStates,
+        rows: TaskRows,
         verifier: WorkerPool,
     ) -> None:
         self._chain_id = chain_id
@@ -63,6 +65,7 @@ class Results:
         self._content = content
         self._gradients = gradients
         self._states = states
+        self._rows = rows
         self._verifier = verifier
         self._trees = trio.CapacityLimiter(TREES_LIMIT)
 
@@ -176,6 +179,9 @@ class Results:
         Raises:
             WorkerFailedError: The worker did not finish; the model is given up the next time.
             WorkOverError: The attempt ended.
+            UnavailableError: The rows are lost, and the data as well.
+            BlobQuotaError: The quota has no room for rows that were lost.
+            BlobDiskError: The disk refused.
         """
         work = task.work
         found: Evaluation | None = None
@@ -195,7 +201,7 @@ class Results:
         self, task: ServedTask, attempt: Attempt, model_root: Hash32
     ) -> Evaluation:
         """The evaluation of a model, in parts between which other requests have their turn."""
-        inputs = self._content.get_inputs(task, model_root)
+        inputs = self._rows.get_inputs(task, model_root, await self._rows.ensure(task))
         row_count = task.spec.held_out.row_count
         rows, correct_count, micronats = 0, 0, 0
         turn = Turn(

@@ -222,6 +222,8 @@ class TaskWork:
     asking: trio.Lock = field(default_factory=trio.Lock)
     """Held while peers are asked for reveals, so that two jobs do not ask for the same."""
     ask_again_at: float = 0.0
+    storing_rows: trio.Lock = field(default_factory=trio.Lock)
+    """Held while a worker may fill a file with the task's rows."""
     due_at: float = math.inf
     """When the votes of the phase are due, by trio's clock."""
     fines: dict[int, AttemptFines] = field(default_factory=dict)

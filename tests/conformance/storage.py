@@ -45,6 +45,7 @@ from node.storage.database import Database, Table, open_database
 from node.storage.snapshot_progress import Part, Pivot, SnapshotProgress
 from node.training.gradients import Gradients
 from node.training.reveal_store import RevealStore
+from node.training.rows import RowRecords
 from node.training.state_parts import StatePartStore
 from node.training.work import CheckedGradient, ServedTask, TaskWork
 from tests.conformance import values
@@ -352,6 +353,13 @@ def build_state_part_files() -> Value:
         return [read_directory(directory)]
 
 
+@sample("storage.rows", "RowRecords.put")
+def build_row_record() -> Value:
+    with new_directory() as directory:
+        RowRecords(directory).put(values.TASK, make_hash(47))
+        return [read_directory(directory)]
+
+
 @sample("storage.blobs", "_publish", "BlobStore.download")
 def build_blob_files() -> Value:
     """A whole blob, and a download with one chunk."""
@@ -393,7 +401,7 @@ def build_checks() -> Value:
             **dict.fromkeys(
                 (
                     *("index", "contracts", "blobs", "content"),
-                    *("reveals", "verifier", "peers"),
+                    *("reveals", "rows", "verifier", "peers"),
                 ),
                 NoService(),
             ),

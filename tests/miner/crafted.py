@@ -5,19 +5,37 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import nn
 
 from chain.crypto import content_id
 from chain.training.architectures import Mlp, count_parameters
 from chain.training.encoding import Float32Array
-from chain.training.task_spec import FeatureType, Shard, TaskSpec
+from chain.training.task_spec import FeatureType, Loss, Shard, TaskSpec
 from miner.devices import open_device
-from miner.gradient import clip, compute_gradient
-from miner.model import load_parameters, ordered_parameters
+from miner.gradient import begin_gradient, clip, continue_gradient
+from miner.model import flatten, load_parameters, ordered_parameters
 from miner.trainer import Trainer, open_task
 from node.client.task_file import encode_npz
 from tests.worlds.training import SPEC
 
 HELD_OUT = 8
+
+
+def compute_gradient(
+    module: nn.Module,
+    loss: Loss,
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    microbatch: int,
+) -> Float32Array:
+    """The gradient of the mean loss over all samples, a microbatch at a time."""
+    partial = begin_gradient(module)
+    for start in range(0, len(labels), microbatch):
+        part = slice(start, start + microbatch)
+        partial = continue_gradient(
+            module, loss, features[part], labels[part], partial, len(labels)
+        )
+    return flatten(partial.total)
 
 
 @dataclass(frozen=True)
@@ -123,12 +141,13 @@ def compute_in_other_order(
     first = trainer.module.layers[0].weight
     with torch.no_grad():
         first.copy_(first[:, inputs].clone())
-    rows = torch.tensor([trainer.spec.row_of_sample(int(samples[i])) for i in order])
+    rows = np.array([trainer.spec.row_of_sample(int(samples[i])) for i in order])
+    features, labels = trainer.dataset.take(rows)
     values = compute_gradient(
         trainer.module,
         trainer.spec.loss,
-        trainer.dataset.features[rows][:, inputs],
-        trainer.dataset.labels[rows],
+        features[:, inputs],
+        labels,
         int(generator.integers(1, len(samples) + 1)),
     )
     # Back into the order of the manifest.

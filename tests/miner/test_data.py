@@ -1,6 +1,7 @@
 import zipfile
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +11,15 @@ from hypothesis import strategies as st
 
 from chain.crypto import content_id
 from chain.errors import RejectedInputError, RejectionReason
+from chain.training.architectures import Mlp
+from chain.training.resources import count_rows_bytes
 from chain.training.task_spec import (
     FeatureType,
+    LabelType,
     Shard,
     TaskSpec,
 )
-from miner.data import load_dataset, read_shard
+from miner.data import load_dataset, map_rows, read_shard, store_rows
 from node.client.task_file import encode_npz
 from tests.worlds.training import SPEC
 
@@ -136,3 +140,35 @@ def test_damaged_file_is_refused_or_read(position: int, value: int) -> None:
         return
     assert features.shape == X.shape
     assert labels.shape == Y.shape
+
+
+@pytest.mark.parametrize("feature_type", list(FeatureType))
+@pytest.mark.parametrize("label_type", list(LabelType))
+def test_rows_in_a_file_are_those_in_memory(
+    tmp_path: Path, feature_type: FeatureType, label_type: LabelType
+) -> None:
+    pixels = (np.arange(5 * 9) % 256).astype(feature_type.value).reshape(5, 9)
+    files = [
+        encode_npz({"x": x, "y": y.astype(label_type.value)})
+        for x, y in ((pixels, Y), (pixels[::-1], Y[::-1]))
+    ]
+    spec = spec_of(*files, feature_type=feature_type)
+    data = replace(spec.data, sample_shape=(9,), label_type=label_type)
+    spec = replace(spec, model=Mlp(inputs=9, hidden=(), classes=10), data=data)
+    path = tmp_path / "rows"
+    path.write_bytes(bytes(count_rows_bytes(spec)))
+
+    store_rows(spec, files, path)
+
+    rows = np.array([9, 0, 3, 3])
+    loaded, mapped = load_dataset(spec, files, CPU), map_rows(spec, path, CPU)
+    for expected, got in zip(loaded.take(rows), mapped.take(rows), strict=True):
+        assert (got.dtype, torch.equal(got, expected)) == (expected.dtype, True)
+
+
+def test_file_of_rows_with_another_length_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    path.write_bytes(bytes(count_rows_bytes(spec_of(NPZ)) - 1))
+    with pytest.raises(RejectedInputError) as refusal:
+        map_rows(spec_of(NPZ), path, CPU)
+    assert refusal.value.reason is RejectionReason.CONTENT_MISMATCH

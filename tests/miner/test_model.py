@@ -56,7 +56,9 @@ def test_model_file_equals_that_of_safetensors(model: Model) -> None:
 
 
 def test_pooling_equals_max_pooling_of_torch() -> None:
-    module = build_model(Cnn(image=(2, 7, 6), channels=(3,), classes=2))
+    model = Cnn(image=(2, 7, 6), channels=(3,), classes=2)
+    module = build_model(model)
+    load_parameters(module, build_initial_weights(model, "pooling"))
     x = torch.linspace(-1, 1, 84).reshape(1, 2, 7, 6).sin()
     pooled = torch.nn.functional.max_pool2d(module.convolutions[0](x).relu(), 2)
     assert torch.equal(module(x), module.head(pooled.flatten(1)))

@@ -25,14 +25,16 @@ from chain.training.encoding import (
 from chain.training.optimizer import apply_update, initial_state
 from chain.training.state import TrainingState, compute_model_root
 from chain.training.task_spec import compute_learning_rate_ppb
+from miner.data import Dataset
 from miner.devices import open_device
-from miner.gradient import clip, compute_gradient
+from miner.gradient import clip
 from miner.measurement import measure
 from miner.model import load_parameters
 from miner.noise import CHECK_TRIALS
 from miner.trainer import Trainer, open_task
 from node.client.task_bundle import TaskBundle
 from node.client.task_file import load_task_toml
+from tests.miner.crafted import compute_gradient
 
 DIGITS = Path("examples/digits.toml")
 TOKEN = Address(b"\x44" * 20)
@@ -158,9 +160,8 @@ def test_order_precision_and_batching_stay_far_below_the_tolerance(
 ) -> None:
     double = open_digits(bundle)
     double.module.double()
-    double = replace(
-        double, dataset=replace(double.dataset, features=double.dataset.features.double())
-    )
+    features, labels = double.dataset.take(np.arange(double.spec.data.row_count))
+    double = replace(double, dataset=Dataset(features.double(), labels))
     for simulated in rounds[::5]:
         gradient = decode_gradient(simulated.payloads[0], simulated.headers[0])
         for other in (
@@ -176,16 +177,10 @@ def test_order_precision_and_batching_stay_far_below_the_tolerance(
 def _one_by_one(trainer: Trainer, simulated: SimulatedRound) -> np.ndarray:
     """The unclipped gradient as a mean over parts of 8 samples."""
     load_parameters(trainer.module, simulated.theta)
-    rows = torch.tensor([trainer.spec.row_of_sample(i) for i in simulated.indices[0]])
+    rows = np.array([trainer.spec.row_of_sample(i) for i in simulated.indices[0]])
     parts = [
-        compute_gradient(
-            trainer.module,
-            trainer.spec.loss,
-            trainer.dataset.features[part],
-            trainer.dataset.labels[part],
-            8,
-        )
-        for part in rows.split(8)
+        compute_gradient(trainer.module, trainer.spec.loss, *trainer.dataset.take(part), 8)
+        for part in np.split(rows, range(8, len(rows), 8))
     ]
     mean: np.ndarray = np.mean(parts, axis=0, dtype=np.float32)
     return mean

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,33 +16,38 @@ import torch
 
 from chain.crypto import content_id, keccak256
 from chain.json_types import Json, JsonObject
+from chain.primitives import Hash32
 from chain.training.acceptance import ExponentRule, Measurement, Verdict, compute_verdict
 from chain.training.architectures import Mlp, count_parameters
 from chain.training.encoding import GradientHeader, encode_gradient
+from chain.training.resources import count_rows_bytes
 from chain.training.task_checks import ObjectionCode, find_noise_objection
-from chain.training.task_spec import FeatureType, Shard
+from chain.training.task_spec import FeatureType, Shard, TaskSpec
 from chain.training.task_spec_codec import decode_task_spec, encode_task_spec
+from miner import data as miner_data
 from miner import trainer, verify
+from miner.data import MappedRows, store_rows
 from miner.devices import open_device
-from miner.gradient import clip, compute_gradient
+from miner.gradient import clip
 from miner.model import build_model, load_parameters
-from miner.samples import compute_samples
+from miner.samples import Samples, compute_samples
 from miner.trainer import Trainer, open_task
 from miner.verify import Worker
 from node.client.task_file import build_initial_weights, encode_npz
 from pot_common.framing import WORKER_ANSWERS, WORKER_QUESTIONS, FrameError
-from pot_common.worker import serve
-from tests.miner.crafted import CraftedTask, craft_overflow
+from pot_common.worker import WorkerRequest, serve
+from tests.miner.crafted import CraftedTask, compute_gradient, craft_overflow
 from tests.worlds.training import SPEC, header_of
 
 
 def compute_precisely(trainer: Trainer, theta: bytes, samples: Sequence[int]) -> np.ndarray:
     """The clipped gradient of a machine that computes in float64."""
-    rows = torch.tensor([trainer.spec.row_of_sample(int(sample)) for sample in samples])
+    rows = np.array([trainer.spec.row_of_sample(int(sample)) for sample in samples])
     module = build_model(trainer.spec.model)
     load_parameters(module, theta)
-    features, labels = trainer.dataset.features[rows].double(), trainer.dataset.labels[rows]
-    return clip(compute_gradient(module.double(), trainer.spec.loss, features, labels, 512))
+    features, labels = trainer.dataset.take(rows)
+    loss = trainer.spec.loss
+    return clip(compute_gradient(module.double(), loss, features.double(), labels, 512))
 
 
 def deflate_npz(arrays: dict[str, np.ndarray]) -> bytes:
@@ -57,9 +63,11 @@ class Files:
     directory: Path
 
     def request(self, kind: str, **members: Json) -> JsonObject:
-        paths = {name: str(self.directory / name) for name in ("spec", "theta")}
-        shards = [str(self.directory / "shard")]
-        return {"id": 7, "kind": kind, "shards": shards, **paths, **members}
+        paths = {name: str(self.directory / name) for name in ("spec", "theta", "rows")}
+        return {"id": 7, "kind": kind, **paths, **members}
+
+    def dry_run(self, **members: Json) -> JsonObject:
+        return self.request("dry_run", **{"shards": [str(self.directory / "shard")], **members})
 
     def verify(self, **members: Json) -> JsonObject:
         payload = str(self.directory / "payload")
@@ -114,7 +122,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     }
     for name, data in contents.items():
         (directory / name).write_bytes(data)
+    write_rows(spec, shard, directory / "rows")
     return Files(directory)
+
+
+def write_rows(spec: TaskSpec, shard: bytes, path: Path) -> None:
+    path.write_bytes(bytes(count_rows_bytes(spec)))
+    store_rows(spec, [shard], path)
 
 
 @contextmanager
@@ -148,7 +162,7 @@ def worker() -> Worker:
 @pytest.mark.process
 def test_worker_process_answers_and_ends_with_its_input(files: Files) -> None:
     requests = [
-        files.request("dry_run"),
+        files.dry_run(),
         files.request("evaluate"),
         files.verify(),
         files.verify(payload=str(files.directory / "lie")),
@@ -192,7 +206,7 @@ def test_task_above_the_memory_limit_ends_its_worker(files: Files) -> None:
         )
     )
     paths = {name: str(files.directory / f"large_{name}") for name in ("spec", "theta")}
-    frame = WORKER_QUESTIONS.encode({**files.request("dry_run"), **paths})
+    frame = WORKER_QUESTIONS.encode({**files.dry_run(), **paths})
     with worker_process("--memory-bytes", str(2**20)) as process:
         output, errors = process.communicate(frame, timeout=60)
     assert process.returncode != 0
@@ -213,8 +227,7 @@ def test_rows_beyond_the_memory_limit_are_refused_before_unpacking(files: Files)
     )
     (files.directory / "wide_spec").write_bytes(encode_task_spec(replace(spec, data=data)))
     (files.directory / "wide_shard").write_bytes(shard)
-    request = files.request(
-        "dry_run",
+    request = files.dry_run(
         spec=str(files.directory / "wide_spec"),
         shards=[str(files.directory / "wide_shard")],
     )
@@ -257,15 +270,15 @@ def test_dry_run_shows_the_noise_of_an_ill_conditioned_task(files: Files, worker
     (files.directory / "ill_theta").write_bytes(theta)
     (files.directory / "ill_spec").write_bytes(encode_task_spec(ill))
     paths = {name: str(files.directory / f"ill_{name}") for name in ("spec", "theta")}
-    (sound,) = ask(worker, files.request("dry_run"))
-    (noisy,) = ask(worker, files.request("dry_run", **paths))
+    (sound,) = ask(worker, files.dry_run())
+    (noisy,) = ask(worker, files.dry_run(**paths))
     tolerance_ppb = spec.verification.tolerance_ppb
     assert 10 * sound["noise_ppb"] < tolerance_ppb < noisy["noise_ppb"]
 
     # A miner whose machine rounds differently is not taken for a cheat.
-    assert worker.trainer is not None
     header = replace(HEADER, theta_root=content_id(theta))
-    other = compute_precisely(worker.trainer, theta, SAMPLES)
+    shard = (files.directory / "shard").read_bytes()
+    other = compute_precisely(open_task(ill, [shard], open_device("cpu")), theta, SAMPLES)
     (files.directory / "other").write_bytes(encode_gradient(header, other))
     (answer,) = ask(worker, files.verify(payload=str(files.directory / "other"), **paths))
     assert answer["distance_ppb"] > 10 * tolerance_ppb
@@ -278,7 +291,7 @@ def test_dry_run_shows_the_noise_of_an_ill_conditioned_task(files: Files, worker
 def test_parts_of_an_evaluation_add_up(
     files: Files, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify, "PART_SECONDS", 0)
+    monkeypatch.setattr(verify._Piece, "compute_end", lambda _: 0)
     monkeypatch.setattr(trainer, "compute_microbatch", lambda _: 8)
     (whole,) = ask(worker, files.request("evaluate"))
     parts = ask(worker, *(files.request("evaluate_part", first=first) for first in (0, 8, 16)))
@@ -298,7 +311,7 @@ def test_dry_run_refuses_a_model_that_is_not_finite(files: Files, worker: Worker
     (files.directory / "endless_theta").write_bytes(theta)
     (files.directory / "endless_spec").write_bytes(encode_task_spec(endless))
     paths = {name: str(files.directory / f"endless_{name}") for name in ("spec", "theta")}
-    (answer,) = ask(worker, files.request("dry_run", **paths))
+    (answer,) = ask(worker, files.dry_run(**paths))
     assert (answer["error"], "not finite" in str(answer["detail"])) == ("bad_spec", True)
 
 
@@ -309,7 +322,7 @@ def test_dry_run_refuses_a_model_that_is_not_finite(files: Files, worker: Worker
 def test_dry_run_that_takes_too_much_processor_time_is_ended(
     files: Files, seconds: str, members: dict[str, int]
 ) -> None:
-    frame = WORKER_QUESTIONS.encode({**files.request("dry_run"), **members})
+    frame = WORKER_QUESTIONS.encode({**files.dry_run(), **members})
     with worker_process("--background", "--processor-seconds", seconds) as process:
         output, _ = process.communicate(frame * 1_000, timeout=60)
     assert process.returncode == -signal.SIGPROF
@@ -319,7 +332,7 @@ def test_dry_run_that_takes_too_much_processor_time_is_ended(
 def test_other_initial_weights_fail_the_dry_run(files: Files, worker: Worker) -> None:
     other = files.directory / "other_theta"
     other.write_bytes(build_initial_weights(MODEL, "other"))
-    (answer,) = ask(worker, files.request("dry_run", theta=str(other)))
+    (answer,) = ask(worker, files.dry_run(theta=str(other)))
     assert answer["error"] == "content_mismatch"
 
 
@@ -372,7 +385,7 @@ def test_check_in_parts_has_the_result_of_one_at_once(
     monkeypatch.setattr(trainer, "compute_microbatch", lambda _: 4)
     request = files.verify(payload=str(files.directory / payload))
     (whole,) = ask(worker, request)
-    monkeypatch.setattr(verify, "PART_SECONDS", -1)
+    monkeypatch.setattr(verify._Piece, "compute_end", lambda _: 0)
 
     answers = ask(worker, request)
     while "done" in answers[-1]:
@@ -394,6 +407,7 @@ def write_crafted(task: CraftedTask, directory: Path) -> Files:
     contents = {"spec": encode_task_spec(task.spec), "theta": task.theta, "shard": task.shard}
     for name, data in contents.items():
         (directory / name).write_bytes(data)
+    write_rows(task.spec, task.shard, directory / "rows")
     return Files(directory)
 
 
@@ -457,7 +471,87 @@ def test_dry_run_shows_the_noise_behind_a_harmless_first_unit(
     tmp_path: Path, worker: Worker
 ) -> None:
     task = craft_overflow()
-    (answer,) = ask(worker, write_crafted(task, tmp_path).request("dry_run"))
+    (answer,) = ask(worker, write_crafted(task, tmp_path).dry_run())
     objection = find_noise_objection(task.spec, answer["noise_ppb"])
     assert objection is not None
     assert objection.code is ObjectionCode.TOO_NOISY
+
+
+def test_piece_reads_no_more_rows_than_its_steps_take(
+    files: Files, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a stranger's data costs to unpack, a change of task costs a duty nothing."""
+    taken: list[int] = []
+    drawn: list[int] = []
+
+    class CountedRows(MappedRows):
+        def take(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+            taken.append(len(rows))
+            return super().take(rows)
+
+    class CountedSamples(Samples):
+        def __getitem__(self, places: np.ndarray) -> np.ndarray:
+            drawn.append(len(places))
+            return super().__getitem__(places)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a duty reads no data")
+
+    monkeypatch.setattr(miner_data, "MappedRows", CountedRows)
+    monkeypatch.setattr(verify, "Samples", CountedSamples)
+    monkeypatch.setattr(trainer, "Samples", CountedSamples)
+    monkeypatch.setattr(miner_data, "read_shard", refuse)
+    monkeypatch.setattr(trainer, "compute_microbatch", lambda _: 4)
+    monkeypatch.setattr(verify._Piece, "compute_end", lambda _: 0)
+
+    begun, _, ended = ask(
+        worker,
+        files.verify(payload=str(files.directory / "lie")),
+        files.request("evaluate_part", first=4),
+        files.verify(payload=str(files.directory / "lie"), done=4),
+    )
+
+    assert (begun["done"], ended["done"]) == (4, 10)
+    # Two steps of a check, one of an evaluation; the first step of a trial has two samples.
+    assert (taken, drawn) == ([4, 4, 4, 2], [4, 4, 2])
+
+
+def test_rows_are_stored_from_data_that_a_later_request_lacks(
+    files: Files, worker: Worker, tmp_path: Path
+) -> None:
+    spec = decode_task_spec((files.directory / "spec").read_bytes())
+    rows = tmp_path / "rows"
+    rows.write_bytes(bytes(count_rows_bytes(spec)))
+    shards = [str(files.directory / "shard")]
+    assert ask(worker, files.request("store_rows", rows=str(rows), shards=shards)) == [{"id": 7}]
+    assert rows.read_bytes() == (files.directory / "rows").read_bytes()
+    stored, usual = ask(worker, files.verify(rows=str(rows)), files.verify())
+    assert stored == usual
+
+
+@pytest.mark.parametrize(("opening_seconds", "end"), [(0.25, 101.0), (2.0, 104.0)])
+def test_piece_lasts_a_second_or_twice_as_long_as_its_opening(
+    files: Files, monkeypatch: pytest.MonkeyPatch, opening_seconds: float, end: float
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(verify, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    piece = verify._Piece(WorkerRequest(files.request("evaluate")), open_device("cpu"))
+    now[0] += opening_seconds
+    assert piece.compute_end() == end
+
+
+def test_dry_run_counts_the_opening_of_a_task_in_each_time(
+    files: Files, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a task with a large model and tiny units would pay for a part of its checks."""
+    now = [0.0]
+
+    def open_slowly(data: bytes) -> Hash32:
+        now[0] += 2
+        return content_id(data)
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], process_time=lambda: now[0])
+    monkeypatch.setattr(verify, "time", clock)
+    monkeypatch.setattr(verify, "content_id", open_slowly)
+    (answer,) = ask(worker, files.dry_run())
+    assert (answer["unit_milliseconds"], answer["evaluation_milliseconds"]) == (2_000, 2_000)

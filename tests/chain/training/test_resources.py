@@ -9,7 +9,7 @@ MODEL = Mlp(inputs=64, hidden=(1_000,), classes=10)
 """75 010 parameters: 300 040 bytes in two chunks."""
 
 
-def test_disk_of_a_task_is_content_three_states_and_three_rounds() -> None:
+def test_disk_of_a_task_is_content_rows_three_states_and_three_rounds() -> None:
     spec = replace(
         SPEC, model=MODEL, optimizer=Sgd(0), reward=replace(SPEC.reward, max_units=5_000)
     )
@@ -18,7 +18,8 @@ def test_disk_of_a_task_is_content_three_states_and_three_rounds() -> None:
     states = 3 * (theta + 64)
     gradients = 3 * 1_024 * (payload + 32)
     assert count_content_bytes(spec) == theta + 9_000
-    assert count_disk_bytes(spec) == content + states + gradients
+    rows = 100 * (4 * 64 + 1) + 32
+    assert count_disk_bytes(spec) == content + rows + states + gradients
 
 
 def test_rows_take_memory_for_all_and_for_the_largest_shard_again() -> None:

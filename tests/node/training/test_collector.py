@@ -56,6 +56,7 @@ from node.training.checks import get_checks_path
 from node.training.collector import Collector
 from node.training.retention import RetentionPolicy
 from node.training.reveal_store import RevealStore
+from node.training.rows import RowRecords
 from node.training.state_parts import StatePartStore
 from tests.worlds.training import (
     GENESIS_SET,
@@ -511,6 +512,35 @@ async def test_files_of_a_closed_task_stay_while_it_is_served(tmp_path: Path) ->
     world.served.clear()
     await world.collect()
     assert not spec_path.exists()
+
+
+async def test_rows_of_a_task_go_when_it_is_closed_and_not_worked_on(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    records = RowRecords(world.directory)
+    shared, alone = world.put(b"rows of both"), world.put(b"rows of one")
+    for task, rows_id in ((TASK, shared), (OTHER, shared), (TaskId(3), alone), (TaskId(9), alone)):
+        records.put(task, rows_id)
+    for task in (TASK, OTHER, TaskId(3)):
+        world.start(task)
+        world.play_round(task)
+    await world.collect()
+    assert [task for task, _ in sorted(records.list())] == [TASK, OTHER, 3, 9]
+
+    for task in (TASK, TaskId(3)):
+        world.apply(task, TaskClosed(task, 1))
+    world.served.add(TaskId(3))
+    await world.collect()
+    # The tenth task is not known yet.
+    assert [task for task, _ in sorted(records.list())] == [OTHER, 3, 9]
+    assert world.blobs.has(shared)
+
+    world.apply(OTHER, TaskClosed(OTHER, 1))
+    records.remove(TaskId(9))
+    world.served.clear()
+    await world.collect()
+    assert list(records.list()) == []
+    assert not world.blobs.has(shared)
+    assert not world.blobs.has(alone)
 
 
 async def test_what_two_tasks_share_stays_for_the_second(tmp_path: Path) -> None:

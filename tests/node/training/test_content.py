@@ -16,7 +16,6 @@ from node.training.worker_pool import WorkerRefusedError
 from tests.worlds.training_node import (
     OK,
     PAYLOADS,
-    SHARDS,
     TASK,
     WEIGHTS,
     Node,
@@ -29,7 +28,7 @@ from tests.worlds.waiting import until
 pytestmark = pytest.mark.usefixtures("inline_threads")
 
 
-@pytest.mark.parametrize("victim", [PAYLOADS[0], WEIGHTS, SHARDS[1]])
+@pytest.mark.parametrize("victim", [PAYLOADS[0], WEIGHTS])
 async def test_blob_damaged_on_disk_is_fetched_again_before_a_bad_verdict(
     autojump_clock: MockClock, tmp_path: Path, victim: bytes
 ) -> None:

@@ -53,10 +53,11 @@ pytestmark = pytest.mark.usefixtures("inline_threads")
 CONTENT_BYTES = len(WEIGHTS) + sum(len(shard) for shard in SHARDS)
 STATE_BYTES = 3 * len(WEIGHTS) + 8
 GRADIENT_BYTES = SPEC.reward.max_units * count_payload_bytes(SIZE)
-BLOB_COUNT = 3 + 3 * 4 + 3 * SPEC.reward.max_units
-DISK_BYTES = CONTENT_BYTES + 3 * STATE_BYTES + 3 * GRADIENT_BYTES + 32 * BLOB_COUNT
-"""What the task takes at most: its content, three states, the gradients of three attempts, and the
-hash of the only chunk of each of these blobs."""
+ROWS_BYTES = 100 * (4 * 64 + 1)
+BLOB_COUNT = 3 + 1 + 3 * 4 + 3 * SPEC.reward.max_units
+DISK_BYTES = CONTENT_BYTES + ROWS_BYTES + 3 * STATE_BYTES + 3 * GRADIENT_BYTES + 32 * BLOB_COUNT
+"""What the task takes at most: its content, its rows, three states, the gradients of three
+attempts, and the hash of the only chunk of each of these blobs."""
 EXAMINATION_SECONDS = math.ceil(DRY_RUN_TRIES * compute_dry_run_seconds(SPEC, 120))
 """The longest examination of a task."""
 
@@ -72,7 +73,8 @@ async def test_content_is_fetched_and_dry_run_before_ready_is_posted(
 
     assert node.sent == [task_registry.answer_task(TASK, 0)]
     assert node.verifier.asked == ["dry_run"]
-    assert sorted(node.blobs.content_ids()) == sorted(node.peers.blobs)
+    rows_id = content_id(bytes(ROWS_BYTES))
+    assert sorted(node.blobs.content_ids()) == sorted([*node.peers.blobs, rows_id])
 
 
 async def test_thousand_tasks_without_available_content_cost_little(
@@ -140,7 +142,7 @@ async def test_content_leaves_half_of_the_quota_to_promised_tasks(
     chain = FakeChain({TASK: pending_history()})
     node = Node(tmp_path, chain, has_content=False, quota_bytes=32 * size)
     node.peers.blobs = {content_id(data): data for data in (WEIGHTS, *SHARDS)}
-    filler = node.blobs.put(bytes(16 * size - size - 31))
+    filler = node.blobs.put(bytes(16 * size - size - ROWS_BYTES - 31))
 
     async with trio.open_nursery() as nursery:
         await nursery.start(node.host.run)

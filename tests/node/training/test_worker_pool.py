@@ -88,6 +88,8 @@ while prefix := sys.stdin.buffer.read(4):
     elif kind == "dry_run":
         send(b'{"id": 0, "noise_ppb": 4, "evaluation_milliseconds": 5, "unit_milliseconds": 3,'
              b' "peak_bytes": 9}')
+    elif kind == "store_rows":
+        send(b'{"id": 0}')
     elif kind == "verify" and "/2-" in request["partial"] and request["done"] < 500:
         time.sleep(0.05)
         send(json.dumps({"id": 0, "done": request["done"] + 1}).encode())

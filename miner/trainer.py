@@ -30,7 +30,7 @@ from miner.gradient import (
 )
 from miner.loss import compute_loss_sum
 from miner.measurement import measure
-from miner.model import build_model, flatten, load_parameters, unflatten
+from miner.model import build_model, flatten, load_parameters
 from miner.noise import (
     Trial,
     build_reference,
@@ -66,14 +66,6 @@ class EvaluationPart:
     loss: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PartialSum:
-    """What the first `done` of the samples contribute to a gradient, in manifest order."""
-
-    done: int
-    values: Float32Array
-
-
 SumStep = Callable[[torch.Tensor, torch.Tensor, PartialGradient], PartialGradient]
 """Adds the next samples to a sum; takes their features and labels."""
 
@@ -105,7 +97,7 @@ class Trainer:
         self, theta: bytes, sample_indices: SampleIndices
     ) -> Float32Array:
         """The gradient, float32[parameters], at `theta` over these samples."""
-        sums = self._continue_gradients(theta, sample_indices, begin_gradient(self.module))
+        sums = self.sum_gradients(theta, sample_indices, begin_gradient(self.module))
         return flatten(_get_last(sums).total)
 
     def measure_noise_ppb(
@@ -119,17 +111,14 @@ class Trainer:
         encoded = build_reference(self.compute_unclipped_gradient(theta, sample_indices))
         distances = []
         for trial in trials:
-            last = _get_last(self.sum_trial(theta, sample_indices, self.begin_sum(), trial, seed))
-            distances.append(compute_noise_ppb(self.module, encoded, last.values))
+            sums = self.sum_trial(theta, sample_indices, begin_gradient(self.module), trial, seed)
+            moved = flatten(_get_last(sums).total)
+            distances.append(compute_noise_ppb(self.module, encoded, moved))
         return tuple(distances)
 
-    def begin_sum(self) -> PartialSum:
-        """The sum before the first sample."""
-        return PartialSum(0, np.zeros(count_parameters(self.spec.model), np.float32))
-
     def sum_gradients(
-        self, theta: bytes, sample_indices: SampleIndices, before: PartialSum
-    ) -> Iterator[PartialSum]:
+        self, theta: bytes, sample_indices: SampleIndices, before: PartialGradient
+    ) -> Iterator[PartialGradient]:
         """Yield the unclipped gradient over ever more of the samples.
 
         The last sum has the bits of `compute_unclipped_gradient`, wherever a check was interrupted.
@@ -139,12 +128,6 @@ class Trainer:
             sample_indices: The samples.
             before: The sum so far.
         """
-        partial = PartialGradient(before.done, unflatten(self.module, before.values))
-        return map(_flatten_sum, self._continue_gradients(theta, sample_indices, partial))
-
-    def _continue_gradients(
-        self, theta: bytes, sample_indices: SampleIndices, partial: PartialGradient
-    ) -> Iterator[PartialGradient]:
         count = len(sample_indices)
 
         def step(
@@ -154,16 +137,16 @@ class Trainer:
 
         load_parameters(self.module, theta)
         size = compute_microbatch(self.spec.model)
-        return self._sum(sample_indices, partial, size, np.arange, step)
+        return self._sum(sample_indices, before, size, np.arange, step)
 
     def sum_trial(
         self,
         theta: bytes,
         sample_indices: SampleIndices,
-        before: PartialSum,
+        before: PartialGradient,
         trial: Trial,
         seed: bytes,
-    ) -> Iterator[PartialSum]:
+    ) -> Iterator[PartialGradient]:
         """Yield the scaled gradient of a trial over ever more of the samples."""
         size = trial.compute_step(compute_microbatch(self.spec.model))
         count = len(sample_indices)
@@ -179,8 +162,7 @@ class Trainer:
             return trial.find_places(start, stop, count)
 
         load_moved_parameters(self.module, theta, trial, seed)
-        partial = PartialGradient(before.done, unflatten(self.module, before.values))
-        return map(_flatten_sum, self._sum(sample_indices, partial, size, find_places, step))
+        return self._sum(sample_indices, before, size, find_places, step)
 
     def _sum(
         self,
@@ -262,10 +244,6 @@ def _to_integer(value: float) -> int:
 def _get_last(parts: Iterator[Part]) -> Part:
     """The last of `parts`; those before, each as large as the model, are not kept."""
     return deque(parts, maxlen=1).pop()
-
-
-def _flatten_sum(partial: PartialGradient) -> PartialSum:
-    return PartialSum(partial.done, flatten(partial.total))
 
 
 def _to_indexable(sample_indices: SampleIndices) -> NDArray[np.uint64] | Samples:

@@ -25,8 +25,9 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Final
 
 import numpy as np
@@ -34,29 +35,31 @@ import torch
 
 from chain.crypto import content_id
 from chain.errors import RejectedInputError, RejectionReason
+from chain.json_types import JsonObject
 from chain.primitives import Address, Hash32, TaskId
-from chain.training.acceptance import Verdict, compute_verdict
 from chain.training.architectures import count_parameters
 from chain.training.attempt import AttemptId
 from chain.training.encoding import (
+    CODE_MAX,
     GradientHeader,
     count_payload_bytes,
     decode_gradient,
     encode_gradient,
+    from_codes,
 )
 from chain.training.optimizer import initial_state
 from chain.training.resources import count_dataset_bytes
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import MAX_SPEC_BYTES, decode_task_spec
+from miner.check import Check, begin_sums, load_sums
 from miner.data import read_file, store_rows
 from miner.devices import open_device
 from miner.examination import MEASURED_SAMPLES, examine_noise_ppb
-from miner.gradient import clip
-from miner.measurement import MAX_DISTANCE_PPB, measure
-from miner.noise import CHECK_TRIALS, SEED_BYTES, build_reference, compute_noise_ppb
+from miner.gradient import clip, compute_microbatch
+from miner.noise import SEED_BYTES
 from miner.samples import Samples
-from miner.trainer import PartialSum, Trainer, open_stored_task, to_micronats
+from miner.trainer import open_stored_task, to_micronats
 from pot_common.errors import OperatorError
 from pot_common.framing import FrameError
 from pot_common.worker import (
@@ -81,9 +84,12 @@ PART_SECONDS: Final = 1.0
 """How long a part of an evaluation or a check takes. Work of other tasks goes in between."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Worker:
-    """Answers requests. It keeps nothing between two of them.
+    """Answers requests.
+
+    Between two of them it keeps the last task open, and a check that is not over: pieces of one
+    check mostly follow each other. It frees both before it opens anything else.
 
     Attributes:
         device: The device that computes.
@@ -95,6 +101,8 @@ class Worker:
     device: torch.device
     memory_bytes: int = DEFAULT_MEMORY_BYTES
     processor_seconds: float | None = None
+    _task: "_OpenTask | None" = field(default=None, init=False)
+    _check: "_OpenCheck | None" = field(default=None, init=False)
 
     def answer(self, request: WorkerRequest) -> Answer:
         """The answer to `request`.
@@ -105,20 +113,25 @@ class Worker:
         """
         if self.processor_seconds is not None:
             signal.setitimer(signal.ITIMER_PROF, self._get_processor_seconds(request))
+        start = time.monotonic()
+        if self._check is not None and not self._check.is_continued_by(request):
+            self._check = None
         if "shards" in request.members:
+            self._task = None
             self._store_rows(request)
         match kind := request.text("kind"):
             case "store_rows":
                 return {}
             case "dry_run":
+                self._task = None
                 return _dry_run(request, self.device)
             case "evaluate":
-                piece = _Piece(request, self.device)
-                return dict(asdict(piece.trainer.evaluate(piece.theta)))
+                task = self._get_task(request)
+                return dict(asdict(task.trainer.evaluate(task.theta)))
             case "evaluate_part":
-                return _evaluate_part(_Piece(request, self.device), request.integer("first"))
+                return _evaluate_part(self._get_task(request), request.integer("first"), start)
             case "verify":
-                return _verify(_Piece(request, self.device), request)
+                return self._verify(request, start)
             case _:
                 raise bad_request(f"kind {kind!r} is unknown")
 
@@ -140,15 +153,34 @@ class Worker:
             )
         store_rows(spec, _read_shards(spec, request), request.path("rows"))
 
+    def _get_task(self, request: WorkerRequest) -> "_OpenTask":
+        files = _identify_files(request)
+        if self._task is None or self._task.files != files:
+            self._task = None
+            self._task = _OpenTask(request, self.device)
+        return self._task
 
-class _Piece:
-    """A task that is opened for one request, which is a piece of work of about a second.
+    def _verify(self, request: WorkerRequest, start: float) -> Answer:
+        opened = self._check or _OpenCheck(self._get_task(request), request)
+        self._check = None
+        measurement = opened.check.advance(_compute_end(start))
+        if measurement is None:
+            with request.path("partial").open("wb") as file:
+                opened.check.save(file)
+            self._check = opened
+            return {"done": opened.check.done}
+        return {
+            "distance_ppb": measurement.distance_ppb,
+            "exponents": measurement.exponents.value,
+            "noise_ppb": measurement.noise_ppb,
+        }
 
-    To open it takes as long as to read its model. Its rows are read when they are used.
-    """
+
+class _OpenTask:
+    """A task and a model. To open them takes as long as to read the model."""
 
     def __init__(self, request: WorkerRequest, device: torch.device) -> None:
-        self._start = time.monotonic()
+        self.files: Final = _identify_files(request)
         spec = _read_spec(request)
         self.trainer: Final = open_stored_task(spec, request.path("rows"), device)
         self.theta: Final = read_file(
@@ -156,10 +188,37 @@ class _Piece:
         )
         self.theta_root: Final = content_id(self.theta)
 
-    def compute_end(self) -> float:
-        """When the piece is to end: a second after it began, or when half of it was work."""
-        now = time.monotonic()
-        return max(self._start + PART_SECONDS, now + (now - self._start))
+
+class _OpenCheck:
+    """A check, and the request that it answers."""
+
+    def __init__(self, task: _OpenTask, request: WorkerRequest) -> None:
+        self._members = _drop_progress(request)
+        self.check: Final = _open_check(task, request)
+
+    def is_continued_by(self, request: WorkerRequest) -> bool:
+        """Whether a request is about the same check, at the place where it stands."""
+        is_same = _drop_progress(request) == self._members
+        return is_same and request.members.get("done") == self.check.done
+
+
+def _drop_progress(request: WorkerRequest) -> JsonObject:
+    return {key: value for key, value in request.members.items() if key not in ("id", "done")}
+
+
+def _identify_files(request: WorkerRequest) -> tuple[tuple[str, int, int], ...]:
+    """Which files a task is opened from. A file that the disk damaged is replaced by another."""
+    paths = [request.path(name) for name in ("spec", "rows", "theta")]
+    stats = [path.stat() for path in paths]
+    return tuple(
+        (str(path), stat.st_ino, stat.st_mtime_ns) for path, stat in zip(paths, stats, strict=True)
+    )
+
+
+def _compute_end(start: float) -> float:
+    """When a piece is to end: a second after it began, or when half of it was work."""
+    now = time.monotonic()
+    return max(start + PART_SECONDS, now + (now - start))
 
 
 def _read_spec(request: WorkerRequest) -> TaskSpec:
@@ -176,32 +235,70 @@ def _read_shards(spec: TaskSpec, request: WorkerRequest) -> Iterator[bytes]:
 
 
 def _dry_run(request: WorkerRequest, device: torch.device) -> Answer:
-    payload = _build_any_payload(_Piece(request, device))
-    # Each piece of a check or an evaluation opens the task again.
+    payload = _build_any_payload(_OpenTask(request, device))
+    # A check or an evaluation may have to open the task again.
     timer = _Timer(device)
-    piece = _Piece(request, device)
+    task = _OpenTask(request, device)
     opening_milliseconds = timer.read(1, 1)
-    trainer, theta, spec = piece.trainer, piece.theta, piece.trainer.spec
+    trainer, theta, spec = task.trainer, task.theta, task.trainer.spec
     header, sample_count = _build_any_header(spec), _count_measured(spec)
     timer = _Timer(device)
     trainer.verify_payload(payload, header, theta, _draw_samples(spec, sample_count))
-    unit_milliseconds = opening_milliseconds + timer.read(spec.samples_per_unit, sample_count)
+    work_milliseconds = timer.read(spec.samples_per_unit, sample_count)
+    # Each second of a check ends a piece, whose sums are saved.
+    pauses = int(work_milliseconds / 1_000 / PART_SECONDS)
+    saving_milliseconds = _check_largest_step(task, payload, device, request.path("rows").parent)
     timer = _Timer(device)
     rows = trainer.evaluate(theta, MEASURED_SAMPLES).row_count
     evaluation_milliseconds = opening_milliseconds + timer.read(spec.held_out.row_count, rows)
     return {
         "parameter_count": count_parameters(spec.model),
-        "unit_milliseconds": unit_milliseconds,
+        "unit_milliseconds": opening_milliseconds
+        + work_milliseconds
+        + pauses * saving_milliseconds,
         "evaluation_milliseconds": evaluation_milliseconds,
         "noise_ppb": examine_noise_ppb(trainer, theta, secrets.token_bytes(SEED_BYTES)),
         "peak_bytes": get_peak_memory_bytes(),
     }
 
 
-def _build_any_payload(piece: _Piece) -> bytes:
+def _check_largest_step(
+    task: _OpenTask, payload: bytes, device: torch.device, directory: Path
+) -> int:
+    """Do what takes the most memory in any check, and return the milliseconds to save its sums.
+
+    That is a step of as many samples as any has, which may be those of several units. The gradient
+    is false, so that a trial is made as well, and the sums are read again as by another worker.
+    """
+    trainer, spec = task.trainer, task.trainer.spec
+    seat_samples = min(spec.reward.max_units * spec.samples_per_unit, spec.sample_count)
+    # With two samples at least, there is a pause between steps.
+    count = min(max(2, compute_microbatch(spec.model)), seat_samples)
+    samples = _draw_samples(spec, count)
+    honest = decode_gradient(payload, _build_any_header(spec))
+    codes = np.where(honest.codes > 0, -CODE_MAX, CODE_MAX).astype(np.int8)
+    false = from_codes(honest.exponents, codes)
+    check = Check(trainer, task.theta, false, samples, begin_sums(trainer))
+    with TemporaryFile(dir=directory) as file:
+        if check.advance(0) is not None:
+            return 0
+        done = check.done
+        timer = _Timer(device)
+        check.save(file)
+        milliseconds = timer.read(1, 1)
+        del check
+        file.seek(0)
+        sums = load_sums(file, trainer, done, count)
+        check = Check(trainer, task.theta, false, samples, sums)
+        while check.done < 2 * count and check.advance(0) is None:
+            pass
+    return milliseconds
+
+
+def _build_any_payload(task: _OpenTask) -> bytes:
     """A gradient at the initial weights. It is not timed: the first call also loads kernels."""
-    trainer, theta, spec = piece.trainer, piece.theta, piece.trainer.spec
-    if piece.theta_root != spec.initial_weights:
+    trainer, theta, spec = task.trainer, task.theta, task.trainer.spec
+    if task.theta_root != spec.initial_weights:
         raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, "not the initial weights")
     initial_state(spec.optimizer, theta)
     # The same samples at all validators, so that they refuse the task for the same reason.
@@ -222,12 +319,12 @@ def _draw_samples(spec: TaskSpec, count: int) -> Samples:
     return Samples(Hash32(secrets.token_bytes(32)), spec.sample_count, 0, count)
 
 
-def _evaluate_part(piece: _Piece, first: int) -> Answer:
-    count = piece.trainer.spec.held_out.row_count
+def _evaluate_part(task: _OpenTask, first: int, start: float) -> Answer:
+    count = task.trainer.spec.held_out.row_count
     if first >= count:
         raise bad_request(f"there are {count} held-out rows")
-    end, correct, rows, loss = piece.compute_end(), 0, 0, 0.0
-    for part in piece.trainer.evaluate_parts(piece.theta, first):
+    end, correct, rows, loss = _compute_end(start), 0, 0, 0.0
+    for part in task.trainer.evaluate_parts(task.theta, first):
         correct, rows, loss = correct + part.correct_count, rows + part.row_count, loss + part.loss
         if time.monotonic() > end:
             break
@@ -266,25 +363,25 @@ class _Timer:
         return -(-round(1_000_000 * seconds) * wanted // (1_000 * measured))
 
 
-def _read_header(piece: _Piece, fields: WorkerRequest) -> GradientHeader:
+def _read_header(task: _OpenTask, fields: WorkerRequest) -> GradientHeader:
     """The header that the payload of a request must have."""
     return GradientHeader(
-        parameter_count=count_parameters(piece.trainer.spec.model),
+        parameter_count=count_parameters(task.trainer.spec.model),
         attempt_id=AttemptId(
             task_id=TaskId(fields.integer("task")),
             round_number=fields.integer("round"),
             attempt_number=fields.integer("attempt"),
         ),
         chain_id=fields.integer("chain_id"),
-        theta_root=piece.theta_root,
+        theta_root=task.theta_root,
         seed=Hash32(fields.digest("seed", 32)),
         miner=Address(fields.digest("miner", 20)),
     )
 
 
-def _verify(piece: _Piece, request: WorkerRequest) -> Answer:
-    trainer, theta = piece.trainer, piece.theta
-    header = _read_header(piece, request.child("header"))
+def _open_check(task: _OpenTask, request: WorkerRequest) -> Check:
+    trainer = task.trainer
+    header = _read_header(task, request.child("header"))
     payload = read_file(request.path("payload"), count_payload_bytes(header.parameter_count))
     sample_count = trainer.spec.sample_count
     first, count = request.integer("first"), request.integer("count")
@@ -292,93 +389,12 @@ def _verify(piece: _Piece, request: WorkerRequest) -> Answer:
         raise bad_request(f"the samples are no part of the {sample_count} there are")
     samples = Samples(header.seed, sample_count, first, count)
     gradient = decode_gradient(payload, header)
-    path, done = request.path("partial"), request.integer("done")
-    sums = _load_sums(path, trainer, done, count)
-    end = piece.compute_end()
-    if sums.reference.done < count:
-        reference = _sum_until(
-            end, sums.reference, trainer.sum_gradients(theta, samples, sums.reference)
-        )
-        sums = replace(sums, reference=reference)
-        if reference.done < count:
-            _save_sums(path, sums)
-            return {"done": reference.done}
-    encoded = build_reference(sums.reference.values)
-    measurement = measure(gradient, clip(sums.reference.values))
-    if encoded is None:
-        measurement = replace(measurement, noise_ppb=MAX_DISTANCE_PPB)
-    tolerance_ppb = trainer.spec.verification.tolerance_ppb
-    while compute_verdict(measurement, tolerance_ppb) is Verdict.CHEAT and sums.trial_index < len(
-        CHECK_TRIALS
-    ):
-        trial = CHECK_TRIALS[sums.trial_index]
-        parts = trainer.sum_trial(theta, samples, sums.trial, trial, sums.seed)
-        sums = replace(sums, trial=_sum_until(end, sums.trial, parts))
-        if sums.trial.done < count:
-            _save_sums(path, sums)
-            return {"done": (1 + sums.trial_index) * count + sums.trial.done}
-        # The noise of earlier trials is not kept: even with it, the gradient was still a cheat.
-        noise_ppb = compute_noise_ppb(trainer.module, encoded, sums.trial.values)
-        measurement = replace(measurement, noise_ppb=noise_ppb)
-        sums = replace(sums, trial_index=sums.trial_index + 1, trial=trainer.begin_sum())
-    return {
-        "distance_ppb": measurement.distance_ppb,
-        "exponents": measurement.exponents.value,
-        "noise_ppb": measurement.noise_ppb,
-    }
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Sums:
-    """A check in progress.
-
-    Attributes:
-        reference: The gradient in the order of the specification.
-        trial_index: The trials that are over.
-        trial: The sum of the trial in progress.
-        seed: The seed of the draws of all trials; no other validator has it.
-    """
-
-    reference: PartialSum
-    trial_index: int
-    trial: PartialSum
-    seed: bytes
-
-
-def _sum_until(end: float, partial: PartialSum, parts: Iterator[PartialSum]) -> PartialSum:
-    """The last of `parts` before `end`, but at least the first."""
-    for after in parts:
-        partial = after
-        if time.monotonic() > end:
-            break
-    return partial
-
-
-def _load_sums(path: Path, trainer: Trainer, done: int, count: int) -> _Sums:
-    """The sums of a check of which `done` samples were done."""
-    stage, rest = divmod(done, count)
-    if stage > len(CHECK_TRIALS):
-        raise bad_request(f"a check of {count} samples is over before {done} are done")
-    empty = trainer.begin_sum()
+    done = request.integer("done")
     if not done:
-        return _Sums(empty, 0, empty, secrets.token_bytes(SEED_BYTES))
-    size = empty.values.nbytes
-    data = read_file(path, SEED_BYTES + (2 * size if stage else size))
-    seed, reference, trial = data[:SEED_BYTES], data[SEED_BYTES:][:size], data[SEED_BYTES + size :]
-    return _Sums(
-        PartialSum(min(done, count), np.frombuffer(reference, np.float32).copy()),
-        max(0, stage - 1),
-        PartialSum(rest, np.frombuffer(trial, np.float32).copy()) if stage else empty,
-        seed,
-    )
-
-
-def _save_sums(path: Path, sums: _Sums) -> None:
-    with path.open("wb") as file:
-        file.write(sums.seed)
-        file.write(sums.reference.values.data)
-        if sums.trial.done:
-            file.write(sums.trial.values.data)
+        return Check(trainer, task.theta, gradient, samples, begin_sums(trainer))
+    with request.path("partial").open("rb") as file:
+        sums = load_sums(file, trainer, done, count)
+    return Check(trainer, task.theta, gradient, samples, sums)
 
 
 def main() -> int:

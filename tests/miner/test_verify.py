@@ -3,10 +3,10 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from io import BytesIO
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,18 +24,19 @@ from chain.training.resources import count_rows_bytes
 from chain.training.task_checks import ObjectionCode, find_noise_objection
 from chain.training.task_spec import FeatureType, Shard, TaskSpec
 from chain.training.task_spec_codec import decode_task_spec, encode_task_spec
+from miner import check, trainer, verify
 from miner import data as miner_data
-from miner import trainer, verify
+from miner.check import Check
 from miner.data import MappedRows, store_rows
 from miner.devices import open_device
-from miner.gradient import clip
+from miner.gradient import PartialGradient, clip
 from miner.model import build_model, load_parameters
 from miner.samples import Samples, compute_samples
 from miner.trainer import Trainer, open_task
 from miner.verify import Worker
 from node.client.task_file import build_initial_weights, encode_npz
 from pot_common.framing import WORKER_ANSWERS, WORKER_QUESTIONS, FrameError
-from pot_common.worker import WorkerRequest, serve
+from pot_common.worker import serve
 from tests.miner.crafted import CraftedTask, compute_gradient, craft_overflow
 from tests.worlds.training import SPEC, header_of
 
@@ -291,7 +292,7 @@ def test_dry_run_shows_the_noise_of_an_ill_conditioned_task(files: Files, worker
 def test_parts_of_an_evaluation_add_up(
     files: Files, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verify._Piece, "compute_end", lambda _: 0)
+    monkeypatch.setattr(verify, "_compute_end", lambda _: 0)
     monkeypatch.setattr(trainer, "compute_microbatch", lambda _: 8)
     (whole,) = ask(worker, files.request("evaluate"))
     parts = ask(worker, *(files.request("evaluate_part", first=first) for first in (0, 8, 16)))
@@ -385,7 +386,7 @@ def test_check_in_parts_has_the_result_of_one_at_once(
     monkeypatch.setattr(trainer, "compute_microbatch", lambda _: 4)
     request = files.verify(payload=str(files.directory / payload))
     (whole,) = ask(worker, request)
-    monkeypatch.setattr(verify._Piece, "compute_end", lambda _: 0)
+    monkeypatch.setattr(verify, "_compute_end", lambda _: 0)
 
     answers = ask(worker, request)
     while "done" in answers[-1]:
@@ -394,6 +395,107 @@ def test_check_in_parts_has_the_result_of_one_at_once(
 
     assert [answer.get("done") for answer in answers] == [*done, None]
     assert answers[-1] == whole
+
+
+def test_worker_that_goes_on_with_a_check_reads_nothing_again(
+    files: Files, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify.secrets, "token_bytes", bytes)
+    monkeypatch.setattr(trainer, "compute_microbatch", lambda _: 4)
+    request = files.verify(payload=str(files.directory / "lie"))
+    (whole,) = ask(worker, request)
+    monkeypatch.setattr(verify, "_compute_end", lambda _: 0)
+    read: list[str] = []
+
+    def read_file(path: Path, byte_count: int) -> bytes:
+        read.append(path.name)
+        return miner_data.read_file(path, byte_count)
+
+    def load(*arguments: object) -> object:
+        read.append("sums")
+        return check.load_sums(*arguments)
+
+    monkeypatch.setattr(verify, "read_file", read_file)
+    monkeypatch.setattr(verify, "load_sums", load)
+    fresh = Worker(open_device("cpu"))
+
+    (answer,) = ask(fresh, request)
+    while "done" in answer:
+        if answer["done"] == 14:
+            # Other work of the task in between: the task stays open, but not the check.
+            ask(fresh, files.request("evaluate_part", first=0))
+        (answer,) = ask(fresh, {**request, "done": answer["done"]})
+
+    assert read == ["theta", "lie", "lie", "sums"]
+    assert answer == whole
+
+
+def test_worker_reads_a_file_that_took_the_place_of_another(
+    files: Files, worker: Worker, tmp_path: Path
+) -> None:
+    theta = tmp_path / "theta"
+    theta.write_bytes(THETA[:-1] + bytes([THETA[-1] ^ 1]))
+    request = files.verify(theta=str(theta))
+    (damaged,) = ask(worker, request)
+    (tmp_path / "new").write_bytes(THETA)
+    (tmp_path / "new").rename(theta)
+    (mended,) = ask(worker, request)
+    assert (damaged["error"], "error" in mended) == ("bad_gradient", False)
+
+
+def test_no_check_takes_larger_steps_than_the_dry_run(
+    files: Files, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The memory of a step grows with its samples, and a dry run says what all checks take."""
+    spec = replace(decode_task_spec((files.directory / "spec").read_bytes()), samples_per_unit=1)
+    (tmp_path / "spec").write_bytes(encode_task_spec(spec))
+    steps: dict[str, list[int]] = {"gradient": [], "trial": []}
+
+    def record(kind: str, function: Callable[..., PartialGradient]) -> object:
+        def step(*arguments: object) -> PartialGradient:
+            steps[kind].append(len(arguments[3]))
+            return function(*arguments)
+
+        return step
+
+    monkeypatch.setattr(trainer, "compute_microbatch", lambda _: 4)
+    monkeypatch.setattr(verify, "compute_microbatch", lambda _: 4)
+    monkeypatch.setattr(trainer, "continue_gradient", record("gradient", trainer.continue_gradient))
+    monkeypatch.setattr(trainer, "continue_trial", record("trial", trainer.continue_trial))
+    largest = []
+    for request in (
+        files.dry_run(),
+        files.verify(payload=str(files.directory / "lie"), count=spec.reward.max_units),
+    ):
+        ask(Worker(open_device("cpu")), {**request, "spec": str(tmp_path / "spec")})
+        largest.append({kind: max(sizes) for kind, sizes in steps.items()})
+        for sizes in steps.values():
+            sizes.clear()
+    assert largest == [{"gradient": 4, "trial": 2}] * 2
+
+
+def test_dry_run_counts_the_sums_that_a_long_check_saves(
+    files: Files, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    def save_slowly(self: Check, file: BufferedIOBase) -> None:
+        now[0] += 0.5
+        save(self, file)
+
+    def verify_slowly(self: Trainer, *arguments: object) -> Measurement:
+        now[0] += 3
+        return verify_payload(self, *arguments)
+
+    save, verify_payload = Check.save, Trainer.verify_payload
+    clock = SimpleNamespace(monotonic=lambda: now[0], process_time=lambda: now[0])
+    monkeypatch.setattr(verify, "time", clock)
+    monkeypatch.setattr(verify, "compute_microbatch", lambda _: 4)
+    monkeypatch.setattr(trainer, "compute_microbatch", lambda _: 4)
+    monkeypatch.setattr(Check, "save", save_slowly)
+    monkeypatch.setattr(Trainer, "verify_payload", verify_slowly)
+    (answer,) = ask(worker, files.dry_run())
+    assert answer["unit_milliseconds"] == 3_000 + 3 * 500
 
 
 def test_check_without_its_sums_is_refused(files: Files, worker: Worker) -> None:
@@ -502,7 +604,7 @@ def test_piece_reads_no_more_rows_than_its_steps_take(
     monkeypatch.setattr(trainer, "Samples", CountedSamples)
     monkeypatch.setattr(miner_data, "read_shard", refuse)
     monkeypatch.setattr(trainer, "compute_microbatch", lambda _: 4)
-    monkeypatch.setattr(verify._Piece, "compute_end", lambda _: 0)
+    monkeypatch.setattr(verify, "_compute_end", lambda _: 0)
 
     begun, _, ended = ask(
         worker,
@@ -531,13 +633,12 @@ def test_rows_are_stored_from_data_that_a_later_request_lacks(
 
 @pytest.mark.parametrize(("opening_seconds", "end"), [(0.25, 101.0), (2.0, 104.0)])
 def test_piece_lasts_a_second_or_twice_as_long_as_its_opening(
-    files: Files, monkeypatch: pytest.MonkeyPatch, opening_seconds: float, end: float
+    monkeypatch: pytest.MonkeyPatch, opening_seconds: float, end: float
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(verify, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    piece = verify._Piece(WorkerRequest(files.request("evaluate")), open_device("cpu"))
     now[0] += opening_seconds
-    assert piece.compute_end() == end
+    assert verify._compute_end(100.0) == end
 
 
 def test_dry_run_counts_the_opening_of_a_task_in_each_time(

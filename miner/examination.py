@@ -5,6 +5,7 @@ of units that the author cannot foresee, and of one with the largest features.
 """
 
 import time
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -27,8 +28,9 @@ TRIED_UNITS: Final = 5
 TRIAL_SECONDS: Final = 10.0
 """After so long no further unit is tried. The first one is always tried."""
 
-SCANNED_ROWS: Final = 4_096
-"""How many rows are searched at once for the largest features, to bound the memory."""
+SCANNED_FEATURES: Final = 2**22
+"""The features among which the largest are looked for at once: 16 MiB, so that a dry run needs no
+more memory for wide rows than a check does."""
 
 
 def examine_noise_ppb(trainer: Trainer, theta: bytes, seed: bytes) -> int:
@@ -64,10 +66,11 @@ def examine_noise_ppb(trainer: Trainer, theta: bytes, seed: bytes) -> int:
 def _find_extreme_samples(trainer: Trainer, count: int) -> NDArray[np.uint64]:
     """The samples with the largest features, in magnitude."""
     held_out, row_count = trainer.spec.held_out, trainer.spec.data.row_count
+    size = max(1, SCANNED_FEATURES // prod(trainer.spec.data.sample_shape))
     largest = torch.cat(
         [
-            _find_largest(trainer, start, min(start + SCANNED_ROWS, row_count))
-            for start in range(0, row_count, SCANNED_ROWS)
+            _find_largest(trainer, start, min(start + size, row_count))
+            for start in range(0, row_count, size)
         ]
     )
     end = held_out.first_row + held_out.row_count

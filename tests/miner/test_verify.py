@@ -24,7 +24,7 @@ from chain.training.resources import count_rows_bytes
 from chain.training.task_checks import ObjectionCode, find_noise_objection
 from chain.training.task_spec import FeatureType, Shard, TaskSpec
 from chain.training.task_spec_codec import decode_task_spec, encode_task_spec
-from miner import check, trainer, verify
+from miner import check, examination, trainer, verify
 from miner import data as miner_data
 from miner.check import Check
 from miner.data import MappedRows, store_rows
@@ -441,6 +441,24 @@ def test_worker_reads_a_file_that_took_the_place_of_another(
     (tmp_path / "new").rename(theta)
     (mended,) = ask(worker, request)
     assert (damaged["error"], "error" in mended) == ("bad_gradient", False)
+
+
+def test_dry_run_takes_few_wide_rows_at_a_time(
+    files: Files, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+
+    class CountedRows(MappedRows):
+        def take(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+            taken.append(len(rows))
+            return super().take(rows)
+
+    monkeypatch.setattr(miner_data, "MappedRows", CountedRows)
+    monkeypatch.setattr(trainer, "compute_microbatch", lambda _: 4)
+    monkeypatch.setattr(examination, "SCANNED_FEATURES", 4 * 64)
+    (answer,) = ask(worker, files.dry_run())
+    assert "error" not in answer
+    assert max(taken) == 4
 
 
 def test_no_check_takes_larger_steps_than_the_dry_run(

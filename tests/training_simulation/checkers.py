@@ -733,10 +733,12 @@ class Checkers:
         self.require(BOND_HELD, not is_innocent, f"{name} pays a miss, and its gradient is good")
 
     def _was_with_all(self, attempt: Attempt, index: int) -> bool:
-        """Whether all honest validators held a gradient before its ballot was late."""
+        """Whether all honest validators held a gradient in form before its ballot was late."""
         payload = self._find_payload(attempt.id, attempt.commitments[index])
         late_ms = self._late_ms.get((attempt.id.task_id, attempt.ballot_number), NEVER_MS)
-        return payload is not None and all(
+        if payload is None or payload.is_malformed:
+            return False
+        return all(
             each.disk.payloads.get(payload.root, NEVER_MS) < late_ms
             for each in self._cluster.honest
             if each.address in self._judges(attempt).validators

@@ -38,7 +38,7 @@ from node.consensus.guard_file import GuardFile
 from node.consensus.wal import WriteAheadLog
 from node.network import wire
 from node.network.peer_file import load_records, save_records
-from node.network.protocols.state import StateServer, _verify_chunk
+from node.network.protocols.state import StateServer, _decode_records, _verify_chunk
 from node.network.stream import FrameStream, StreamClosedError
 from node.rpc.dispatch import Dispatcher
 from node.rpc.parameters import Parameters
@@ -192,7 +192,13 @@ def build_targets(directory: Path) -> list[Target]:
             StateServer(NoStates())._answer,
             codec.encode([0, 5, START, END]),
             codec.encode([1, [DIGEST, DIGEST]]),
-            codec.encode([2, 5, 1, 16]),
+            codec.encode([2, 5, 1, 16, b""]),
+            codec.encode([2, 5, 1, 16, DIGEST[:20]]),
+        ),
+        target(
+            "task records",
+            lambda data: _decode_records(data, 1),
+            codec.encode([[b"{}", [[DIGEST[:20], 2**255]], 1]]),
         ),
         target("state chunk", verify_state, STATE),
         target("certified", lambda data: wire.decode_certified(data), certified),

@@ -138,6 +138,8 @@ class World:
     others: tuple[OtherTask, ...] = ()
     seat_attempts: int = SEAT_ATTEMPTS
     """The term of a seat."""
+    are_greedy: bool = False
+    """Whether the first miners of the main task ask for all units of a round at first."""
     newcomers: tuple[Newcomer, ...] = ()
 
 

@@ -106,6 +106,19 @@ CONTRACT_MUTANTS: Final = {
         REGISTRY,
         (("        if (isEmpty) ++lease.attemptsLeft;\n", ""),),
     ),
+    "small-newcomer-displaces": Mutant(
+        "a newcomer displaces seats of any size",
+        SEATS,
+        (
+            (" || seat.units > displaceable) revert", ") revert"),
+            ("displaceable -= _displace(", "_displace("),
+        ),
+    ),
+    "no-room-for-missing-seats": Mutant(
+        "the first seats of a task may have all of its units",
+        SEATS,
+        (("if (seatsAfter < task.minMiners) {", "if (seatsAfter == 0) {"),),
+    ),
     "fined-twice": Mutant(
         "a miss can be imposed again and again",
         SEATS,

@@ -73,6 +73,9 @@ MISNAMINGS: Final = (
 )
 """What may be wrong with the seats that a newcomer wants to displace."""
 
+TOO_LARGE: Final = "a seat that is too large"
+"""A further misnaming: the seat has more units than the newcomer may displace."""
+
 NUISANCES_WITHOUT_GRADIENT: Final = ("squats", "leaves at once")
 
 
@@ -104,6 +107,8 @@ class Miner(Actor):
         self.starts_ms = 0
         """When it begins to look for a seat, since the start."""
         self.misnaming = ""
+        self.is_greedy = False
+        """Whether it asks for all units of a round before it asks for its own."""
         self._sent_ms: dict[tuple[object, ...], int] = {}
         self._prepared: dict[AttemptId, Prepared] = {}
         self._vanishes_ms = cluster.now_ms + self.random.randrange(5_000, 60_000)
@@ -183,7 +188,7 @@ class Miner(Actor):
         if self.view.histories[self.task_id].status is not TaskStatus.ACTIVE:
             return False
         token = spec.reward.token
-        most = spec.reward.max_units if self.misnaming else self.units
+        most = spec.reward.max_units if self.misnaming or self.is_greedy else self.units
         amounts = {token: compute_bond(spec, most)}
         amounts[TRAINING_TOKEN] = amounts.get(TRAINING_TOKEN, 0) + SEAT_BOND
         approve = training_token.approve(token, MINER_SEATS, amounts.pop(token))
@@ -192,6 +197,8 @@ class Miner(Actor):
                 approve = training_token.approve(other, MINER_SEATS, amount)
                 self.send(self.address, approve, "approve the seat bond")
             displaced = self._list_displaced(spec)
+            if self.is_greedy:
+                self._guess(spec.reward.max_units, (), "register for all units")
             if self.misnaming and self.random.random() < 0.7:
                 self._misname(spec, displaced)
             else:
@@ -244,11 +251,17 @@ class Miner(Actor):
             case "more seats than it needs":
                 over = self._list_over(seats)
                 named = [each.miner for each in over[: len(rightly) + 1]]
+            case "a seat that is too large":
+                most = DISPLACED_PER_UNIT * units
+                named = [each.miner for each in self._list_over(seats) if each.units > most][:1]
             case _:
                 units = spec.reward.max_units
-        call = miner_seats.register(self.task_id, units, named)
-        label = f"{self.name}: register for {units} and displace {self.misnaming}"
-        guess = Transaction(self.address, call, label, is_guess=True)
+        self._guess(units, named, f"register for {units} and displace {self.misnaming}")
+
+    def _guess(self, units: int, displaced: Sequence[Address], label: str) -> None:
+        """Try to register, and expect nothing."""
+        call = miner_seats.register(self.task_id, units, displaced)
+        guess = Transaction(self.address, call, f"{self.name}: {label}", is_guess=True)
         self.cluster.send(self, guess)
 
     def _finishes(self, history: TaskHistory, spec: TaskSpec) -> bool:
@@ -282,7 +295,10 @@ class Miner(Actor):
     def _leave_and_return(self) -> None:
         if (self.task_id, self.address) not in self.cluster.chain.registrations:
             return
-        if self.habit == "leaves and comes back" and self.random.random() < 0.1:
+        # The call that settles a round opens the next attempt, and no seat may end in that block.
+        phase, _ = self.view.phase(self.task_id, self.cluster.now)
+        chance = 0.9 if phase is Phase.SETTLEABLE else 0.02
+        if self.habit == "leaves and comes back" and self.random.random() < chance:
             self._once(("leave",), miner_seats.leave(self.task_id), "leave")
         if self.random.random() < 0.2:
             self._once(("withdraw",), miner_seats.withdraw_bond(self.task_id), "withdraw early")

@@ -194,7 +194,7 @@ class Stranger(Actor):
             ("post a result", self._post_result),
             ("settle with a result of its own", self._settle),
             ("slash without evidence", self._slash),
-            ("impose a fine again", self._slash_again),
+            ("impose no fine", lambda task: miner_seats.slash(task, 1, [])),
             ("claim without a proof", lambda task: reward_distributor.claim(task, POT, ())),
             ("commit without a bond", self._commit),
             ("note a commitment", lambda task: _seats("noteCommitment", task, 1, STRANGER, 1)),
@@ -217,6 +217,7 @@ class Stranger(Actor):
             self.send(STRANGER, task_registry.expire_task(self.random.choice(tasks)), "expire")
             self._answer_again(self.random.choice(tasks))
             self._vote_for_others(self.random.choice(tasks))
+            self._slash_again(self.random.choice(tasks))
 
     def _vote_for_others(self, task_id: TaskId) -> None:
         """Let operators that do not judge an attempt vote on its fines."""
@@ -264,20 +265,18 @@ class Stranger(Actor):
             return miner_seats.slash(task_id, 1, [])
         return build_slash_call(attempt)
 
-    def _slash_again(self, task_id: TaskId) -> ContractCall:
-        """All fines that miners have paid, each with its proof."""
+    def _slash_again(self, task_id: TaskId) -> None:
+        """Impose fines that miners have paid once more, each with its proof."""
         for ended in self.view.list_ended(task_id):
             paid = dict(ended.imposed)
             for is_closing in (False, True):
                 fines = compute_fines(ended, is_closing=is_closing)
-                if not any(paid.get(fine.miner, -1) >= fine.kind for fine in fines):
-                    continue
                 tree = build_fine_tree(CHAIN_ID, task_id, ended.attempt.ordinal, fines)
                 proven = map(tree.prove, range(len(fines)))
                 again = [each for each in proven if paid.get(each[0].miner, -1) >= each[0].kind]
-                if any(approved.root == tree.root for approved in ended.approved):
-                    return miner_seats.slash(task_id, ended.attempt.ordinal, again)
-        return miner_seats.slash(task_id, 1, [])
+                if again and any(approved.root == tree.root for approved in ended.approved):
+                    call = miner_seats.slash(task_id, ended.attempt.ordinal, again)
+                    self.cluster.attack(self, STRANGER, call, "impose a fine again")
 
 
 def _seats(name: str, *arguments: object) -> ContractCall:

@@ -22,7 +22,11 @@ from tests.training_simulation.checkers import (
     Checkers,
 )
 from tests.training_simulation.cluster import LONG, Cluster, Newcomer, OtherTask, World
-from tests.training_simulation.formats import PRICES, compute_attempt_seconds
+from tests.training_simulation.formats import (
+    DISPLACED_PER_UNIT,
+    PRICES,
+    compute_attempt_seconds,
+)
 from tests.training_simulation.liars import Lie
 from tests.training_simulation.miners import HONEST, Miner
 from tests.training_simulation.submitters import Stranger, Submitter, submit_junk
@@ -184,11 +188,14 @@ def draw_late(random: Random) -> World:
     """
     n = draw_n(random)
     guilty = random.choice(("withholds", "withholds", "cheats"))
-    habits = (HONEST, HONEST, "reveals just in time", "reveals just in time", guilty)
+    habits = [HONEST, HONEST, "reveals just in time", "reveals just in time", guilty]
     habit = random.choice(("takes back its ok", "is late", "is silent", "calls all unchecked"))
+    if habit == "takes back its ok":
+        # Often one word more would prove the cheat of one of them.
+        habits += ["is near a proven cheat"] * 2
     return World(
         n=n,
-        miners=habits,
+        miners=tuple(habits),
         units=1,
         liars=(habit,) * compute_max_faulty(n),
         download_ms=random.choice((1_000, 4_000)),
@@ -359,7 +366,7 @@ def draw_many(random: Random) -> World:
 
 def draw_seats(random: Random) -> World:
     """A world whose full task has short terms, and newcomers that displace its miners."""
-    n, units = draw_n(random), random.choice((2, 2, 3, 4))
+    n, units = draw_n(random), random.choice((2, 2, 4, 3))
     count = MAIN_SPEC.reward.max_units // units
     faulty_ms = random.choice((20_000, 30_000, 40_000, 40_000, 120_000))
     habits = [HONEST] * max(2, count - 1) + random.choices((HONEST, *miners.HABITS), k=1)
@@ -373,7 +380,7 @@ def draw_seats(random: Random) -> World:
         )
         for _ in range(random.randint(2, 4))
     )
-    return World(
+    world = World(
         n=n,
         miners=members,
         units=units,
@@ -387,6 +394,19 @@ def draw_seats(random: Random) -> World:
         loss=random.choice((0.0, 0.05)),
         crashes=random.choice((0.0, 0.0, 0.02)),
         others=draw_others(random, members, 1) if random.random() < 0.2 else (),
+    )
+    # Drawn last, so that all else is as it was before these were added.
+    misnamings = [
+        miners.TOO_LARGE if DISPLACED_PER_UNIT * each.units < units else each.misnaming
+        for each in newcomers
+    ]
+    return replace(
+        world,
+        newcomers=tuple(
+            replace(each, misnaming=misnaming)
+            for each, misnaming in zip(newcomers, misnamings, strict=True)
+        ),
+        are_greedy=random.random() < 0.5,
     )
 
 
@@ -458,7 +478,9 @@ def build(
         change_ms = cluster.random.randrange(1_000, world.faulty_ms // 2)
         cluster.after(change_ms, lambda: change_set(cluster))
     for index, habit in enumerate(world.miners):
-        cluster.miners.append(Miner(cluster, index, habit))
+        miner = Miner(cluster, index, habit)
+        miner.is_greedy = world.are_greedy
+        cluster.miners.append(miner)
     for index, newcomer in enumerate(world.newcomers, len(world.miners)):
         miner = Miner(cluster, index, newcomer.habit)
         miner.units, miner.misnaming = newcomer.units, newcomer.misnaming

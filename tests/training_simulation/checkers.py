@@ -31,6 +31,7 @@ from chain.contracts.gradient_ledger import (
     GradientCommitted,
     LateVerdictPosted,
     Phase,
+    ResultKind,
     ResultPosted,
     RoundSettled,
     VerdictPosted,
@@ -55,10 +56,11 @@ from chain.contracts.task_registry import (
     TaskStatus,
     TaskSubmitted,
 )
-from chain.primitives import Address, Hash32, TaskId
+from chain.primitives import ZERO_HASH, Address, Hash32, TaskId
 from chain.training.attempt import AttemptId
 from chain.training.attempt_records import Attempt, CommitmentRecord, EndedAttempt
 from chain.training.history import TaskHistory
+from chain.training.result_vote import build_empty_vote
 from chain.training.rewards import build_reward_tree
 from chain.training.task_spec import TaskSpec
 from chain.types.validator_set import ValidatorSet, compute_max_faulty
@@ -96,6 +98,10 @@ BOND_HELD: Final = "bond-held"
 """A gradient that enough honest validators hold in time is no miss."""
 PAY: Final = "pay"
 """Who is paid what follows from the words of the settled ballot."""
+FATE: Final = "fate"
+"""A quorum fails a ballot, voids an attempt or settles a round only as the words say."""
+JUDGES: Final = "judges"
+"""The validators in force at the first verdict of a ballot judge it, and their quorum ends it."""
 ROOT: Final = "root"
 """The settled training state is that of the accepted gradients."""
 ESCROW: Final = "escrow"
@@ -189,6 +195,20 @@ PLACE_REFUSALS: Final = (
 REGISTER: Final = miner_seats.register(TaskId(0), 0).data[:4]
 """The selector of a call that takes a seat."""
 
+ON_ENDED: Final = (
+    miner_seats.post_fines(TaskId(0), 0, ZERO_HASH).data[:4],
+    gradient_ledger.post_late_verdict(TaskId(0), 0, b"").data[:4],
+)
+"""The selectors of votes on an attempt that has ended."""
+
+ON_BALLOT: Final = (
+    gradient_ledger.post_verdict(TaskId(0), 0, 0, 0, b"").data[:4],
+    gradient_ledger.post_result(
+        TaskId(0), 0, 0, 0, build_empty_vote(ResultKind.VOID), None, 0
+    ).data[:4],
+)
+"""The selectors of votes in a ballot in progress."""
+
 
 class ViolationError(AssertionError):
     """A property does not hold; `name` says which."""
@@ -276,6 +296,8 @@ class Checkers:
         self._credits: Counter[tuple[Address, Address]] = Counter()
         """What operators have earned as accusers and not withdrawn, by token and operator."""
         self._credits_withdrawn: Counter[Address] = Counter()
+        self._fines_votes: Counter[tuple[TaskId, int, bool, Hash32]] = Counter()
+        """How many validators voted for a root of fines: task, attempt, kind of vote and root."""
         self._attempt_count: dict[TaskId, int] = {}
         self._closed: set[TaskId] = set()
         self._open_block: dict[TaskId, int] = {}
@@ -291,6 +313,8 @@ class Checkers:
         self._roots: dict[tuple[TaskId, tuple[tuple[Address, int], ...]], int] = {}
         """The rewards roots of what accounts have earned, as numbers."""
         self._states: dict[TaskId, Hash32] = {}
+        self._judges_of: dict[tuple[AttemptId, int], ValidatorSet] = {}
+        """The validators that judge each ballot, by attempt and ballot."""
         self._late_ms: dict[tuple[TaskId, int], int] = {}
         """When the verdict phase of a ballot became late, by task and ballot number."""
         self._opened: list[AttemptId] = []
@@ -341,6 +365,9 @@ class Checkers:
                     is_money = not isinstance(event, UNPAID)
                     touched[task_id] = touched.get(task_id, False) or is_money
                 self._apply(event)
+            for event in each.events:
+                if isinstance(event, MinerAbsent | MinerFined):
+                    self._check_missed(event)
         if any(each.events for each in executed):
             self._check_money()
         for task_id, is_money in touched.items():
@@ -403,8 +430,24 @@ class Checkers:
                 seat = self._seats[task_id, sender]
                 is_free = self._takes_commitments(task_id) and not seat.has_displaced
                 self.require(SEATS, not is_free, f"{transaction.label}: {seat} owes nothing")
+            case ContractError("ValidatorSetNotOperator", _):
+                judges = self._find_judges(transaction.call.data)
+                is_judge = judges is not None and judges.find_operator(sender) is not None
+                self.require(JUDGES, not is_judge, f"{transaction.label} of a judge")
             case _:
                 pass
+
+    def _find_judges(self, data: bytes) -> ValidatorSet | None:
+        """The validators that may send this vote; None if it is none, or of an unknown ballot."""
+        if data[:4] in ON_ENDED:
+            number, ordinal = decode(["uint256", "uint32"], data[4:])
+            return self._chain.find_ended(TaskId(number), ordinal).judges
+        if data[:4] in ON_BALLOT:
+            types = ["uint256", "uint32", "uint32", "uint32"]
+            number, round_number, attempt_number, ballot = decode(types, data[4:])
+            at = AttemptId(TaskId(number), round_number, attempt_number)
+            return self._judges_of.get((at, ballot))
+        return None
 
     def _is_locked(self, task_id: TaskId, seat: Seat, last_attempt: int) -> bool:
         """Whether the last attempt of a seat can still be fined."""
@@ -533,6 +576,13 @@ class Checkers:
                 self._apply_absence(event)
             case MinerFined():
                 self._apply_fine(event)
+            case FinesPosted():
+                self._fines_votes[event.task_id, event.ordinal, event.is_closing, event.root] += 1
+            case FinesApproved():
+                key = (event.task_id, event.ordinal, event.is_closing, event.root)
+                quorum = self._chain.find_ended(event.task_id, event.ordinal).judges.quorum
+                count = self._fines_votes[key]
+                self.require(GUILT, count >= quorum, f"{event} after {count} votes")
             case SeatBondBurnt():
                 seat = self._seats[event.task_id, event.miner]
                 self._check_burning(event, seat)
@@ -542,6 +592,12 @@ class Checkers:
                 earned = self._credits.pop((event.token, event.account), 0)
                 self.require(MONEY, event.amount == earned, f"{event} is not {earned}")
                 self._credits_withdrawn[event.token] += event.amount
+            case VerdictPosted():
+                at = AttemptId(event.task_id, event.round, event.attempt)
+                self._judges_of.setdefault((at, event.ballot), self._chain.validator_set)
+            case BallotFailed():
+                at = AttemptId(event.task_id, event.round, event.attempt)
+                self._check_fate(self._chain.view.failed[at][event.ballot])
             case RoundSettled() | AttemptPaid():
                 if isinstance(event, RoundSettled):
                     self._open.discard(event.task_id)
@@ -554,7 +610,9 @@ class Checkers:
             case AttemptVoided():
                 self._open.discard(event.task_id)
                 ordinal = self._attempt_count[event.task_id]
-                if not self._chain.find_ended(event.task_id, ordinal).attempt.commitments:
+                attempt = self._chain.find_ended(event.task_id, ordinal).attempt
+                self._check_fate(attempt)
+                if not attempt.commitments:
                     self._fees.note_empty_attempt(event.task_id, self._now_moment())
             case AttemptOpened():
                 self._fees.note_attempt(event.task_id, self._now_moment())
@@ -604,14 +662,27 @@ class Checkers:
             return
         self.require(SEATS, event.amount == seat.seat_bond, text)
         is_over = seat.has_close_misses() or seat.is_fraud
-        is_over = is_over or self._has_missed_last(event.task_id, event.miner, seat)
+        if not is_over and seat.last_attempt is not None:
+            is_over = self._has_missed_last(event.task_id, event.miner, seat)
         self.require(SEATS, is_over, text)
+
+    def _check_missed(self, event: MinerAbsent | MinerFined) -> None:
+        """Once a call with a miss is over, the seat bond has paid for it."""
+        seat = self._seats.get((event.task_id, event.miner))
+        if seat is None:
+            return  # its bonds were withdrawn, which was checked
+        text = f"{self._name(event.miner)}: {event} leaves {seat}"
+        is_over = seat.has_close_misses() or seat.is_fraud
+        self.require(SEATS, not is_over or not seat.seat_bond, text)
+        are_paid = not seat.seat_bond or seat.eighths_burnt == len(seat.missed)
+        self.require(SEATS, are_paid, text)
 
     def _has_missed_last(self, task_id: TaskId, miner: Address, seat: Seat) -> bool:
         """Whether a seat that has ended missed the last attempt that it took part in."""
         last = seat.last_attempt
         assert last is not None
-        if last < seat.first_attempt:
+        is_open = task_id in self._open and last == self._attempt_count[task_id]
+        if last < seat.first_attempt or is_open:
             return False
         commitments = self._chain.find_ended(task_id, last).attempt.commitments
         return last in seat.missed or not any(each.miner == miner for each in commitments)
@@ -646,6 +717,10 @@ class Checkers:
         has_taken_part = self._attempt_count.get(event.task_id, 0) >= seat.since_attempt
         text = f"{self._name(event.miner)} leaves before its first attempt"
         self.require(SEATS, has_taken_part or not is_owed, text)
+        # Else it would be expected in an attempt whose participants do not have it.
+        is_opening = event.task_id in self._open and self._open_block[event.task_id] == view.number
+        text = f"{self._name(event.miner)} leaves in the block that opens an attempt"
+        self.require(SEATS, not is_opening, text)
 
     def _apply_withdrawal(self, event: BondWithdrawn) -> None:
         key = (event.task_id, event.miner)
@@ -776,6 +851,7 @@ class Checkers:
         attempt_id = AttemptId(task_id, event.round, event.attempt)
         attempt, spec = self._chain.view.ended[attempt_id].attempt, self._spec(task_id)
         judges = self._judges(attempt)
+        self._check_fate(attempt)
         accepted = formats.list_accepted(attempt, judges)
         units, gradients = 0, []
         for index in accepted:
@@ -816,6 +892,19 @@ class Checkers:
         self.require(
             ROOT, roots == (state, compute_model_root(state)), f"round {event.round}: {accepted}"
         )
+
+    def _check_fate(self, attempt: Attempt) -> ResultKind | None:
+        """Check the kind of the result that a quorum posted in the last ballot, and return it."""
+        judges = self._judges(attempt)
+        votes = Counter(record.vote for record in attempt.results)
+        kinds = [vote.kind for vote, count in votes.items() if count >= judges.quorum]
+        wanted = formats.decide_ballot(attempt, judges)
+        for kind in kinds:
+            # What has no model at the end of the last ballot is paid all the same.
+            is_paid = kind is ResultKind.PAID_ONLY and wanted is ResultKind.SETTLED
+            text = f"{attempt.id}: {kind.name} for what is {wanted.name}: {attempt.verdicts}"
+            self.require(FATE, kind is wanted or is_paid, text)
+        return kinds[0] if kinds else None
 
     # Money, and the fold.
 
@@ -909,6 +998,20 @@ class Checkers:
             state.result_count,
         )
         self.require(FOLD, folded == contract, f"{folded} is not {contract}")
+        known = self._judges_of.get((attempt.id, attempt.ballot))
+        are_judges = attempt.validator_set == known
+        self.require(JUDGES, are_judges, f"{attempt.validator_set} judge, not {known}")
+        self._check_quorum(attempt)
+
+    def _check_quorum(self, attempt: Attempt) -> None:
+        """A quorum of the judges ends the ballot in progress, and nobody else does."""
+        kind = self._check_fate(attempt)
+        if not attempt.results:
+            return
+        phase = self._chain.contracts.read(gradient_ledger.phase(attempt.id.task_id))
+        wanted = kind is not None and kind is not ResultKind.FAILED
+        text = f"{phase.name} with {len(attempt.results)} results, {kind}"
+        self.require(JUDGES, (phase is Phase.SETTLEABLE) == wanted, text)
 
     def _check_snapshot(self, task_id: TaskId) -> None:
         difference = find_difference(self._chain, task_id)

@@ -10,7 +10,7 @@ from typing import Final
 
 from chain.contracts import gradient_ledger, miner_seats
 from chain.contracts.abi import ContractCall
-from chain.contracts.gradient_ledger import Deadline, ResultVote
+from chain.contracts.gradient_ledger import MAX_BALLOTS, Deadline, ResultKind, ResultVote
 from chain.contracts.miner_seats import Fine, FineKind
 from chain.contracts.task_registry import Prices, Purchase, TaskResources
 from chain.primitives import Address
@@ -94,6 +94,7 @@ class Tally:
     against: int
     cheat: int
     missing: int
+    unchecked: int = 0
 
 
 def count_words(votes: Mapping[Address, Words], index: int) -> Tally:
@@ -105,6 +106,7 @@ def count_words(votes: Mapping[Address, Words], index: int) -> Tally:
         against=said.count(Verdict.BAD) + cheat,
         cheat=cheat,
         missing=said.count(Verdict.MISSING),
+        unchecked=said.count(Verdict.UNCHECKED),
     )
 
 
@@ -164,11 +166,29 @@ def _is_guilty(tally: Tally, validator_set: ValidatorSet) -> bool:
 
 def is_delivered_late(failed: Attempt, index: int, validator_set: ValidatorSet) -> bool:
     """Whether a commitment came so late that it made its ballot fail."""
-    tally, faulty = count_words(list_votes(failed), index), validator_set.max_faulty
-    checked = tally.ok + tally.against
+    tally = count_words(list_votes(failed), index)
+    return not _is_decided(tally, validator_set) and tally.missing > validator_set.max_faulty
+
+
+def _is_decided(tally: Tally, validator_set: ValidatorSet) -> bool:
+    """Whether the words about a commitment are enough to accept it or not."""
+    faulty, checked = validator_set.max_faulty, tally.ok + tally.against
     is_missed = tally.missing >= validator_set.quorum and checked <= faulty
-    is_decided = tally.against > faulty or tally.ok > faulty or is_missed
-    return not is_decided and tally.missing > faulty
+    return tally.against > faulty or tally.ok > faulty or is_missed
+
+
+def decide_ballot(attempt: Attempt, validator_set: ValidatorSet) -> ResultKind:
+    """What the words of a ballot do to its attempt, besides a payment without a model."""
+    votes = list_votes(attempt)
+    tallies = [count_words(votes, index) for index in range(len(attempt.commitments))]
+    if attempt.ballot < MAX_BALLOTS - 1:
+        for tally in tallies:
+            may_be_accepted = tally.ok + tally.unchecked > validator_set.max_faulty
+            is_open = tally.unchecked and not _is_decided(tally, validator_set)
+            if is_open and may_be_accepted:
+                return ResultKind.FAILED
+    is_any_accepted = any(is_accepted(tally, validator_set.max_faulty) for tally in tallies)
+    return ResultKind.SETTLED if is_any_accepted else ResultKind.VOID
 
 
 def share_bond(ended: Ended, index: int, bond: int) -> dict[Address, int]:

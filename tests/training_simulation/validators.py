@@ -242,6 +242,8 @@ class Validator(Actor):
             memory.work.pop(task_id, None)
             return
         work = memory.work.setdefault(task_id, Work())
+        if history.status is TaskStatus.PENDING and self._is_preparing(history):
+            return
         phase, deadline = Phase.INACTIVE, Deadline(BlockNumber(0), 0)
         if history.status is TaskStatus.ACTIVE:
             phase, deadline = view.phase(task_id, self.cluster.now)
@@ -267,6 +269,11 @@ class Validator(Actor):
         for duty in duties:
             self._do(duty, history, spec, work)
         self._slash(history, spec, work)
+
+    def _is_preparing(self, pending: TaskHistory) -> bool:
+        """Whether there is nothing to do for a new task but to wait, as nearly always for junk."""
+        is_waiting = self._is_waiting(("prepare", pending.task_id))
+        return is_waiting and not pending.is_expired(self.view.number + 1, self.cluster.now)
 
     def _build_view(
         self, history: TaskHistory, phase: Phase, deadline: Deadline, work: Work

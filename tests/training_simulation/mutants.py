@@ -309,10 +309,10 @@ def install(name: str) -> None:
         install_mutant(RULE_MUTANTS[name])
 
 
-def run_mutant(name: str, seeds: int) -> str:
+def run_mutant(name: str, seeds: int, first: int = 0) -> str:
     """The row of a mutant: `mutant | first seed | family | violation`."""
     program = [sys.executable, "-m", "tests.training_simulation"]
-    program += ["--mutant", name, "--seeds", str(seeds)]
+    program += ["--mutant", name, "--first", str(first), "--seeds", str(seeds)]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.stdout, done.stderr
     return done.stdout.strip()

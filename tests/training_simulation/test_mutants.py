@@ -30,4 +30,7 @@ def test_mutant_changes_the_text_of_today(name: str) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
 def test_mutant_is_caught_no_later_than_the_table_says(row: list[str]) -> None:
-    assert "| none of" not in run_mutant(row[0], int(row[1]) + 1)
+    name, seed = row[0], int(row[1])
+    # The seed of the row is nearly always the one, and those before it take minutes.
+    if "| none of" in run_mutant(name, 1, first=seed):
+        assert "| none of" not in run_mutant(name, seed)

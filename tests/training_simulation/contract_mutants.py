@@ -27,7 +27,7 @@ CONTRACT_MUTANTS: Final = {
         LEDGER,
         (
             (
-                "record.ballotNumber == training.ballotNumber ? record.setVersion : VALIDATORS",
+                "record.ballotNumber == ballotNumber ? record.setVersion : VALIDATORS",
                 "VALIDATORS",
             ),
         ),

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Final
 
 from chain.contracts.addresses import MINER_SEATS
-from chain.contracts.events import decode_event
 from chain.contracts.miner_seats import MISS_SHARE, Fine, FineKind, MinerFined
 from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
@@ -18,7 +17,7 @@ from chain.training.fines import compute_bond, compute_miss
 from chain.training.slashing import FineTrees, build_fine_trees, get_heaviest
 from chain.training.task_spec import TaskSpec
 from node.rpc.chain_view import ChainView
-from node.rpc.logs import BLOCK_RANGE_LIMIT
+from node.rpc.logs import find_events
 
 REASONS: Final = {
     FineKind.MISS: "validators could not get its gradient in time",
@@ -130,22 +129,13 @@ def _find_taken(chain: ChainView, ended: EndedAttempt) -> Mapping[tuple[Address,
     """What imposed fines took of the bonds in the task's token, as far as this node has blocks."""
     if not ended.imposed:
         return {}
-    task = ended.attempt.id.task_id
-    last = min(chain.store.head_number(), ended.slashed_until)
-    first = max(ended.block_number, chain.store.first_held(), last - BLOCK_RANGE_LIMIT + 1)
-    groups = ((MINER_SEATS,), (task.to_bytes(32, "big"),))
-    found: dict[tuple[Address, FineKind], int] = {}
-    for number in chain.store.block_numbers_with_logs(BlockNumber(first), last, groups):
-        executed = chain.executed(number)
-        assert executed is not None, "at most the head"
-        for log in (each for receipt in executed.receipts for each in receipt.logs):
-            event = decode_event(log) if log.address == MINER_SEATS else None
-            if isinstance(event, MinerFined) and (event.task_id, event.ordinal) == (
-                task,
-                ended.attempt.ordinal,
-            ):
-                found[event.miner, event.kind] = event.amount
-    return found
+    topics = (ended.attempt.id.task_id.to_bytes(32, "big"),)
+    last = BlockNumber(min(chain.store.head_number(), ended.slashed_until))
+    return {
+        (event.miner, event.kind): event.amount
+        for _, event in find_events(chain, MINER_SEATS, topics, ended.block_number, last)
+        if isinstance(event, MinerFined) and event.ordinal == ended.attempt.ordinal
+    }
 
 
 def describe_absent(
@@ -153,7 +143,7 @@ def describe_absent(
 ) -> Json:
     """The miners that took part in an attempt and did not commit, with what that costs.
 
-    `amount` is of the bond in the task's token, of which no more than its rest is taken.
+    `amount` is what that costs the bond in the task's token; no more than what is left is taken.
     """
     return [
         {"miner": to_hex(miner), "units": units, "amount": str(compute_miss(units * unit_price))}

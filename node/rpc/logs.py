@@ -4,10 +4,12 @@ The blooms of headers rule out most blocks; only the receipts of the others are 
 """
 
 import time
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+from chain.contracts.events import Event, decode_event
 from chain.json_types import JsonObject
-from chain.primitives import BlockNumber
+from chain.primitives import Address, BlockNumber
 from node.rpc.chain_view import ChainView
 from node.rpc.encoding import ExecutedBlock, encode_log
 from node.rpc.errors import ErrorCode, RpcError, header_not_found, invalid_params
@@ -47,6 +49,37 @@ def find_logs(chain: ChainView, log_filter: LogFilter) -> list[JsonObject]:
         if time.monotonic() > deadline:
             raise RpcError(ErrorCode.LIMIT_EXCEEDED, "query timeout exceeded: ask for fewer blocks")
     return found
+
+
+def find_events(
+    chain: ChainView,
+    contract: Address,
+    topics: Sequence[bytes],
+    first: BlockNumber,
+    last: BlockNumber,
+) -> Iterator[tuple[BlockNumber, Event]]:
+    """The events of a system contract between two blocks, each with its block.
+
+    At most the last 10 000 of these blocks are searched, and only those that this node holds. This
+    is slow, so call it in a thread.
+
+    Args:
+        chain: The chain.
+        contract: The contract.
+        topics: Words of 32 bytes, all of which are among the indexed arguments of the events.
+        first: The first block.
+        last: The last block, at most the head.
+    """
+    first = BlockNumber(max(first, chain.store.first_held(), last - BLOCK_RANGE_LIMIT + 1))
+    groups = ((contract,), *((topic,) for topic in topics))
+    for number in chain.store.block_numbers_with_logs(first, last, groups):
+        executed = chain.executed(number)
+        assert executed is not None, "at most the head"
+        for log in (each for receipt in executed.receipts for each in receipt.logs):
+            if log.address == contract and all(topic in log.topics for topic in topics):
+                event = decode_event(log)
+                if event is not None:
+                    yield number, event
 
 
 def _candidates(chain: ChainView, log_filter: LogFilter) -> tuple[BlockNumber, ...]:

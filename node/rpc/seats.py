@@ -12,7 +12,6 @@ from typing import Final
 
 from chain.contracts import gradient_ledger, miner_seats, reward_distributor, task_registry
 from chain.contracts.addresses import MINER_SEATS
-from chain.contracts.events import decode_event
 from chain.contracts.gradient_ledger import (
     RoundState,
     compute_late_blocks,
@@ -33,7 +32,7 @@ from chain.primitives import Address, BlockNumber, TaskId
 from chain.training.fines import compute_bond, compute_miss
 from chain.training.history import TaskHistory
 from node.rpc.chain_view import ChainView
-from node.rpc.logs import BLOCK_RANGE_LIMIT
+from node.rpc.logs import find_events
 from node.rpc.training_view import TrainingView
 
 ABSENCE: Final = "absence"
@@ -123,26 +122,19 @@ def find_losses(
 
     Only the last 10 000 blocks are searched.
     """
-    head = chain.store.head_number()
     # The losses of a seat that was taken again may be older than its registration.
     registered = seat.registered_block if seat.bonded_from == seat.first_attempt else 0
-    first = max(registered, chain.store.first_held(), head - BLOCK_RANGE_LIMIT + 1)
-    indexed_miner = bytes(12) + miner
     losses: list[Loss] = []
-    groups = ((MINER_SEATS,), (indexed_miner,))
-    for number in chain.store.block_numbers_with_logs(BlockNumber(first), head, groups):
-        executed = chain.executed(number)
-        assert executed is not None, "at most the head"
-        for log in (each for receipt in executed.receipts for each in receipt.logs):
-            if log.address != MINER_SEATS or indexed_miner not in log.topics:
-                continue
-            match decode_event(log):
-                case MinerAbsent() as event if event.task_id == task:
-                    losses.append(Loss(event.ordinal, ABSENCE, event.amount))
-                case MinerFined() as event if event.task_id == task:
-                    losses.append(Loss(event.ordinal, event.kind.name.lower(), event.amount))
-                case _:
-                    pass
+    topics = (task.to_bytes(32, "big"), bytes(12) + miner)
+    head = chain.store.head_number()
+    for _, event in find_events(chain, MINER_SEATS, topics, BlockNumber(registered), head):
+        match event:
+            case MinerAbsent():
+                losses.append(Loss(event.ordinal, ABSENCE, event.amount))
+            case MinerFined():
+                losses.append(Loss(event.ordinal, event.kind.name.lower(), event.amount))
+            case _:
+                pass
     return tuple(each for each in losses if each.ordinal >= seat.bonded_from)
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from chain.contracts.addresses import GRADIENT_LEDGER
-from chain.contracts.events import decode_event
 from chain.contracts.gradient_ledger import (
     MAX_BALLOTS,
     AttemptOpened,
@@ -19,7 +18,7 @@ from chain.contracts.gradient_ledger import (
 )
 from chain.primitives import Address, BlockNumber, TaskId
 from node.rpc.chain_view import ChainView
-from node.rpc.logs import BLOCK_RANGE_LIMIT
+from node.rpc.logs import find_events
 
 ATTEMPTS_LIMIT: Final = 32
 """The most void attempts in an answer, the latest ones: each may name a thousand miners."""
@@ -59,23 +58,15 @@ def find_void_attempts(
 
     At most the last 10 000 of these blocks are searched. It decodes blocks, so call it in a thread.
     """
-    first = BlockNumber(max(first, chain.store.first_held(), last - BLOCK_RANGE_LIMIT + 1))
-    topics = tuple((number.to_bytes(32, "big"),) for number in (task, round_number))
+    topics = tuple(number.to_bytes(32, "big") for number in (task, round_number))
     found: list[VoidAttempt] = []
     current: VoidAttempt | None = None
-    groups = ((GRADIENT_LEDGER,), *topics)
-    for number in chain.store.block_numbers_with_logs(first, last, groups):
-        executed = chain.executed(number)
-        assert executed is not None, "at most the head"
-        for log in (each for receipt in executed.receipts for each in receipt.logs):
-            if log.address != GRADIENT_LEDGER:
-                continue
-            event = decode_event(log)
-            if isinstance(event, AttemptOpened) and _is_of(event, task, round_number):
-                current = VoidAttempt(event.attempt, event.ordinal, number)
-            elif current is not None:
-                current, ended = _apply(current, event, task, round_number, number)
-                found += [] if ended is None else [ended]
+    for number, event in find_events(chain, GRADIENT_LEDGER, topics, first, last):
+        if isinstance(event, AttemptOpened) and _is_of(event, task, round_number):
+            current = VoidAttempt(event.attempt, event.ordinal, number)
+        elif current is not None:
+            current, ended = _apply(current, event, task, round_number, number)
+            found += [] if ended is None else [ended]
     return tuple(found[-ATTEMPTS_LIMIT:])
 
 

@@ -115,6 +115,7 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
     ),
     "writes topics to look for in the blooms of blocks; rpc tests find the events": (
         "_find_taken",
+        "find_losses",
         "find_void_attempts",
     ),
     "passes its arguments on to an encoder that is a line": (

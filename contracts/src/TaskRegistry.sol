@@ -21,7 +21,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
     uint256 private constant MAX_UNITS = 65_536;
     /// @dev A task has at most so many seats, and each has at least this part of its units, rounded up.
     uint256 private constant MAX_MINERS = 1024;
-    /// @dev More than can open in any lifetime, and far from the end of a uint32: an attempt is given back.
+    /// @dev More attempts than can open in any lifetime. Above it a uint32 has room for those that are given back.
     uint256 private constant MAX_ATTEMPTS = 2 ** 31;
     /// @dev Every gradient is re-executed. Sampling needs the audit phase, which does not exist yet.
     uint256 private constant FULL_AUDIT_PPM = 1_000_000;

@@ -75,8 +75,8 @@ class WantedContent:
     own_seconds: float
     """The time that an address has on the task's own places, for all content of the task."""
     objection: str | None
-    """Why this node keeps no content of the task; None if it does. A task is to pay for the disk
-    that its content takes before it takes any."""
+    """Why this node keeps no content of the task; None if it does. No content is taken of a task
+    that does not pay for the disk that it needs."""
 
 
 class Uploads:
@@ -282,10 +282,13 @@ def _answer_storage_errors() -> Iterator[None]:
 
 
 def _build_unwanted_error(content_id: Hash32, listed: Sequence[WantedContent]) -> HttpError:
-    """Why content is not taken, of which no open task is to be kept."""
-    for each in listed:
+    """The refusal of content that no open task names, or only tasks that this node refuses."""
+    if listed:
+        refused = listed[0]
         return HttpError(
-            403, "task_refused", f"this node takes no part in task {each.task_id}: {each.objection}"
+            403,
+            "task_refused",
+            f"this node takes no part in task {refused.task_id}: {refused.objection}",
         )
     return HttpError(
         404,

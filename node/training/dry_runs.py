@@ -29,7 +29,8 @@ LOAD_BYTES_PER_SECOND: Final = 20_000_000
 RUNS: Final = 10
 """A dry run may take this many times the declared times. It computes a unit twice, to warm up and
 to check it. Then it makes trials with at most 256 samples, which take up to eight times as long as
-a check of these samples, and further trials only in the first 10 s."""
+a check of these samples, and further trials only in the first 10 s. One step as large as any of a
+check, with a trial of it, takes a few seconds, which `BEGIN_SECONDS` leaves."""
 
 
 def compute_dry_run_seconds(spec: TaskSpec, limit_seconds: float) -> float:

@@ -726,6 +726,9 @@ class Checkers:
         key = (event.task_id, event.miner)
         seat = self._seats.pop(key)
         self._old_seats.append((key, seat))
+        last = seat.compute_last(self._attempt_count.get(event.task_id, 0))
+        is_locked = self._is_locked(event.task_id, seat, last)
+        self.require(SEATS, not is_locked, f"{event} comes before the end of all windows")
         amounts, held = (event.amount, event.seat_bond), (seat.bond, seat.seat_bond)
         self.require(MONEY, amounts == held, f"{amounts} of bonds of {held}")
         is_burnt = seat.has_close_misses() or self._has_missed_last(*key, seat)
@@ -734,9 +737,6 @@ class Checkers:
         )
         are_paid = not seat.seat_bond or seat.eighths_burnt == len(seat.missed)
         self.require(SEATS, are_paid, f"{self._name(event.miner)} paid for fewer misses: {seat}")
-        last = seat.compute_last(self._attempt_count.get(event.task_id, 0))
-        is_locked = self._is_locked(event.task_id, seat, last)
-        self.require(SEATS, not is_locked, f"{event} comes before the end of all windows")
         if len(seat.missed) >= formats.MISSES:
             return
         ordinals = self._list_absences(event.task_id, event.miner, seat)

@@ -711,7 +711,9 @@ class Checkers:
     def _check_leaving(self, event: MinerLeft, seat: Seat) -> None:
         """A newcomer owes an attempt, unless none opens or others have time to take its place."""
         view = self._chain.view
-        is_owed = view.histories[event.task_id].status is TaskStatus.ACTIVE
+        # A seat that was taken again may end at once for an attempt before that.
+        is_over = seat.is_fraud or len(seat.missed) >= formats.MISSES
+        is_owed = view.histories[event.task_id].status is TaskStatus.ACTIVE and not is_over
         is_owed = is_owed and view.number < seat.since_block + IDLE_BLOCKS
         is_owed = is_owed and (seat.has_displaced or not self._takes_commitments(event.task_id))
         has_taken_part = self._attempt_count.get(event.task_id, 0) >= seat.since_attempt

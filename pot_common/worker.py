@@ -68,13 +68,17 @@ class WorkerRequest:
         """The path `key`."""
         return Path(self.text(key))
 
+    def texts(self, key: str) -> tuple[str, ...]:
+        """The array of strings `key`."""
+        value = self.members.get(key)
+        texts = [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+        if texts != value:
+            raise bad_request(f"{key} must be an array of strings")
+        return tuple(texts)
+
     def paths(self, key: str) -> tuple[Path, ...]:
         """The array of paths `key`."""
-        value = self.members.get(key)
-        paths = [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
-        if paths != value:
-            raise bad_request(f"{key} must be an array of strings")
-        return tuple(Path(item) for item in paths)
+        return tuple(map(Path, self.texts(key)))
 
     def digest(self, key: str, byte_count: int) -> bytes:
         """The hexadecimal bytes `key`."""

@@ -3,9 +3,11 @@
 It combines the accepted gradients of a round and computes the next training state, so that the node
 process holds none of them in memory (pot_common/worker.py, docs/spec/training.md, 6 to 8).
 
-Every request has `kind`, the path `spec`, and the paths `outputs`, existing files of the right
-length that the worker fills. It answers `part_ids`, their content ids. A file that is read is an
-object with its `path` and `content_id`. By kind:
+Every request has `kind`, the path `spec`, the paths `outputs`, existing files of the right length
+that the worker fills, and `progress`, empty at first. After about a second the worker answers
+`progress`, with which the node asks again at the task's next turn; `done` counts its steps. At last
+it answers `part_ids`, the content ids of the outputs. A file that is read is an object with its
+`path` and `content_id`. By kind:
     begin: the file `theta`, the initial weights; the outputs are the optimizer's initial tensors.
     advance: the files `state`, theta first; `header` (round, chain_id, seed, theta_root, task,
         attempt); `gradients`, files that have `units` and `miner` as well; the outputs are the
@@ -14,8 +16,13 @@ object with its `path` and `content_id`. By kind:
 
 import argparse
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
+from chain.hexadecimal import from_plain_hex
+from chain.json_types import Json, JsonObject
 from chain.primitives import Address, Hash32, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.attempt import AttemptId
@@ -23,6 +30,7 @@ from chain.training.encoding import GradientHeader
 from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import MAX_SPEC_BYTES, decode_task_spec
 from node.training.streamed_update import (
+    Progress,
     StoredFile,
     StoredGradient,
     advance_state,
@@ -42,6 +50,10 @@ from pot_common.worker import (
 MEMORY_BYTES: Final = 2**29
 """Three times what a slice of a state takes; more gradients or parameters take no more."""
 
+PART_SECONDS: Final = 1.0
+"""How long a part of an update takes, and a step more at most. Other tasks have their turns between
+two parts."""
+
 
 def answer(request: WorkerRequest) -> Answer:
     """The answer to a request.
@@ -53,12 +65,14 @@ def answer(request: WorkerRequest) -> Answer:
     with request.path("spec").open("rb") as file:
         spec = decode_task_spec(file.read(MAX_SPEC_BYTES + 1))
     outputs = request.paths("outputs")
+    step: Callable[[Progress], Progress]
     match kind := request.text("kind"):
         case "begin":
-            ids = begin_state(spec, _take_file(request.child("theta")), outputs)
+            step = partial(begin_state, spec, _take_file(request.child("theta")), outputs)
         case "advance":
             fields = request.child("header")
-            ids = advance_state(
+            step = partial(
+                advance_state,
                 spec,
                 fields.integer("round"),
                 [_take_file(each) for each in request.children("state")],
@@ -67,7 +81,32 @@ def answer(request: WorkerRequest) -> Answer:
             )
         case _:
             raise bad_request(f"kind {kind!r} is unknown")
-    return {"part_ids": [each.hex() for each in ids]}
+    progress, end = _take_progress(request.child("progress")), time.monotonic() + PART_SECONDS
+    while True:
+        progress = step(progress)
+        if len(progress.part_ids) >= len(outputs) or time.monotonic() >= end:
+            break
+    part_ids: list[Json] = [each.hex() for each in progress.part_ids]
+    if len(part_ids) == len(outputs):
+        return {"part_ids": part_ids}
+    norms: list[Json] = [f"{each:x}" for each in progress.norms]
+    counts = {"checked": progress.checked_count, "slices": progress.slice_count}
+    done: JsonObject = {**counts, "norms": norms, "part_ids": part_ids}
+    return {"progress": done, "done": progress.step_count}
+
+
+def _take_progress(fields: WorkerRequest) -> Progress:
+    if not fields.members:
+        return Progress()
+    try:
+        return Progress(
+            fields.integer("checked"),
+            tuple(int(each, 16) for each in fields.texts("norms")),
+            fields.integer("slices"),
+            tuple(Hash32(from_plain_hex(each)) for each in fields.texts("part_ids")),
+        )
+    except ValueError as error:
+        raise bad_request("norms and part_ids must be hexadecimal") from error
 
 
 def _take_file(request: WorkerRequest) -> StoredFile:

@@ -6,6 +6,7 @@ writes; this process knows their content ids only.
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 import trio
 
@@ -14,7 +15,7 @@ from chain.primitives import Hash32
 from chain.training.architectures import count_parameters
 from chain.training.state import FLOAT32_BYTES, compute_layout, compute_state_root
 from node.storage.blobs import BlobStore
-from node.training.content import Content, Need
+from node.training.content import Content, Need, get_integer
 from node.training.state_parts import StatePartStore
 from node.training.turns import Turn
 from node.training.work import ServedTask, TrainingPeers, UnavailableError
@@ -78,6 +79,8 @@ class TrainingStates:
     ) -> tuple[Hash32, ...]:
         """Have the aggregation worker compute a state, store it, and return its parts.
 
+        It computes for about a second; then another task has its turn if its result is due first.
+
         Args:
             task: The task.
             rounds_settled: The state is that after so many rounds.
@@ -98,17 +101,19 @@ class TrainingStates:
                 stack.enter_context(await trio.to_thread.run_sync(self._blobs.upload, size))
                 for size in sizes
             ]
-            answer = await self._aggregator.ask(
-                kind,
-                {
-                    "spec": self._content.get_spec_path(task),
-                    "outputs": [str(upload.path) for upload in uploads],
-                    **members,
-                },
-                Turn((task.task_id, "advance"), get_deadline=lambda: task.work.due_at),
-                # What takes longer comes too late anyway.
-                timeout_seconds=max(self._aggregator.timeout_seconds, spec.phases.result_seconds),
-            )
+            request: JsonObject = {
+                "spec": self._content.get_spec_path(task),
+                "outputs": [str(upload.path) for upload in uploads],
+                **members,
+            }
+            turn = Turn((task.task_id, "advance"), get_deadline=lambda: task.work.due_at)
+            answer: JsonObject = {"progress": {}, "done": 0}
+            while "progress" in answer:
+                done, progress = get_integer(answer, "done"), answer["progress"]
+                answer = await self._aggregator.ask(kind, {**request, "progress": progress}, turn)
+                turn = replace(turn, is_begun=True)
+                if "progress" in answer and get_integer(answer, "done") <= done:
+                    raise WorkerFailedError("the update makes no progress")
             computed = _take_part_ids(answer, len(uploads))
             part_ids = (*held, *computed)
             # The record is written first: blobs without a record may be collected.

@@ -4,10 +4,13 @@ The numbers are those of chain/training/{aggregation,optimizer}.py. Everything t
 gradients' norms works value by value, so the state is updated in slices: for each slice, the same
 part of every gradient is read and summed. The memory depends neither on the number of parameters
 nor on that of gradients.
+
+An update is done in steps of a second at most, so that other tasks can have their turns in between.
+First each file is checked, then each slice is written, then each written file is hashed.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -37,6 +40,9 @@ SLICE_BLOCKS: Final = 4_096
 """Blocks that are updated at a time: 2**20 parameters, for which sums, state and temporary copies
 take about 60 MB."""
 
+READ_BLOCKS: Final = 2**18
+"""Blocks of all gradients together that are read for a slice: 0.7 s at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
@@ -56,6 +62,26 @@ class StoredGradient:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """The steps of an update that are done."""
+
+    checked_count: int = 0
+    """The files of the state before that were checked."""
+    norms: tuple[int, ...] = ()
+    """The squared norms of the gradients that were checked."""
+    slice_count: int = 0
+    """The slices that were written."""
+    part_ids: tuple[Hash32, ...] = ()
+    """The content ids of the written files that were hashed; the update is done with the last."""
+
+    @property
+    def step_count(self) -> int:
+        """The number of steps that are done."""
+        checked_count = self.checked_count + len(self.norms)
+        return checked_count + self.slice_count + len(self.part_ids)
+
+
+@dataclass(frozen=True, slots=True)
 class _Slice:
     """A stretch of blocks, and the parameters in it."""
 
@@ -64,22 +90,30 @@ class _Slice:
     parameter_count: int
 
 
-def begin_state(spec: TaskSpec, theta: StoredFile, outputs: Sequence[Path]) -> list[Hash32]:
-    """Write the optimizer's initial tensors, and return their content ids.
+def begin_state(
+    spec: TaskSpec, theta: StoredFile, outputs: Sequence[Path], progress: Progress
+) -> Progress:
+    """Do the next step of writing the optimizer's initial tensors.
 
     Args:
         spec: The task.
         theta: The initial weights.
         outputs: Existing files, one for each tensor.
+        progress: The steps that are done.
 
     Raises:
         RejectedInputError: The weights are other bytes, or no valid initial weights.
     """
-    _check_file(theta, _layout(spec)[0])
-    for part in _list_slices(spec):
-        values = _read_values(theta.path, part)
-        _write_slice(spec, outputs, part, initial_state(spec.optimizer, values).tensors)
-    return [hash_file(path) for path in outputs]
+    if progress.checked_count == 0:
+        _check_file(theta, _layout(spec)[0])
+        return replace(progress, checked_count=1)
+    slices = _list_slices(spec, 1)
+    if progress.slice_count == len(slices):
+        return _finish_part(outputs, progress)
+    part = slices[progress.slice_count]
+    values = _read_values(theta.path, part)
+    _write_slice(spec, outputs, part, initial_state(spec.optimizer, values).tensors)
+    return replace(progress, slice_count=progress.slice_count + 1)
 
 
 def advance_state(
@@ -88,8 +122,9 @@ def advance_state(
     state: Sequence[StoredFile],
     gradients: Sequence[StoredGradient],
     outputs: Sequence[Path],
-) -> list[Hash32]:
-    """Write the state after a round with these accepted gradients, and return its content ids.
+    progress: Progress,
+) -> Progress:
+    """Do the next step of writing the state after a round with these accepted gradients.
 
     Args:
         spec: The task.
@@ -97,6 +132,7 @@ def advance_state(
         state: The parts of the state before it, theta first.
         gradients: At least one.
         outputs: Existing files, one for each part of the new state.
+        progress: The steps that are done.
 
     Raises:
         RejectedInputError: CONTENT_MISMATCH: a file has other bytes. BAD_GRADIENT: a gradient is
@@ -105,21 +141,31 @@ def advance_state(
     layout = _layout(spec)
     if not gradients or not len(state) == len(outputs) == len(layout):
         raise RejectedInputError(RejectionReason.MALFORMED, "files are missing")
-    for file, size in zip(state, layout, strict=True):
-        _check_file(file, size)
-    slices = _list_slices(spec)
-    norms = [_check_gradient(gradient, slices) for gradient in gradients]
+    if progress.checked_count < len(state):
+        _check_file(state[progress.checked_count], layout[progress.checked_count])
+        return replace(progress, checked_count=progress.checked_count + 1)
+    slices = _list_slices(spec, len(gradients))
+    if len(progress.norms) < len(gradients):
+        norm = _check_gradient(gradients[len(progress.norms)], slices)
+        return replace(progress, norms=(*progress.norms, norm))
+    if progress.slice_count == len(slices):
+        return _finish_part(outputs, progress)
+    part = slices[progress.slice_count]
     units = [gradient.units for gradient in gradients]
-    weights = compute_weights(spec.aggregator, list(zip(units, norms, strict=True)))
+    weights = compute_weights(spec.aggregator, list(zip(units, progress.norms, strict=True)))
+    total = GradientSum(part.parameter_count)
+    for gradient, weight in zip(gradients, weights, strict=True):
+        total.add(_read_blocks(gradient, part), gradient.units, weight)
+    before = _read_state(spec, state, part)
     rate = compute_learning_rate_ppb(spec, round_number)
-    for part in slices:
-        total = GradientSum(part.parameter_count)
-        for gradient, weight in zip(gradients, weights, strict=True):
-            total.add(_read_blocks(gradient, part), gradient.units, weight)
-        before = _read_state(spec, state, part)
-        after = apply_update(spec.optimizer, rate, before, total.mean())
-        _write_slice(spec, outputs, part, after.parts)
-    return [hash_file(path) for path in outputs]
+    after = apply_update(spec.optimizer, rate, before, total.mean())
+    _write_slice(spec, outputs, part, after.parts)
+    return replace(progress, slice_count=progress.slice_count + 1)
+
+
+def _finish_part(outputs: Sequence[Path], progress: Progress) -> Progress:
+    part_id = hash_file(outputs[len(progress.part_ids)])
+    return replace(progress, part_ids=(*progress.part_ids, part_id))
 
 
 def hash_file(path: Path) -> Hash32:
@@ -135,16 +181,17 @@ def _layout(spec: TaskSpec) -> tuple[int, ...]:
     return compute_layout(spec.optimizer, count_parameters(spec.model))
 
 
-def _list_slices(spec: TaskSpec) -> list[_Slice]:
+def _list_slices(spec: TaskSpec, gradient_count: int) -> list[_Slice]:
+    size = max(1, min(SLICE_BLOCKS, READ_BLOCKS // gradient_count))
     parameter_count = count_parameters(spec.model)
     block_count = count_blocks(parameter_count)
     return [
         _Slice(
             first,
-            min(SLICE_BLOCKS, block_count - first),
-            min(SLICE_BLOCKS * BLOCK_VALUES, parameter_count - first * BLOCK_VALUES),
+            min(size, block_count - first),
+            min(size * BLOCK_VALUES, parameter_count - first * BLOCK_VALUES),
         )
-        for first in range(0, block_count, SLICE_BLOCKS)
+        for first in range(0, block_count, size)
     ]
 
 

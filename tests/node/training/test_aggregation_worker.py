@@ -11,6 +11,7 @@ from chain.crypto import content_id
 from chain.json_types import Json, JsonObject
 from chain.training.optimizer import initial_state
 from chain.training.task_spec_codec import encode_task_spec
+from node.training import aggregation_worker
 from node.training.aggregation_worker import answer
 from pot_common.framing import WORKER_ANSWERS, WORKER_QUESTIONS
 from pot_common.worker import serve
@@ -30,6 +31,7 @@ def request_in(directory: Path, kind: str, **members: Json) -> JsonObject:
         "kind": kind,
         "spec": str(directory / "spec"),
         "outputs": outputs,
+        "progress": {},
         **members,
     }
 
@@ -90,6 +92,29 @@ def ask(request: JsonObject) -> JsonObject | None:
     return WORKER_ANSWERS.read(answers)
 
 
+@pytest.mark.parametrize("kind", ["begin", "advance"])
+def test_update_in_single_steps_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    theta = stored(tmp_path, WEIGHTS)
+    request = advance_in(tmp_path) if kind == "advance" else request_in(tmp_path, kind, theta=theta)
+    whole = ask(request)
+    assert whole is not None
+    assert whole.keys() == {"id", "part_ids"}
+    monkeypatch.setattr(aggregation_worker, "PART_SECONDS", -1.0)
+    outputs = [Path(str(each)) for each in request["outputs"]]
+    for path in outputs:
+        path.write_bytes(bytes(path.stat().st_size))
+    then, asked = ask(request), 1
+    while then is not None and "progress" in then:
+        assert then["done"] == asked
+        then, asked = ask({**request, "progress": then["progress"]}), asked + 1
+    # The files that are checked, a slice, and the files that are written.
+    checked = 1 if kind == "begin" else len(STATE.parts) + len(PAYLOADS)
+    assert asked == checked + 1 + len(outputs)
+    assert then == whole
+
+
 @pytest.mark.parametrize(
     ("members", "error"),
     [
@@ -101,6 +126,9 @@ def ask(request: JsonObject) -> JsonObject | None:
         ({"outputs": []}, "malformed"),
         ({"header": {}}, "malformed"),
         ({"spec": "/nowhere"}, "files_fault"),
+        ({"progress": None}, "malformed"),
+        ({"progress": {"checked": 4, "slices": 0, "norms": ["x"], "part_ids": []}}, "malformed"),
+        ({"progress": {"checked": 4, "slices": 0, "norms": [], "part_ids": [5]}}, "malformed"),
     ],
 )
 def test_bad_request_is_answered_with_an_error(

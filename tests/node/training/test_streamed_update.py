@@ -1,6 +1,8 @@
 """The state that is computed from files slice by slice is that of the definition, bit by bit."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ from chain.training.task_spec import (
 )
 from node.training import streamed_update
 from node.training.streamed_update import (
+    Progress,
     StoredFile,
     StoredGradient,
     advance_state,
@@ -44,9 +47,22 @@ UNITS = (2, 1, 5)
 MOMENTUM = Sgd(momentum_bits=0x3F666666)
 
 
-@pytest.fixture(autouse=True, params=[1, 3, 4_096])
+@pytest.fixture(autouse=True, params=[(1, 2**18), (3, 2**18), (4_096, 2**18), (4_096, 7)])
 def slice_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streamed_update, "SLICE_BLOCKS", request.param)
+    """Slices of few blocks, of all, and of 7 blocks of three gradients."""
+    slice_blocks, read_blocks = request.param
+    monkeypatch.setattr(streamed_update, "SLICE_BLOCKS", slice_blocks)
+    monkeypatch.setattr(streamed_update, "READ_BLOCKS", read_blocks)
+
+
+def do_all(step: Callable[[Progress], Progress], outputs: Sequence[Path]) -> list[Hash32]:
+    """Do all steps of an update, and return the content ids of what it wrote."""
+    progress = Progress()
+    while len(progress.part_ids) < len(outputs):
+        done = progress.step_count
+        progress = step(progress)
+        assert progress.step_count == done + 1
+    return list(progress.part_ids)
 
 
 def spec_of(optimizer: Optimizer, aggregator: Aggregator = Aggregator.CLIP_MEAN) -> TaskSpec:
@@ -87,7 +103,7 @@ def outputs_for(directory: Path, sizes: tuple[int, ...]) -> list[Path]:
 def begin(directory: Path, spec: TaskSpec) -> TrainingState:
     sizes = compute_layout(spec.optimizer, SIZE)[1:]
     paths = outputs_for(directory, sizes)
-    ids = begin_state(spec, stored(directory, THETA), paths)
+    ids = do_all(partial(begin_state, spec, stored(directory, THETA), paths), paths)
     state = TrainingState(THETA, tuple(path.read_bytes() for path in paths))
     assert ids == list(compute_part_ids(state)[1:])
     return state
@@ -96,7 +112,8 @@ def begin(directory: Path, spec: TaskSpec) -> TrainingState:
 def advance(directory: Path, spec: TaskSpec, state: TrainingState) -> TrainingState:
     paths = outputs_for(directory, compute_layout(spec.optimizer, SIZE))
     parts = [stored(directory, part) for part in state.parts]
-    ids = advance_state(spec, ROUND, parts, gradients_in(directory, PAYLOADS), paths)
+    gradients = gradients_in(directory, PAYLOADS)
+    ids = do_all(partial(advance_state, spec, ROUND, parts, gradients, paths), paths)
     theta, *tensors = [path.read_bytes() for path in paths]
     then = TrainingState(theta, tuple(tensors))
     assert ids == list(compute_part_ids(then))
@@ -144,10 +161,10 @@ def test_gradient_out_of_canonical_form_is_refused(
 ) -> None:
     spec = spec_of(Sgd(0))
     gradients = gradients_in(tmp_path, [PAYLOADS[0], payload, PAYLOADS[2]])
+    outputs = outputs_for(tmp_path, (len(THETA),))
+    state = [stored(tmp_path, THETA)]
     with pytest.raises(RejectedInputError, match=detail) as refusal:
-        advance_state(
-            spec, ROUND, [stored(tmp_path, THETA)], gradients, outputs_for(tmp_path, (len(THETA),))
-        )
+        do_all(partial(advance_state, spec, ROUND, state, gradients, outputs), outputs)
     assert refusal.value.reason == "bad_gradient"
 
 
@@ -164,8 +181,9 @@ def test_file_that_the_disk_changed_is_refused(tmp_path: Path, what: str) -> Non
         state[0].path.write_bytes(changed(THETA, 7, 9))
     else:
         state[0].path.write_bytes(THETA[:-1])
+    outputs = outputs_for(tmp_path, (len(THETA),))
     with pytest.raises(RejectedInputError) as refusal:
-        advance_state(spec, ROUND, state, gradients, outputs_for(tmp_path, (len(THETA),)))
+        do_all(partial(advance_state, spec, ROUND, state, gradients, outputs), outputs)
     assert refusal.value.reason == "content_mismatch"
 
 
@@ -173,5 +191,6 @@ def test_initial_weights_out_of_bounds_are_refused(tmp_path: Path) -> None:
     values = np.frombuffer(THETA, "<f4").copy()
     values[-1] = np.inf
     weights = stored(tmp_path, values.tobytes())
+    outputs = outputs_for(tmp_path, (len(THETA),))
     with pytest.raises(RejectedInputError, match="not finite"):
-        begin_state(spec_of(MOMENTUM), weights, outputs_for(tmp_path, (len(THETA),)))
+        do_all(partial(begin_state, spec_of(MOMENTUM), weights, outputs), outputs)

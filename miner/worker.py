@@ -239,14 +239,16 @@ class TaskWorker:
         except RpcCallError:
             self.has_seat = False
             raise
-        _log.info(
-            "seat taken again, with its bonds" if is_returning else "miner registered",
-            task=self._task,
-            units=declared,
-            displaced=len(displaced),
-            lock_days=round(self._compute_lock_seconds() / DAY_SECONDS, 2),
-            **bonds,
-        )
+        told = {
+            "task": self._task,
+            "units": declared,
+            "displaced": len(displaced),
+            "lock_days": round(self._compute_lock_seconds() / DAY_SECONDS, 2),
+        }
+        if is_returning:
+            _log.info("seat taken again, with its bonds", **told)
+        else:
+            _log.info("miner registered", **told, **bonds)
 
     def _approve_bonds(self, declared: int) -> dict[str, str]:
         """Let the contract take the bonds of a new seat, and return them for the log."""

@@ -17,23 +17,16 @@ import structlog
 
 from chain.amounts import format_amount
 from chain.contracts import (
-    faucet,
     gradient_ledger,
     miner_seats,
     reward_distributor,
-    training_token,
 )
 from chain.contracts.abi import ContractCall
-from chain.contracts.addresses import MINER_SEATS, TRAINING_TOKEN
+from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.miner_seats import (
-    DISPLACED_PER_UNIT,
-    MAX_MINERS,
     MAX_MISSES,
-    compute_free_units,
-    compute_least_units,
 )
 from chain.contracts.task_registry import TaskStatus
-from chain.hexadecimal import to_hex
 from chain.primitives import TOKEN_UNIT, Address, Hash32, PrivateKey, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.assignment import Assignment
@@ -44,7 +37,7 @@ from chain.training.encoding import (
     compute_commitment,
     compute_gradient_root,
 )
-from chain.training.fines import compute_bond, compute_miss
+from chain.training.fines import compute_miss
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import TaskSpec
 from miner.builder import PayloadBuilder
@@ -61,6 +54,7 @@ from miner.outcomes import (
     describe_ended_seat,
     describe_lost_bond,
 )
+from miner.places import Places
 from miner.replies import AttemptReply
 from miner.reveals import RevealPusher
 from miner.samples import compute_samples
@@ -144,6 +138,7 @@ class TaskWorker:
         """The last attempt with our commitment, or without work for us."""
         self._revealed: tuple[AttemptId, int] | None = None
         """The last attempt and ballot for which no reveal of ours is left to do."""
+        self._places = Places(client, light, identity.address, task, spec, self._transact)
         self._pusher = RevealPusher(client, light, identity.address)
         self._outcomes = OutcomeLog(client, identity.address)
 
@@ -226,117 +221,27 @@ class TaskWorker:
 
     def _take_seat(self, units: int, *, is_returning: bool) -> None:
         """Take a seat: a new one, or the ended one, with the bonds that still answer for it."""
-        displaced, declared = self._choose_place(units)
-        if is_returning and declared < units:
-            raise NoRoomError(
-                f"other miners do the {units} units of task {self._task} for which this account "
-                "has bonds there"
-            )
-        bonds = {} if is_returning else self._approve_bonds(declared)
+        place = self._places.choose(units, is_returning=is_returning)
+        bonds = {} if is_returning else self._places.approve_bonds(place.units)
         self.has_seat = True  # also if the miner is stopped before it has the receipt
         try:
-            self._transact(miner_seats.register(self._task, declared, displaced))
+            self._transact(miner_seats.register(self._task, place.units, place.displaced))
         except RpcCallError:
             self.has_seat = False
             raise
+        lock_seconds = compute_lock_seconds(
+            self._spec, self._light.network.parameters, len(self._light.validators)
+        )
         told = {
             "task": self._task,
-            "units": declared,
-            "displaced": len(displaced),
-            "lock_days": round(self._compute_lock_seconds() / DAY_SECONDS, 2),
+            "units": place.units,
+            "displaced": len(place.displaced),
+            "lock_days": round(lock_seconds / DAY_SECONDS, 2),
         }
         if is_returning:
             _log.info("seat taken again, with its bonds", **told)
         else:
             _log.info("miner registered", **told, **bonds)
-
-    def _approve_bonds(self, declared: int) -> dict[str, str]:
-        """Let the contract take the bonds of a new seat, and return them for the log."""
-        reward = self._spec.reward
-        bond = self._client.read(miner_seats.required_bond(self._task, declared))
-        most = compute_bond(declared * reward.unit_price, self._spec.verification.audit_ppm)
-        if bond > most:
-            raise ClientError(
-                f"a node names a bond of {format_amount(bond)}, above the {format_amount(most)} "
-                "that the rules require; use another node"
-            )
-        seat_bond = self._light.network.parameters.seat_bond_pot * TOKEN_UNIT
-        needed = {TRAINING_TOKEN: seat_bond}
-        needed[reward.token] = needed.get(reward.token, 0) + bond
-        for token, amount in sorted(needed.items()):
-            self._fund(token, amount)
-        for token, amount in sorted(needed.items()):
-            self._transact(training_token.approve(token, MINER_SEATS, amount))
-        return {"bond": format_amount(bond), "seat_bond_pot": format_amount(seat_bond)}
-
-    def _compute_lock_seconds(self) -> int:
-        """The longest time for which the bonds are locked once the miner wants to leave."""
-        return compute_lock_seconds(
-            self._spec, self._light.network.parameters, len(self._light.validators)
-        )
-
-    def _choose_place(self, units: int) -> tuple[tuple[Address, ...], int]:
-        """The miners whose seats to displace, the oldest seats first, and the units to declare.
-
-        The units are at most those that are free after the displacements.
-
-        Raises:
-            ClientError: A seat has more units, or the task is full and no seat can be displaced.
-        """
-        reward = self._spec.reward
-        seats = self._client.read(miner_seats.list_seats(self._task))
-        taken = {each.miner: each.units for each in seats}
-        least = compute_least_units(reward.max_units)
-        if units < least:
-            raise ClientError(
-                f"a seat in task {self._task} has at least {least} units, and {units} are too few; "
-                f"give --units {least} or more to a machine that computes them in time"
-            )
-        wanted = min(units, reward.max_units)
-        ordinal = self._light.progress(self._task, self._identity.address).attempt.ordinal
-        term = self._light.network.parameters.seat_attempts
-        over = sorted(
-            (each.first_attempt, each.miner, each.units)
-            for each in seats
-            if each.first_attempt + term <= ordinal + 1
-        )
-        free = compute_free_units(reward.max_units, reward.min_miners, tuple(taken.values()))
-        displaced: list[Address] = []
-        displaceable = DISPLACED_PER_UNIT * wanted
-        for _, miner, freed in over:
-            if free >= wanted and len(taken) < MAX_MINERS:
-                break
-            left = [each for other, each in taken.items() if other != miner]
-            free_then = compute_free_units(reward.max_units, reward.min_miners, left)
-            # Fewer units than wanted may be declared in the end, and displace fewer.
-            is_worth_it = DISPLACED_PER_UNIT * (free_then - free) >= freed
-            if freed <= displaceable and is_worth_it:
-                displaced.append(miner)
-                del taken[miner]
-                free = free_then
-                displaceable -= freed
-        if free < least or len(taken) == MAX_MINERS:
-            raise NoRoomError(
-                f"other miners do all {reward.max_units} units of task {self._task}; "
-                "`pot task list` shows other tasks"
-            )
-        return tuple(displaced), min(wanted, free)
-
-    def _fund(self, token: Address, needed: int) -> None:
-        balance = self._token_balance(token)
-        if balance < needed and token == TRAINING_TOKEN and self._client.node_info().has_faucet:
-            self._transact(faucet.drip(self._identity.address))
-            balance = self._token_balance(token)
-        if balance < needed:
-            name = "POT" if token == TRAINING_TOKEN else f"of token {to_hex(token)}"
-            raise ClientError(
-                f"account {to_hex(self._identity.address)} has {format_amount(balance)} "
-                f"{name}, the bonds of task {self._task} are {format_amount(needed)}: send it the "
-                "difference or declare fewer --units"
-            )
-
-    def _token_balance(self, token: Address) -> int:
-        return self._client.read(training_token.balance_of(token, self._identity.address))
 
     def leave(self) -> None:
         """Give the seat up; if an attempt has just opened, the miner still owes it.

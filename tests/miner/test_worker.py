@@ -457,7 +457,7 @@ def test_miner_with_fewer_units_than_the_least_seat_takes_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The least seat of a task with more than 1024 units.
-    monkeypatch.setattr("miner.worker.compute_least_units", lambda _units: 2)
+    monkeypatch.setattr("miner.places.compute_least_units", lambda _units: 2)
     node = FakeNode(MINER, token_balance=10 * BOND)
     with pytest.raises(ClientError, match="has at least 2 units, and 1 are too few"):
         Stage(tmp_path, node, []).play()

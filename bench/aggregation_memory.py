@@ -215,7 +215,7 @@ def build_gradient(spec: TaskSpec, theta: bytes) -> tuple[GradientHeader, bytes]
 
 def get_peak(pool: WorkerPool) -> int:
     """The peak of the pool's only worker."""
-    (process,) = pool._idle  # noqa: SLF001
+    ((process, _turn),) = pool._idle  # noqa: SLF001
     return read_peak(str(process.pid))
 
 

@@ -1,5 +1,7 @@
 """The gradient of a mean loss, for miner and verifier alike (docs/spec/training.md, section 5)."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +17,9 @@ from miner.model import ordered_parameters
 
 MAX_MICROBATCH: Final = 512
 """More samples in one step would be no faster, and their activations need memory."""
+
+VALUES_AT_ONCE: Final = 2**20
+"""The values that are computed with in float64 at a time, 8 MiB."""
 
 STEP_FORWARD_FLOPS: Final = 2**33
 """The most operations of a step's forward pass, if it has more than one sample. With the backward
@@ -33,10 +38,19 @@ def compute_microbatch(model: Model) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PartialGradient:
-    """What the first `done` of the samples contribute to a gradient."""
+    """What the first `done` of the samples contribute to a gradient.
+
+    The next step adds to `total` in place: a second sum of a large model would need much memory.
+    """
 
     done: int
     total: tuple[Tensor, ...]
+
+    def add(self, gradients: Iterable[Tensor], count: int) -> "PartialGradient":
+        """The sum with the gradients of `count` more samples; it takes the place of this one."""
+        for sum_, gradient in zip(self.total, gradients, strict=True):
+            sum_.add_(gradient)
+        return PartialGradient(self.done + count, self.total)
 
 
 def begin_gradient(module: nn.Module) -> PartialGradient:
@@ -53,12 +67,14 @@ def continue_gradient(
     partial: PartialGradient,
     count: int,
 ) -> PartialGradient:
-    """The partial gradient after one more step, whose samples are given, of `count` in all."""
+    """The partial gradient after one more step, whose samples are given, of `count` in all.
+
+    It has the sums of `partial`, which is of no use any more.
+    """
     parameters = ordered_parameters(module)
     mean = compute_loss_sum(loss, module(features), labels) / count
     gradients = torch.autograd.grad(mean, parameters)
-    total = tuple(sum_ + gradient for sum_, gradient in zip(partial.total, gradients, strict=True))
-    return PartialGradient(partial.done + len(labels), total)
+    return partial.add(gradients, len(labels))
 
 
 def clip(gradient: Float32Array | Float64Array) -> Float32Array:
@@ -69,6 +85,13 @@ def clip(gradient: Float32Array | Float64Array) -> Float32Array:
     """
     if not np.all(np.isfinite(gradient)):
         return np.zeros(len(gradient), np.float32)
-    wide = gradient.astype(np.float64)
-    norm = float(np.sqrt(np.sum(wide * wide)))
-    return (wide / norm).astype(np.float32) if norm > 1 else gradient.astype(np.float32, copy=False)
+    parts = [
+        slice(start, start + VALUES_AT_ONCE) for start in range(0, len(gradient), VALUES_AT_ONCE)
+    ]
+    norm = math.sqrt(sum(float(np.square(gradient[p], dtype=np.float64).sum()) for p in parts))
+    if norm <= 1:
+        return gradient.astype(np.float32, copy=False)
+    clipped = np.empty(len(gradient), np.float32)
+    for part in parts:
+        clipped[part] = gradient[part].astype(np.float64) / norm
+    return clipped

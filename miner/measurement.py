@@ -13,9 +13,12 @@ import numpy as np
 
 from chain.training.acceptance import CHEAT_FACTOR, ExponentRule, Measurement
 from chain.training.encoding import (
+    BLOCK_VALUES,
+    BLOCKS_AT_ONCE,
     Float32Array,
     Float64Array,
     Gradient,
+    Int8Array,
     compute_exponents,
     pad_blocks,
 )
@@ -32,20 +35,39 @@ NORM_SLACK: Final = 1e-5
 
 
 def measure(gradient: Gradient, reference: Float32Array) -> Measurement:
-    """The measurement of a decoded payload against the clipped `reference`, float32[parameters]."""
-    blocks = pad_blocks(reference).astype(np.float64)
-    norm = float(np.sqrt(np.sum(blocks * blocks)))
+    """The measurement of a decoded payload against the clipped `reference`, float32[parameters].
+
+    Some blocks are compared at a time: in float64, all of a large model would need gigabytes.
+    """
+    block_count = len(gradient.exponents)
+    maxima = np.empty(block_count)
+    squared_norm = squared_distance = 0.0
+    for first in range(0, block_count, BLOCKS_AT_ONCE):
+        some = slice(first, first + BLOCKS_AT_ONCE)
+        values = reference[first * BLOCK_VALUES : (first + BLOCKS_AT_ONCE) * BLOCK_VALUES]
+        blocks = pad_blocks(values).astype(np.float64)
+        maxima[some] = np.abs(blocks).max(axis=1)
+        squared_norm += float(np.sum(blocks * blocks))
+        squared_distance += _compute_squared_distance(
+            gradient.exponents[some], gradient.codes[some], blocks
+        )
+    norm, distance = math.sqrt(squared_norm), math.sqrt(squared_distance)
     return Measurement(
-        distance_ppb=_compute_distance_ppb(gradient, blocks, norm),
-        exponents=_judge_exponents(gradient, np.abs(blocks).max(axis=1), norm),
+        distance_ppb=_compute_ratio_ppb(distance, norm),
+        exponents=_judge_exponents(gradient, maxima, norm),
     )
 
 
-def _compute_distance_ppb(gradient: Gradient, blocks: Float64Array, norm: float) -> int:
-    steps = np.ldexp(1.0, gradient.exponents.astype(np.int32))[:, np.newaxis]
-    codes = gradient.codes.astype(np.float64)
-    outside = np.maximum(np.abs(blocks - codes * steps) - steps / 2, 0.0)
-    distance = float(np.sqrt(np.sum(outside * outside)))
+def _compute_squared_distance(
+    exponents: Int8Array, codes: Int8Array, blocks: Float64Array
+) -> float:
+    """The square of the distance of some blocks from the cells of their codes."""
+    steps = np.ldexp(1.0, exponents.astype(np.int32))[:, np.newaxis]
+    outside = np.maximum(np.abs(blocks - codes.astype(np.float64) * steps) - steps / 2, 0.0)
+    return float(np.sum(outside * outside))
+
+
+def _compute_ratio_ppb(distance: float, norm: float) -> int:
     if distance == 0:
         return 0
     if norm == 0:

@@ -90,15 +90,16 @@ def ordered_parameters(module: nn.Module) -> tuple[nn.Parameter, ...]:
 
 def load_parameters(module: nn.Module, theta: bytes) -> None:
     """Set the parameters of `module` to `theta`, little-endian float32 in manifest order."""
-    values = torch.from_numpy(np.frombuffer(theta, "<f4").astype(np.float32))
+    set_parameters(module, np.frombuffer(theta, "<f4").astype(np.float32))
+
+
+def set_parameters(module: nn.Module, values: Float32Array) -> None:
+    """Set the parameters of `module` to `values`, float32[parameters] in manifest order."""
     parameters = ordered_parameters(module)
-    assert sum(parameter.numel() for parameter in parameters) == values.numel()
-    offset = 0
+    assert sum(parameter.numel() for parameter in parameters) == values.size
     with torch.no_grad():
-        for parameter in parameters:
-            end = offset + parameter.numel()
-            parameter.copy_(values[offset:end].view_as(parameter))
-            offset = end
+        for parameter, part in zip(parameters, unflatten(module, values), strict=True):
+            parameter.copy_(part)
 
 
 def unflatten(module: nn.Module, values: Float32Array) -> tuple[Tensor, ...]:

@@ -20,7 +20,7 @@ from chain.training.task_spec import PPB, Loss
 from miner.gradient import PartialGradient, clip
 from miner.loss import compute_logit_gradient
 from miner.measurement import MAX_DISTANCE_PPB, measure
-from miner.model import load_parameters, ordered_parameters
+from miner.model import ordered_parameters, set_parameters
 from miner.samples import Places
 
 SEED_BYTES: Final = 16
@@ -82,11 +82,12 @@ EXAMINATION_TRIALS: Final = tuple(replace(trial, move=EXAMINATION_MOVE) for tria
 def load_moved_parameters(module: nn.Module, theta: bytes, trial: Trial, seed: bytes) -> None:
     """Set the parameters of `module` to those of `theta`, moved and scaled for a trial."""
     values = np.frombuffer(theta, "<f4")
-    factors = _draw_factors(trial, [*seed, 0], values.shape, trial.move).numpy()
-    factors[_find_biases(module)] *= np.float32(2.0**HEADROOM_BITS)
+    moved = _draw_factors(trial, [*seed, 0], values.shape, trial.move).numpy()
+    moved[_find_biases(module)] *= np.float32(2.0**HEADROOM_BITS)
     # A parameter that overflows here makes the trial say so.
     with np.errstate(over="ignore", invalid="ignore"):
-        load_parameters(module, (values * factors).astype("<f4").tobytes())
+        moved *= values
+    set_parameters(module, moved)
 
 
 def continue_trial(
@@ -123,8 +124,7 @@ def continue_trial(
     )
     shares = draw(3, (len(labels),), trial.move) * (2.0 ** (2 * HEADROOM_BITS) / count)
     gradients = torch.autograd.grad(logits, parameters, by_logit * shares.unsqueeze(1))
-    total = tuple(sum_ + gradient for sum_, gradient in zip(partial.total, gradients, strict=True))
-    return PartialGradient(partial.done + len(labels), total)
+    return partial.add(gradients, len(labels))
 
 
 def compute_noise_ppb(module: nn.Module, encoded: Gradient | None, moved: Float32Array) -> int:
@@ -140,8 +140,10 @@ def compute_noise_ppb(module: nn.Module, encoded: Gradient | None, moved: Float3
     """
     if encoded is None or not np.all(np.isfinite(moved)):
         return MAX_DISTANCE_PPB
-    scales = np.where(_find_biases(module), 2.0**-HEADROOM_BITS, 4.0**-HEADROOM_BITS)
-    measurement = measure(encoded, clip(moved * scales.astype(np.float32)))
+    scaled = moved * np.float32(4.0**-HEADROOM_BITS)
+    biases = _find_biases(module)
+    scaled[biases] = moved[biases] * np.float32(2.0**-HEADROOM_BITS)
+    measurement = measure(encoded, clip(scaled))
     least = 0 if measurement.exponents is ExponentRule.KEPT else PPB
     return max(least, measurement.distance_ppb)
 

@@ -15,7 +15,7 @@ from cachetools import FIFOCache
 from chain.errors import RejectionReason
 from chain.hexadecimal import to_hex
 from chain.json_types import JsonObject
-from chain.primitives import Address, BlockNumber, Hash32
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.acceptance import ExponentRule, Measurement, Verdict, compute_verdict
 from chain.training.architectures import count_parameters
 from chain.training.assignment import Assignment
@@ -36,7 +36,13 @@ from node.training.known_reveals import AttemptReveals, KnownReveals
 from node.training.reveal_store import RevealStore
 from node.training.rows import TaskRows
 from node.training.turns import Turn
-from node.training.work import CheckedGradient, ServedTask, TrainingPeers, UnavailableError
+from node.training.work import (
+    CheckedGradient,
+    KnownTask,
+    ServedTask,
+    TrainingPeers,
+    UnavailableError,
+)
 from node.training.worker_pool import WorkerFailedError, WorkerPool, WorkerRefusedError
 
 HINT_LIMIT: Final = 4_096
@@ -102,6 +108,16 @@ class Gradients:
         self._fetching: set[Hash32] = set()
         for path in directory.glob("*" + PARTIAL_SUFFIX):
             path.unlink()  # left by a node that was killed
+
+    def keep_reveals(self, task: KnownTask) -> None:
+        """Forget the reveals of attempts that ended, unless they wait for a late verdict."""
+        attempt, fines = task.history.attempt, task.work.fines.values()
+        kept = {each.ended.attempt.id for each in fines if each.open_words}
+        self._known.keep(task.task_id, kept if attempt is None else {*kept, attempt.id})
+
+    def forget_reveals(self, task_id: TaskId) -> None:
+        """Forget the reveals of a task that this node has no duty to any more."""
+        self._known.forget(task_id)
 
     def is_wanted(self, reveal: Reveal) -> bool:
         """Whether a reveal opens a commitment of an attempt in progress and is to be fetched.

@@ -268,8 +268,10 @@ class TrainingHost:
         if history.is_closed and is_slashed and not self._may_answer(history):
             self._due.close(task_id)
             self._work.pop(task_id, None)
+            self._gradients.forget_reveals(task_id)
             return
         work = self._work.setdefault(task_id, TaskWork())
+        self._gradients.keep_reveals(KnownTask(history, work))
         is_trained = history.status is TaskStatus.ACTIVE and work.is_accepted is not False
         # The slashing of a closed task waits for blocks, as a round does.
         if is_trained or history.is_closed:

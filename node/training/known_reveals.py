@@ -5,23 +5,18 @@ are found by their miner, the file of a reveal is read once, and by another thre
 is known without a look at the disk.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 import trio
-from cachetools import FIFOCache
 
-from chain.primitives import Address
+from chain.primitives import Address, TaskId
 from chain.training.attempt import AttemptId
 from chain.training.attempt_records import Attempt, CommitmentRecord
 from chain.training.encoding import GradientHeader
 from chain.training.reveal import Reveal
 from node.training.reveal_store import RevealStore
-
-ATTEMPTS_LIMIT: Final = 256
-"""Attempts that are kept in memory: more than there are tasks in progress."""
 
 
 @dataclass(slots=True)
@@ -69,22 +64,36 @@ class AttemptReveals:
 
 
 class KnownReveals:
-    """The reveals of attempts in progress, read from a store."""
+    """The reveals of attempts, read from a store.
+
+    What is known of an attempt cannot be read again: the store does not tell which checks have
+    begun. So it lives as long as the attempt is kept, however many attempts other tasks open.
+    """
 
     def __init__(self, store: RevealStore) -> None:
         self._store = store
-        self._attempts: FIFOCache[AttemptId, AttemptReveals] = FIFOCache(ATTEMPTS_LIMIT)
+        self._tasks: dict[TaskId, dict[AttemptId, AttemptReveals]] = {}
+        """The attempts of each task that this node works on."""
 
     def get(self, attempt: Attempt) -> AttemptReveals:
-        """What is known of an attempt's reveals."""
-        known = self._attempts.get(attempt.id)
+        """What is known of an attempt's reveals; it is not kept for a task without `keep`."""
+        attempts = self._tasks.get(attempt.id.task_id, {})
+        known = attempts.get(attempt.id)
         if known is None:
-            known = AttemptReveals((), {})
-            self._attempts[attempt.id] = known
+            known = attempts[attempt.id] = AttemptReveals((), {})
         if known.commitments is not attempt.commitments:
             known.commitments = attempt.commitments
             known.indices = {each.miner: i for i, each in enumerate(attempt.commitments)}
         return known
+
+    def keep(self, task_id: TaskId, attempt_ids: Collection[AttemptId]) -> None:
+        """Forget all attempts of a task but these; others that come up from now on are kept."""
+        attempts = self._tasks.get(task_id, {})
+        self._tasks[task_id] = {k: each for k, each in attempts.items() if k in attempt_ids}
+
+    def forget(self, task_id: TaskId) -> None:
+        """Forget all attempts of a task, for good."""
+        self._tasks.pop(task_id, None)
 
     async def put(self, known: AttemptReveals, reveal: Reveal, header: GradientHeader) -> bool:
         """Store a reveal if it opens a commitment; False if it does not.

@@ -14,13 +14,14 @@ from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from itertools import islice
 from typing import Final, NamedTuple
 
 import trio
-from cachetools import FIFOCache
 
 PROMISES_LIMIT: Final = 1_024
-"""Promises whose use is remembered: several for each of 64 served tasks."""
+"""Promises whose use is remembered in any case: several for each of 64 served tasks. Of more, only
+those are whose work is still wanted."""
 
 DROP_SECONDS: Final = 1.0
 """How often all promises are asked whether their work is still wanted. Otherwise only that of the
@@ -95,7 +96,9 @@ class Turns:
         """What waits, by promise; no queue is empty."""
         self._number = 0
         self._drops_at = -math.inf
-        self._used_seconds: FIFOCache[Hashable, float] = FIFOCache(PROMISES_LIMIT)
+        self._used_seconds: dict[Hashable, float] = {}
+        self._latest: dict[Hashable, Turn] = {}
+        """The latest turn of each promise that was used; the promise to ask about next is first."""
 
     @asynccontextmanager
     async def take(self, turn: Turn) -> AsyncIterator[None]:
@@ -110,10 +113,27 @@ class Turns:
             yield
         finally:
             used = self._used_seconds.get(turn.promise, 0.0) + trio.current_time() - start
-            self._used_seconds[turn.promise] = used
+            if turn.promise not in self._latest:
+                self._forget_over()
+            self._used_seconds[turn.promise], self._latest[turn.promise] = used, turn
             self._free += 1
             # Not at once: the next piece of the same work may be the first in the order.
             trio.lowlevel.current_trio_token().run_sync_soon(self._call_next, idempotent=True)
+
+    def _forget_over(self) -> None:
+        """Make room for a further promise, by those whose work is over.
+
+        Two are asked each time, so at most twice as many are remembered as are still wanted.
+        """
+        if len(self._latest) < PROMISES_LIMIT:
+            return
+        for promise in tuple(islice(self._latest, 2)):
+            turn = self._latest.pop(promise)
+            # What promises nothing cannot use up its promise.
+            if turn.is_wanted() and turn.promised_seconds < math.inf:
+                self._latest[promise] = turn
+            else:
+                del self._used_seconds[promise]
 
     async def _wait(self, turn: Turn) -> None:
         self._number += 1

@@ -7,13 +7,15 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chain.primitives import Address, Hash32
+from chain.primitives import Address, Hash32, TaskId
+from chain.training.attempt import AttemptId
 from node.training.known_reveals import KnownReveals
 from node.training.reveal_store import RevealStore
 from tests.worlds.training import MINERS
 from tests.worlds.training_node import (
     ATTEMPT,
     MISSING,
+    OK,
     REVEALS,
     SPEC,
     TASK,
@@ -113,3 +115,51 @@ async def test_restart_late_in_a_phase_says_unchecked_of_what_is_held(
         nursery.cancel_scope.cancel()
 
     assert node.verdicts() == [expected_verdict(UNCHECKED, MISSING, UNCHECKED)]
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_attempts_of_others_take_no_vote_from_a_longer_one(
+    autojump_clock: MockClock, tmp_path: Path, late: bool
+) -> None:
+    node = Node(tmp_path, judging())
+    history, other = node.chain.histories[TASK], TaskId(2)
+    assert history.attempt is not None
+    node.clock.ahead_seconds = -130  # so that the phase is as long as all attempts of the other
+    node.hold(0, 1)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await until(lambda: node.verifier.asked.count("verify") == 2)
+        for number in range(257):
+            attempt = replace(
+                history.attempt,
+                id=AttemptId(other, number, 0),
+                commitments=history.attempt.commitments[:1],
+            )
+            node.chain.histories[other] = replace(history, task_id=other, attempt=attempt)
+            node.host.on_new_head([other])
+            await trio.sleep(0.5)
+        node.clock.ahead_seconds += SPEC.phases.verdict_seconds * 3 // 4 if late else 0
+        node.hold(*() if late else (2,))
+        node.host.on_blob()
+        node.host.on_new_head([TASK])
+        with trio.move_on_after(5):
+            await until(lambda: bool(node.verdicts()))
+        nursery.cancel_scope.cancel()
+
+    assert expected_verdict(OK, OK, MISSING if late else OK) in node.verdicts()
+
+
+async def test_reveals_are_known_as_long_as_their_attempt_is_kept(tmp_path: Path) -> None:
+    attempt = judging().histories[TASK].attempt
+    assert attempt is not None
+    reveals = KnownReveals(RevealStore(tmp_path))
+    assert reveals.get(attempt) is not reveals.get(attempt)
+    reveals.keep(TASK, ())
+    known = reveals.get(attempt)
+    reveals.keep(TASK, {attempt.id})
+    assert reveals.get(attempt) is known
+    reveals.keep(TASK, ())
+    assert reveals.get(attempt) is not known
+    reveals.forget(TASK)
+    assert reveals.get(attempt) is not reveals.get(attempt)

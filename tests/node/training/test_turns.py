@@ -4,7 +4,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from node.training.turns import Turn, Turns, WorkOverError
+from node.training.turns import PROMISES_LIMIT, Turn, Turns, WorkOverError
 
 
 def late() -> float:
@@ -185,3 +185,17 @@ async def test_cancelled_work_gives_its_turn_back(
                 await trio.sleep_forever()
         await world.add("last", Turn())
     assert world.done == ["first", "last"]
+
+
+async def test_many_promises_of_others_give_back_no_used_time(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        await world.add("greedy", Turn("greedy", 2, soon), seconds=3)
+        for number in range(PROMISES_LIMIT):
+            await world.add("other", Turn(number, 2, soon), seconds=0)
+        await trio.sleep(4)
+        world.done.clear()
+        await world.add("begun", Turn("begun"))
+        await world.add("greedy", Turn("greedy", 2, soon))
+        await world.add("honest", Turn("honest", 2, late))
+    assert world.done == ["begun", "honest", "greedy"]

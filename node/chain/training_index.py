@@ -4,10 +4,14 @@ The rows are the values of chain/training/history.py as JSON. The training host 
 processes read them. Each attempt that may still be fined, what each account has earned, and what
 each block has paid have rows of their own. These can be large and are seldom needed, and a block
 writes only the rows that it changes.
+
+One row lists the open tasks, and each closed task has a small row in the order of closing. So what
+is done for the open tasks does not depend on how many tasks there ever were.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -15,7 +19,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from chain.contracts.events import Event, decode_event
 from chain.contracts.gradient_ledger import RING
-from chain.contracts.task_registry import TaskSubmitted
+from chain.contracts.task_registry import TaskStatus, TaskSubmitted
 from chain.errors import InvalidSpec
 from chain.primitives import Address, BlockNumber, TaskId
 from chain.training.attempt import AttemptId
@@ -35,12 +39,12 @@ from chain.training.task_spec_codec import decode_task_spec
 from chain.types.header import Header
 from chain.types.receipt import Receipt
 from chain.types.validator_set import ValidatorSet
+from node.chain.row_cache import RowCache
 from node.storage.block_store import BlockStore
 from node.storage.database import Reader, Table
 
 KEPT_HISTORIES: Final = 1_024
-"""The size of the cache of decoded tasks. With more live tasks, lookups decode from disk each time:
-slower, still correct."""
+"""The size of the caches of decoded tasks and specifications. No chain has more open tasks."""
 
 KEPT_ACCUSED: Final = 4_096
 """The size of the cache of accused miners, by ended attempt."""
@@ -49,7 +53,12 @@ PAYMENTS_BACK_LIMIT: Final = 1_000
 """Payments that are taken off to tell what was earned as of an older block: 45 MB, and a second of
 a thread. A snapshot is of a recent block."""
 
+CLOSED_PAGE: Final = 4_096
+"""Closed tasks that are read from the database at once."""
+
 _COUNT_KEY: Final = b"count"
+_OPEN_KEY: Final = b"open"
+_CLOSED: Final = b"closed"
 _TASK: Final = b"task"
 _REWARD: Final = b"reward"
 _PAYMENT: Final = b"payment"
@@ -72,15 +81,32 @@ _ROUNDS: Final = TypeAdapter(tuple[SettledRound], config=_CONFIG)
 """Wrapped in a tuple for the same reason."""
 
 
+@dataclass(frozen=True, slots=True)
+class ClosedTask:
+    """What the row of a closed task says without its history."""
+
+    block_number: BlockNumber
+    """Where it was closed."""
+    task_id: TaskId
+    timestamp: int
+    """When it was closed, in seconds."""
+    slashed_until: BlockNumber
+    """The last block that may fine a miner of it; 0 if there is no such block."""
+    has_model: bool
+    """Whether a round of it was settled."""
+
+
 class TrainingIndex:
-    """Reads rows, and computes those that a block changes."""
+    """Reads rows, and computes those that a block changes. Any thread may call it."""
 
     def __init__(self, store: BlockStore) -> None:
         self._store = store
-        self._specs: dict[TaskId, TaskSpec | None] = {}
-        self._histories: dict[TaskId, tuple[BlockNumber, bytes, TaskHistory]] = {}
+        self._specs: RowCache[TaskId, tuple[TaskSpec | None]] = RowCache(KEPT_HISTORIES)
+        self._histories: RowCache[TaskId, tuple[BlockNumber, bytes, TaskHistory]] = RowCache(
+            KEPT_HISTORIES
+        )
         """With the head at which the row was last read, and the row."""
-        self._accused: dict[tuple[TaskId, int], tuple[Address, ...]] = {}
+        self._accused: RowCache[tuple[TaskId, int], tuple[Address, ...]] = RowCache(KEPT_ACCUSED)
 
     @property
     def validator_set(self) -> ValidatorSet:
@@ -103,9 +129,7 @@ class TrainingIndex:
             return None
         is_same = known is not None and known[1] == value
         history = known[2] if known is not None and is_same else _HISTORIES.validate_json(value)[0]
-        if len(self._histories) >= KEPT_HISTORIES:
-            self._histories.clear()
-        self._histories[task_id] = (head, value, history)
+        self._histories.put(task_id, (head, value, history))
         return history
 
     def ended(self, task_id: TaskId, ordinal: int) -> EndedAttempt | None:
@@ -122,16 +146,17 @@ class TrainingIndex:
     def accused(self, mark: EndedMark) -> tuple[Address, ...]:
         """The miners that late verdicts may find guilty, decoded once for each ended attempt."""
         key = (mark.attempt_id.task_id, mark.ordinal)
-        if key not in self._accused:
-            ended = self.ended(*key)
-            if ended is None:
-                return ()
-            if len(self._accused) >= KEPT_ACCUSED:
-                self._accused.clear()
-            commitments = ended.attempt.commitments
-            indices = list_accused(ended.attempt, ended.validator_set)
-            self._accused[key] = tuple(commitments[i].miner for i in indices)
-        return self._accused[key]
+        known = self._accused.get(key)
+        if known is not None:
+            return known
+        ended = self.ended(*key)
+        if ended is None:
+            return ()
+        commitments = ended.attempt.commitments
+        indices = list_accused(ended.attempt, ended.validator_set)
+        accused = tuple(commitments[i].miner for i in indices)
+        self._accused.put(key, accused)
+        return accused
 
     def rewards_at(
         self, reader: Reader, task_id: TaskId, number: BlockNumber, after: bytes
@@ -183,19 +208,41 @@ class TrainingIndex:
 
     def spec(self, history: TaskHistory) -> TaskSpec | None:
         """The task's specification; None if the submitted bytes are invalid."""
-        if history.task_id not in self._specs:
-            try:
-                self._specs[history.task_id] = decode_task_spec(history.spec)
-            except InvalidSpec:
-                self._specs[history.task_id] = None
-        return self._specs[history.task_id]
+        known = self._specs.get(history.task_id)
+        if known is not None:
+            return known[0]
+        try:
+            spec = decode_task_spec(history.spec)
+        except InvalidSpec:
+            spec = None
+        self._specs.put(history.task_id, (spec,))
+        return spec
+
+    def open_tasks(self) -> Mapping[TaskId, TaskStatus]:
+        """The statuses of the tasks that are not closed, by ascending id, from one row."""
+        value = self._store.training_row(_OPEN_KEY)
+        return {} if value is None else _decode_open(value)
 
     def live_tasks(self) -> Iterator[TaskHistory]:
         """The tasks that are not closed, by id."""
-        for number in range(1, self.task_count() + 1):
-            history = self.history(TaskId(number))
+        for task_id in self.open_tasks():
+            history = self.history(task_id)
             if history is not None and not history.is_closed:
                 yield history
+
+    def closed_tasks(self, since: BlockNumber) -> Iterator[ClosedTask]:
+        """The tasks that were closed in block `since` or later, in this order.
+
+        Their number has no bound, so do not call this in the thread in which consensus runs.
+        """
+        first = _encode_id(since)
+        while True:
+            rows = self._store.training_rows(_CLOSED, first, CLOSED_PAGE)
+            for key, value in rows:
+                yield _decode_closed(key, value)
+            if len(rows) < CLOSED_PAGE:
+                return
+            first = rows[-1][0] + b"\0"
 
     def compute_rows(self, header: Header, receipts: Sequence[Receipt]) -> Mapping[bytes, bytes]:
         """The rows that change when this block, the child of the head, is finalized."""
@@ -217,6 +264,7 @@ class _Changes:
         self._validator_set = validator_set
         self._task_count: int | None = None
         self._histories: dict[TaskId, TaskHistory] = {}
+        self._statuses: dict[TaskId, TaskStatus] = {}
         self._ended: dict[tuple[TaskId, int], EndedAttempt] = {}
         self._rewards: dict[tuple[TaskId, Address], int] = {}
         self._payments: dict[tuple[TaskId, BlockNumber], Counter[Address]] = {}
@@ -230,6 +278,7 @@ class _Changes:
         task_id = TaskId(event.task_id)
         if isinstance(event, TaskSubmitted):
             self._histories[task_id] = build_history(event, context)
+            self._statuses[task_id] = TaskStatus.PENDING
             self._money[task_id] = TaskMoney()
             self._task_count = task_id
             return
@@ -247,6 +296,8 @@ class _Changes:
         )
         if fold.history is not history:
             self._histories[task_id] = fold.history
+        if fold.history.status is not history.status:
+            self._statuses[task_id] = fold.history.status
         if fold.ended is not None:
             self._ended[task_id, fold.ended.attempt.ordinal] = fold.ended
         if fold.settled is not None:
@@ -272,6 +323,8 @@ class _Changes:
         rows = {_round_key(each.attempt.id): _ROUNDS.dump_json((each,)) for each in self._rounds}
         if self._task_count is not None:
             rows[_COUNT_KEY] = _encode_id(self._task_count)
+        if self._statuses:
+            rows[_OPEN_KEY] = _encode_open({**self._index.open_tasks(), **self._statuses})
         for key, ended in self._ended.items():
             rows[_ended_key(*key)] = _ENDED.dump_json((ended,))
         for task_id, money in self._money.items():
@@ -282,6 +335,9 @@ class _Changes:
             rows[_payment_key(*payment_key)] = _encode_payments(payments)
         for task_id, history in self._histories.items():
             rows[_history_key(task_id)] = _HISTORIES.dump_json((history,))
+            if history.is_closed:
+                closed = describe_closed(history)
+                rows[_closed_key(closed)] = _encode_closed(closed)
         return rows
 
 
@@ -305,9 +361,13 @@ def build_rows(
     Args:
         tasks: The tasks in the order of their ids, each with what accounts have earned.
     """
-    rows = {_COUNT_KEY: _encode_id(len(tasks))}
+    statuses = {history.task_id: history.status for history, _ in tasks}
+    rows = {_COUNT_KEY: _encode_id(len(tasks)), _OPEN_KEY: _encode_open(statuses)}
     for history, rewards in tasks:
         rows[_history_key(history.task_id)] = _HISTORIES.dump_json((history,))
+        if history.is_closed:
+            closed = describe_closed(history)
+            rows[_closed_key(closed)] = _encode_closed(closed)
         # A sum from before the snapshot lacks what happened since.
         rows[_money_key(history.task_id)] = b""
         for account, earned in rewards:
@@ -334,6 +394,53 @@ def _encode_payments(payments: Mapping[Address, int]) -> bytes:
 def _decode_payments(row: bytes) -> Iterator[tuple[Address, int]]:
     for start in range(0, len(row), 52):
         yield Address(row[start : start + 20]), int.from_bytes(row[start + 20 : start + 52], "big")
+
+
+def _encode_open(statuses: Mapping[TaskId, TaskStatus]) -> bytes:
+    return b"".join(
+        _encode_id(task_id) + status.to_bytes(1, "big")
+        for task_id, status in sorted(statuses.items())
+        if status is not TaskStatus.CLOSED
+    )
+
+
+def _decode_open(row: bytes) -> Mapping[TaskId, TaskStatus]:
+    return {
+        TaskId(int.from_bytes(row[start : start + 8], "big")): TaskStatus(row[start + 8])
+        for start in range(0, len(row), 9)
+    }
+
+
+def describe_closed(history: TaskHistory) -> ClosedTask:
+    """The row of a closed task."""
+    assert history.closed is not None
+    return ClosedTask(
+        block_number=history.closed.number,
+        task_id=history.task_id,
+        timestamp=history.closed.timestamp,
+        slashed_until=max((mark.slashed_until for mark in history.ended), default=BlockNumber(0)),
+        has_model=history.rounds_settled > 0,
+    )
+
+
+def _closed_key(closed: ClosedTask) -> bytes:
+    return _CLOSED + _encode_id(closed.block_number) + _encode_id(closed.task_id)
+
+
+def _encode_closed(closed: ClosedTask) -> bytes:
+    times = _encode_id(closed.timestamp) + _encode_id(closed.slashed_until)
+    return times + closed.has_model.to_bytes(1, "big")
+
+
+def _decode_closed(key: bytes, value: bytes) -> ClosedTask:
+    """The task of a row, by the end of its key."""
+    return ClosedTask(
+        block_number=BlockNumber(int.from_bytes(key[:8], "big")),
+        task_id=TaskId(int.from_bytes(key[8:], "big")),
+        timestamp=int.from_bytes(value[:8], "big"),
+        slashed_until=BlockNumber(int.from_bytes(value[8:16], "big")),
+        has_model=value[16] == 1,
+    )
 
 
 def _encode_id(number: int) -> bytes:

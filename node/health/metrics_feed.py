@@ -1,5 +1,6 @@
 """Sets the gauges from the objects of the node (docs/operator-guide.md, section 13)."""
 
+from collections import Counter
 from typing import Final
 
 import trio
@@ -23,7 +24,8 @@ BLOB_SCAN_UPDATES: Final = 60
 """Updates between two measurements of the blob directory, which must list all its files."""
 
 TASKS_SHOWN_LIMIT: Final = 64
-"""Limit of tasks with metrics of their own; above it, the earliest task is dropped."""
+"""Limit of tasks with metrics of their own; above it, the earliest task is dropped. Histories of
+other tasks are not read, because the feed runs in the thread in which consensus runs."""
 
 
 class MetricsFeed:
@@ -123,19 +125,16 @@ class MetricsFeed:
         self._metrics.head_timestamp.set(head.timestamp)
 
     def _update_training(self) -> None:
-        counts = dict.fromkeys((TaskStatus.PENDING, TaskStatus.ACTIVE, TaskStatus.PAUSED), 0)
-        closed = set(self._rounds_shown)
-        for history in self._index.live_tasks():
-            counts[history.status] += 1
-            closed.discard(history.task_id)
-            self._show_task(history)
-        for task_id in closed:
-            # The block that closed a task settled its last round, too.
-            history_of_closed = self._index.history(task_id)
-            if history_of_closed is not None:
-                self._show_task(history_of_closed)
-        for status, count in counts.items():
-            self._metrics.training_tasks.labels(status.name.lower()).set(count)
+        open_tasks = self._index.open_tasks()
+        latest = tuple(open_tasks)[-TASKS_SHOWN_LIMIT:]
+        # The block that closed a task settled its last round, too.
+        for task_id in tuple(dict.fromkeys((*self._rounds_shown, *latest))):
+            history = self._index.history(task_id)
+            if history is not None:
+                self._show_task(history)
+        counts = Counter(open_tasks.values())
+        for status in (TaskStatus.PENDING, TaskStatus.ACTIVE, TaskStatus.PAUSED):
+            self._metrics.training_tasks.labels(status.name.lower()).set(counts[status])
         while len(self._rounds_shown) > TASKS_SHOWN_LIMIT:
             self._forget(next(iter(self._rounds_shown)))
 

@@ -24,7 +24,7 @@ from node.storage.database import Database, Reader, Table, Writer
 from node.storage.snapshot_progress import clear_progress
 from pot_common.errors import OperatorError
 
-SCHEMA_VERSION: Final = b"6"
+SCHEMA_VERSION: Final = b"7"
 """Increased when the meaning of a table changes; a data directory of another version is refused."""
 
 KEY_LIMIT_BYTES: Final = 64
@@ -249,14 +249,20 @@ class BlockStore:
         with self._database.read() as reader:
             return reader.get(Table.TRAINING, key)
 
-    def training_rows(self, prefix: bytes) -> tuple[tuple[bytes, bytes], ...]:
-        """The rows of the training index whose keys begin with `prefix`, without it, in order."""
+    def training_rows(
+        self, prefix: bytes, first: bytes = b"", limit: int | None = None
+    ) -> tuple[tuple[bytes, bytes], ...]:
+        """The rows of the training index whose keys begin with `prefix`, without it, in order.
+
+        Args:
+            prefix: How the keys begin.
+            first: The lowest rest of a key.
+            limit: The most rows; None for all.
+        """
         last = prefix + b"\xff" * KEY_LIMIT_BYTES
         with self._database.read() as reader:
-            return tuple(
-                (key[len(prefix) :], value)
-                for key, value in reader.scan(Table.TRAINING, prefix, last)
-            )
+            rows = reader.scan(Table.TRAINING, prefix + first, last)
+            return tuple((key[len(prefix) :], value) for key, value in islice(rows, limit))
 
     def head(self) -> Header:
         """The header of the last finalized block, from a cache."""

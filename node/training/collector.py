@@ -18,8 +18,9 @@ from typing import Final
 import structlog
 import trio
 
-from chain.primitives import Address, Hash32, TaskId
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.attempt import AttemptId
+from chain.types.header import Header
 from node.chain.training_index import TrainingIndex
 from node.clock import Clock
 from node.metrics.registry import NodeMetrics
@@ -97,8 +98,10 @@ class Collector:
         self._is_served = is_served
         """Whether this node works on a task, such as a dry run of one that others have closed."""
         self._metrics = metrics
-        self._gone: set[TaskId] = set()
-        """Closed tasks that need nothing and are skipped."""
+        self._closed: set[TaskId] = set()
+        """Closed tasks that may need something."""
+        self._closed_since = BlockNumber(0)
+        """Tasks that were closed in earlier blocks are known."""
 
     async def run(self) -> None:
         """Collect until cancelled."""
@@ -119,27 +122,27 @@ class Collector:
             OSError: The disk refused.
         """
         started_ns = self._clock.now_ms() * 10**6
-        wanted = await self._ask_chain()
+        # In a thread, because many closed tasks must not delay consensus.
+        wanted = await trio.to_thread.run_sync(self._ask_chain)
         await trio.to_thread.run_sync(self._sweep, wanted, started_ns - CLOCK_SLACK_NS)
 
-    async def _ask_chain(self) -> _Wanted:
+    def _ask_chain(self) -> _Wanted:
         # The count is read first: tasks that are submitted meanwhile count as unknown.
         task_count = self._index.task_count()
         head = self._store.head()
         kept: dict[TaskId, KeptTask] = {}
         worked_on: set[TaskId] = set()
         gone: list[TaskId] = []
-        for number in range(1, task_count + 1):
-            task_id = TaskId(number)
-            if task_id in self._gone:
-                continue
+        # What is closed meanwhile is in both lists, or in the next collection.
+        open_tasks = self._index.open_tasks()
+        self._note_closed(head)
+        for task_id in sorted({*open_tasks, *self._closed}):
             history = self._index.history(task_id)
             assert history is not None
             spec = self._index.spec(history)
             task = None
             if spec is not None:
-                compute = partial(
-                    compute_kept,
+                task = compute_kept(
                     history,
                     spec,
                     partial(self._index.settled_round, task_id),
@@ -149,19 +152,41 @@ class Collector:
                     head_timestamp=head.timestamp,
                     own_validator=self._own_validator,
                 )
-                # Each ended attempt is read once, and may have 300 kB.
-                task = await trio.to_thread.run_sync(compute) if history.ended else compute()
             if (task is not None and not history.is_closed) or self._is_served(task_id):
                 worked_on.add(task_id)
             if task is not None:
                 kept[task_id] = task
             elif history.is_closed and not self._is_served(task_id):
                 gone.append(task_id)
-                self._gone.add(task_id)
-            # Many tasks must not delay consensus, which runs in the same thread.
-            await trio.lowlevel.checkpoint()
+                self._closed.discard(task_id)
         unwanted_before_ns = (head.timestamp - GRACE_SECONDS) * 10**9
         return _Wanted(task_count, kept, frozenset(worked_on), gone, unwanted_before_ns)
+
+    def _note_closed(self, head: Header) -> None:
+        """Note the tasks that were closed since the last collection.
+
+        Of those that were closed before the node started, only some need anything or have files.
+        """
+        is_first = self._closed_since == 0
+        with_files = self._list_tasks_with_files() if is_first else frozenset()
+        for each in self._index.closed_tasks(self._closed_since):
+            is_shown = (
+                each.has_model and head.timestamp < each.timestamp + self._policy.closed_seconds
+            )
+            is_judged = head.number <= each.slashed_until
+            if not is_first or is_shown or is_judged or each.task_id in with_files:
+                self._closed.add(each.task_id)
+        self._closed_since = BlockNumber(head.number + 1)
+
+    def _list_tasks_with_files(self) -> frozenset[TaskId]:
+        names = (_FILE_OF_TASK.fullmatch(path.name) for path in self._directory.iterdir())
+        return frozenset(
+            (
+                *(TaskId(int(name[1])) for name in names if name is not None),
+                *(attempt.task_id for attempt in self._reveals.attempts()),
+                *(state.task_id for state in self._state_parts.states()),
+            )
+        )
 
     def _sweep(self, wanted: _Wanted, started_ns: int) -> None:
         self._delete(wanted, started_ns)

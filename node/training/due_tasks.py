@@ -69,28 +69,32 @@ class DueTasks:
         """Any task may have changed."""
         self._is_all_due = True
 
+    def take_all_due(self) -> bool:
+        """Whether any task may have changed; if so, tell `note_block` of those with duties."""
+        is_all_due, self._is_all_due = self._is_all_due, False
+        if is_all_due:
+            self._urgent |= self._timed | self._resting
+        return is_all_due
+
     def note_block(self, changed: Iterable[TaskId]) -> None:
         """A new block has changed these tasks, and moves the phases of those in progress."""
         self._urgent.update(changed)
         self._is_head_new = True
 
-    def take(self, ended: Iterable[TaskId], task_count: int) -> list[TaskId]:
+    def take(self, ended: Iterable[TaskId]) -> list[TaskId]:
         """The tasks to look at now, in ascending order.
 
         Args:
             ended: Tasks with a job that ended, or whose wait is over.
-            task_count: The number of tasks on the chain; their ids begin at 1.
         """
         now = trio.current_time()
         due = set(self._urgent)
         if self._is_head_new:
             due |= self._timed
-        if self._is_all_due:
-            due.update(TaskId(number) for number in range(1, task_count + 1))
         if now >= self._rests_until:
             self._rests_until = now + REST_SECONDS
             due |= self._resting
-        self._is_all_due, self._is_head_new = False, False
+        self._is_head_new = False
         self._urgent = set()
         self._waiting.update(ended)
         due.update(each for each in self._waiting if now >= self._get_earliest(each))

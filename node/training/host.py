@@ -29,6 +29,7 @@ from chain.primitives import BlockNumber, TaskId
 from chain.training import rounds
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.attempt_records import Attempt
+from chain.training.fees import KEPT_SECONDS
 from chain.training.history import TaskHistory
 from chain.training.leases import is_window_over
 from chain.training.reveal import Reveal
@@ -228,8 +229,10 @@ class TrainingHost:
             await self._count_promises()
             while True:
                 self._jobs.forget_changes()
-                ended, count = self._jobs.take_due(), self._index.task_count()
-                for task_id in self._due.take(ended, count):
+                if self._due.take_all_due():
+                    unfinished = await trio.to_thread.run_sync(self._list_unfinished)
+                    self._due.note_block(unfinished)
+                for task_id in self._due.take(self._jobs.take_due()):
                     self._step(task_id, nursery)
                     # Many tasks must not delay consensus, which runs in the same thread.
                     await trio.lowlevel.checkpoint()
@@ -237,8 +240,8 @@ class TrainingHost:
 
     async def _count_promises(self) -> None:
         """Count the tasks that this validator was ready for before it started."""
-        for number in range(1, self._index.task_count() + 1):
-            history = self._index.history(TaskId(number))
+        for task_id in await trio.to_thread.run_sync(self._list_paid):
+            history = self._index.history(task_id)
             spec = None if history is None else self._index.spec(history)
             if history is not None and spec is not None and self._is_ready(history):
                 if history.is_closed:
@@ -246,6 +249,20 @@ class TrainingHost:
                 else:
                     self._capacity.promise(history.task_id, compute_promise(spec))
             await trio.lowlevel.checkpoint()
+
+    def _list_paid(self) -> list[TaskId]:
+        """The open tasks, and the closed ones that still pay for disk."""
+        now = self._clock.now_ms() // 1000
+        closed = self._index.closed_tasks(BlockNumber(0))
+        paid = (each.task_id for each in closed if each.timestamp + KEPT_SECONDS > now)
+        return [*self._index.open_tasks(), *paid]
+
+    def _list_unfinished(self) -> list[TaskId]:
+        """The open tasks, and the closed ones of which miners may still have to be fined."""
+        head = self._contracts.head_number()
+        closed = self._index.closed_tasks(BlockNumber(0))
+        fined = (each.task_id for each in closed if head < each.slashed_until)
+        return [*self._index.open_tasks(), *fined]
 
     def _is_ready(self, history: TaskHistory) -> bool:
         """Whether this validator posted ready for a task."""

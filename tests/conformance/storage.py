@@ -233,6 +233,9 @@ def build_ended() -> EndedAttempt:
     "_payment_key",
     "_encode_payments",
     "_round_key",
+    "_closed_key",
+    "_encode_closed",
+    "_encode_open",
 )
 def build_training_index() -> Value:
     logs = list(build_attempt_events().values())

@@ -21,7 +21,7 @@ from chain.contracts.gradient_ledger import (
     ResultVote,
     RoundSettled,
 )
-from chain.contracts.task_registry import TaskResources, TaskTerms
+from chain.contracts.task_registry import TaskResources, TaskStatus, TaskTerms
 from chain.crypto import content_id
 from chain.params import ChainParameters
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
@@ -40,6 +40,7 @@ from chain.training.task_spec import (
 )
 from chain.training.task_spec_codec import compute_terms
 from node.chain.phase_cache import TaskPhase
+from node.chain.training_index import ClosedTask, describe_closed
 from node.operator.account import Operator
 from node.storage.blobs import BlobStore
 from node.training import aggregation_worker
@@ -153,6 +154,13 @@ class FakeChain:
 
     def task_count(self) -> int:
         return len(self.histories)
+
+    def open_tasks(self) -> dict[TaskId, TaskStatus]:
+        return {k: each.status for k, each in self.histories.items() if not each.is_closed}
+
+    def closed_tasks(self, since: BlockNumber) -> list[ClosedTask]:
+        closed = [describe_closed(each) for each in self.histories.values() if each.is_closed]
+        return [each for each in closed if each.block_number >= since]
 
     def history(self, task_id: TaskId) -> TaskHistory | None:
         self.histories_read += 1

@@ -4,13 +4,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+import pytest
+
 from chain.contracts.miner_seats import FineKind
+from chain.contracts.task_registry import TaskStatus
 from chain.crypto import keccak256
-from chain.primitives import BlockNumber
+from chain.primitives import BlockNumber, TaskId
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.task_spec_codec import encode_task_spec
 from chain.types.validator_set import ValidatorSet
-from node.chain.training_index import TrainingIndex
+from node.chain import training_index
+from node.chain.training_index import ClosedTask, TrainingIndex
 from tests.conformance import values
 from tests.conformance.values import build_log, build_task_receipt, make_address, make_hash
 
@@ -36,9 +40,13 @@ class Rows:
         self.read.append(key)
         return self.rows.get(key)
 
-    def training_rows(self, prefix: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    def training_rows(
+        self, prefix: bytes, first: bytes = b"", limit: int | None = None
+    ) -> tuple[tuple[bytes, bytes], ...]:
         found = sorted(each for each in self.rows.items() if each[0].startswith(prefix))
-        return tuple((key[len(prefix) :], value) for key, value in found)
+        rows = [(key[len(prefix) :], value) for key, value in found if key >= prefix + first]
+        self.read += [prefix + key for key, _ in rows[:limit]]
+        return tuple(rows[:limit])
 
 
 class World:
@@ -51,14 +59,20 @@ class World:
         self.play("TaskSubmitted", make_address(15), keccak256(b""), 1, spec)
         self.play("TaskActivated")
 
-    def play(self, name: str, *rest: object) -> Mapping[bytes, bytes]:
-        """Store a block with one event of the task; the rows that it wrote."""
+    def play(self, name: str, *rest: object, task: TaskId = TASK) -> Mapping[bytes, bytes]:
+        """Store a block with one event of a task; the rows that it wrote."""
         header = replace(values.HEADER, number=BlockNumber(self.store.number + 1))
-        receipt = build_task_receipt(build_log(name, TASK, *rest))
+        receipt = build_task_receipt(build_log(name, task, *rest))
         rows = self.index.compute_rows(header, [receipt])
         self.store.rows.update(rows)
         self.store.number += 1
         return rows
+
+    def submit_and_close(self, *tasks: TaskId) -> None:
+        for task in tasks:
+            spec = encode_task_spec(values.SPEC)
+            self.play("TaskSubmitted", make_address(15), keccak256(b""), 1, spec, task=task)
+            self.play("TaskClosed", 1, task=task)
 
     def play_attempt(self, number: int) -> Mapping[bytes, bytes]:
         """An attempt of eight miners of which the first cheats; the rows of its last block."""
@@ -154,3 +168,61 @@ def test_row_of_an_attempt_that_the_ledger_forgot_is_written_over() -> None:
     history = world.index.history(TASK)
     assert history is not None
     assert [mark.ordinal for mark in history.ended] == [513]
+
+
+def test_open_tasks_are_listed_without_a_look_at_closed_ones() -> None:
+    world = World()
+    closed = [TaskId(number) for number in range(TASK + 1, TASK + 101)]
+    world.submit_and_close(*closed)
+    index = TrainingIndex(world.store)
+    world.store.read.clear()
+    assert [each.task_id for each in index.live_tasks()] == [TASK]
+    assert index.open_tasks() == {TASK: TaskStatus.ACTIVE}
+    assert list_kinds(dict.fromkeys(world.store.read, b"")) == ["open", "task"]
+
+
+def test_open_row_follows_the_statuses() -> None:
+    world = World()
+    statuses = []
+    for name in ("TaskPaused", "TaskResumed"):
+        assert "open" in list_kinds(world.play(name))
+        statuses += [*world.index.open_tasks().values()]
+    assert "open" in list_kinds(world.play("TaskClosed", 1))
+    assert statuses == [TaskStatus.PAUSED, TaskStatus.ACTIVE]
+    assert world.index.open_tasks() == {}
+
+
+def test_closed_tasks_are_listed_in_pages_from_a_block_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_index, "CLOSED_PAGE", 2)
+    world = World()
+    world.play_attempt(0)
+    world.play("TaskClosed", 1)
+    world.submit_and_close(*(TaskId(TASK + number) for number in range(1, 5)))
+    index, history = world.index, world.index.history(TASK)
+    assert history is not None
+    assert history.closed is not None
+    found = list(index.closed_tasks(BlockNumber(0)))
+    assert [each.task_id for each in found] == [TASK + number for number in range(5)]
+    assert found[0] == ClosedTask(
+        block_number=history.closed.number,
+        task_id=TASK,
+        timestamp=history.closed.timestamp,
+        slashed_until=history.ended[0].slashed_until,
+        has_model=True,
+    )
+    assert [each.has_model for each in found[1:]] == [False] * 4
+    for number, each in enumerate(found):
+        assert list(index.closed_tasks(each.block_number)) == found[number:]
+
+
+def test_one_task_too_many_has_one_other_decoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_index, "KEPT_HISTORIES", 3)
+    world = World()
+    tasks = [TaskId(TASK + number) for number in range(1, 4)]
+    world.submit_and_close(*tasks)
+    index = TrainingIndex(world.store)
+    first = [index.history(each) for each in (TASK, *tasks)]
+    assert [index.history(each) is first[n] for n, each in enumerate((TASK, *tasks)) if n] == [
+        True
+    ] * 3
+    assert index.history(TASK) is not first[0]

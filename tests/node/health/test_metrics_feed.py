@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -10,15 +11,19 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
 
+from chain.contracts.task_registry import TaskStatus
 from chain.errors import RejectionReason
-from node.chain.training_index import TrainingIndex
-from node.health.metrics_feed import MetricsFeed
+from chain.primitives import BlockNumber, TaskId
+from chain.training.history import BlockContext
+from node.chain.training_index import TrainingIndex, build_rows
+from node.health.metrics_feed import TASKS_SHOWN_LIMIT, MetricsFeed
 from node.metrics.registry import NETWORK_TEXTS, NodeMetrics
 from node.network.metrics import NetworkMetrics
 from node.rpc.metrics import RpcMetrics
 from node.storage.block_store import BlockStore
 from node.storage.database import open_database
 from tests.node.health.test_diagnosis import HEALTHY, gone, with_validators
+from tests.worlds.training import pending_history
 from tests.worlds.values import GENESIS, GENESIS_DELTA, GENESIS_SET, chain_of
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -155,6 +160,39 @@ async def test_feed_shows_chain_pool_network_and_health(
         "pot_blob_bytes 4096.0",
     ):
         assert line in text, line
+
+
+@dataclass
+class CountingStore:
+    """The rows of a snapshot's tasks, and how many were read."""
+
+    rows: Mapping[bytes, bytes]
+    read: int = 0
+
+    def head_number(self) -> BlockNumber:
+        return BlockNumber(1)
+
+    def training_row(self, key: bytes) -> bytes | None:
+        self.read += 1
+        return self.rows.get(key)
+
+
+async def test_update_reads_histories_of_shown_tasks_only(
+    autojump_clock: MockClock, fed: Fed
+) -> None:
+    pending = pending_history()
+    closed = replace(pending, status=TaskStatus.CLOSED, closed=BlockContext(BlockNumber(1), 1))
+    histories = [replace(closed, task_id=TaskId(n)) for n in range(1, 1_501)]
+    histories += [replace(pending, task_id=TaskId(n)) for n in range(1_501, 1_601)]
+    store = CountingStore(build_rows([(each, ()) for each in histories]))
+    fed.feed._index = TrainingIndex(store)
+    text = fed.text()
+    assert 'pot_train_tasks{state="pending"} 100.0' in text
+    shown = re.findall(r'pot_train_settled_rounds{task="(\d+)"}', text)
+    assert sorted(map(int, shown)) == list(range(1_601 - TASKS_SHOWN_LIMIT, 1_601))
+    store.read = 0
+    fed.feed.update()
+    assert store.read <= 1 + TASKS_SHOWN_LIMIT
 
 
 def test_every_total_of_the_network_is_shown() -> None:

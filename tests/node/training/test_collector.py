@@ -48,6 +48,7 @@ from chain.training.task_spec import (
     Shard,
     TaskSpec,
 )
+from node.chain.training_index import ClosedTask, describe_closed
 from node.config import Retention
 from node.metrics.registry import NodeMetrics
 from node.storage.blobs import BlobStore
@@ -116,6 +117,7 @@ class World:
         self.fined: dict[tuple[TaskId, int], EndedAttempt] = {}
         self.weights: dict[TaskId, bytes] = {}
         self.served: set[TaskId] = set()
+        self.read: list[TaskId] = []
         self.made = 0
         self.metrics = NodeMetrics()
         self.restart()
@@ -147,7 +149,15 @@ class World:
     def task_count(self) -> int:
         return len(self.histories)
 
+    def open_tasks(self) -> dict[TaskId, TaskStatus]:
+        return {k: each.status for k, each in self.histories.items() if not each.is_closed}
+
+    def closed_tasks(self, since: BlockNumber) -> list[ClosedTask]:
+        closed = [describe_closed(each) for each in self.histories.values() if each.is_closed]
+        return [each for each in closed if each.block_number >= since]
+
     def history(self, task_id: TaskId) -> TaskHistory:
+        self.read.append(task_id)
         return self.histories[task_id]
 
     def spec(self, history: TaskHistory) -> TaskSpec:
@@ -381,6 +391,27 @@ async def test_a_closed_task_leaves_its_model_and_then_nothing(tmp_path: Path) -
     assert world.blobs.used_bytes() == 0
     for directory in (world.path / "reveals", world.path / "states", world.directory):
         assert list(directory.iterdir()) == []
+
+
+async def test_closed_task_that_needs_nothing_is_read_once(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    tasks = [TaskId(number) for number in range(1, 21)]
+    for task in tasks:
+        world.submit(task)
+        world.apply(task, TaskClosed(task, 1))
+    left = world.directory / "3-check.json"
+    left.write_text("{}")
+    world.restart()
+    await world.collect()
+    # A crash may have left files of a closed task.
+    assert set(world.read) == {TaskId(3)}
+    assert not left.exists()
+    world.read.clear()
+    world.submit(TaskId(21))
+    world.apply(TaskId(21), TaskClosed(TaskId(21), 1))
+    for _ in range(3):
+        await world.collect()
+    assert world.read == [TaskId(21)]
 
 
 def close(world: World, *tasks: TaskId) -> None:

@@ -9,7 +9,9 @@ import trio
 from trio.testing import MockClock
 
 from chain.contracts import task_registry
-from chain.primitives import TaskId
+from chain.contracts.task_registry import TaskStatus
+from chain.primitives import BlockNumber, TaskId
+from chain.training.history import BlockContext
 from node.training.worker_pool import WorkerRefusedError
 from tests.worlds.training import (
     TASK,
@@ -94,3 +96,17 @@ async def test_block_that_changes_a_pending_task_has_it_looked_at(
         nursery.cancel_scope.cancel()
 
     assert node.sent == [task_registry.answer_task(TASK, 0)]
+
+
+async def test_start_reads_no_task_that_was_closed_long_ago(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    closed = replace(
+        pending_history(), status=TaskStatus.CLOSED, closed=BlockContext(BlockNumber(1), 1)
+    )
+    chain = FakeChain({TaskId(n): replace(closed, task_id=TaskId(n)) for n in range(1, 1_001)})
+    node = Node(tmp_path, chain)
+    await node.run_for(1)
+    node.host.wake()
+    await node.run_for(1)
+    assert chain.histories_read == 0

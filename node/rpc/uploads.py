@@ -106,7 +106,7 @@ class Uploads:
         with _answer_storage_errors():
             # Another task may name the same blob, with a false size, or only to have it uploaded
             # on its own places.
-            announced = request.content_length()
+            announced = request.content_length() or self._store.get_size(content_id)
             fitting = [each for each in wanted if announced in (None, each.size_bytes)]
             named = min(
                 fitting or wanted, key=lambda each: self._content_places.count((each.task_id,))
@@ -223,6 +223,10 @@ class Uploads:
             raise HttpError(
                 422, "content_mismatch", f"the blob has {size} bytes, the body {announced}"
             )
+        held = self._store.get_size(content_id)
+        if held not in (None, size):
+            # Content of a task, which a miner must not have deleted with its gradient.
+            raise HttpError(422, "content_mismatch", f"the blob has {held} bytes instead of {size}")
         if self._store.renew(content_id):
             return False
         try:

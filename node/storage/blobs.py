@@ -132,6 +132,13 @@ class BlobStore:
         except FileNotFoundError:
             raise KeyError(content_id) from None
 
+    def get_size(self, content_id: Hash32) -> int | None:
+        """The length of a blob; None if it is not here."""
+        try:
+            return self.size_bytes(content_id)
+        except KeyError:
+            return None
+
     def open(self, content_id: Hash32) -> BinaryIO:
         """The blob, opened for reading; the caller closes it. It stays readable if it is deleted.
 

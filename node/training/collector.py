@@ -20,6 +20,7 @@ import trio
 
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.attempt import AttemptId
+from chain.training.task_checks import list_content
 from chain.types.header import Header
 from node.chain.training_index import TrainingIndex
 from node.clock import Clock
@@ -64,6 +65,9 @@ class _Wanted:
     """The tasks whose rows may be read: they are open, or this node works on them."""
     gone: Sequence[TaskId]
     """The tasks that stopped needing anything since the last collection."""
+    named: AbstractSet[Hash32]
+    """What tasks name that are open, or closed for less than a day. It goes a day after it was last
+    wanted, and no sooner: a miner may name it as its gradient, or another task as its weights."""
     unwanted_before_ns: int
 
 
@@ -102,6 +106,8 @@ class Collector:
         """Closed tasks that may need something."""
         self._closed_since = BlockNumber(0)
         """Tasks that were closed in earlier blocks are known."""
+        self._closed_at: dict[Hash32, int] = {}
+        """What closed tasks that need nothing name and this node holds, for a day."""
 
     async def run(self) -> None:
         """Collect until cancelled."""
@@ -133,6 +139,8 @@ class Collector:
         kept: dict[TaskId, KeptTask] = {}
         worked_on: set[TaskId] = set()
         gone: list[TaskId] = []
+        named: set[Hash32] = set()
+        graced_after = head.timestamp - GRACE_SECONDS
         # What is closed meanwhile is in both lists, or in the next collection.
         open_tasks = self._index.open_tasks()
         self._note_closed(head)
@@ -159,13 +167,22 @@ class Collector:
             elif history.is_closed and not self._is_served(task_id):
                 gone.append(task_id)
                 self._closed.discard(task_id)
-        unwanted_before_ns = (head.timestamp - GRACE_SECONDS) * 10**9
-        return _Wanted(task_count, kept, frozenset(worked_on), gone, unwanted_before_ns)
+            if task is None and spec is not None:
+                closed = history.closed
+                if closed is None:
+                    named.update(list_content(spec))
+                elif closed.timestamp > graced_after:
+                    for each in list_content(spec):
+                        latest = max(closed.timestamp, self._closed_at.get(each, 0))
+                        self._closed_at[each] = latest
+        self._closed_at = {k: at for k, at in self._closed_at.items() if at > graced_after}
+        named.update(self._closed_at)
+        return _Wanted(task_count, kept, frozenset(worked_on), gone, named, graced_after * 10**9)
 
     def _note_closed(self, head: Header) -> None:
         """Note the tasks that were closed since the last collection.
 
-        Of those that were closed before the node started, only some need anything or have files.
+        Of those that were closed a day before the node started, few need anything or have files.
         """
         is_first = self._closed_since == 0
         with_files = self._list_tasks_with_files() if is_first else frozenset()
@@ -174,7 +191,9 @@ class Collector:
                 each.has_model and head.timestamp < each.timestamp + self._policy.closed_seconds
             )
             is_judged = head.number <= each.slashed_until
-            if not is_first or is_shown or is_judged or each.task_id in with_files:
+            is_graced = each.timestamp > head.timestamp - GRACE_SECONDS
+            is_needed = is_shown or is_judged or is_graced
+            if not is_first or is_needed or each.task_id in with_files:
                 self._closed.add(each.task_id)
         self._closed_since = BlockNumber(head.number + 1)
 
@@ -198,6 +217,9 @@ class Collector:
             )
             kept = {k: task for k, task in wanted.kept.items() if k not in frozenset(crowded_out)}
             self._delete(replace(wanted, kept=kept), started_ns)
+        # Whoever submits many tasks has only as many names remembered as it has uploaded blobs.
+        held = frozenset(self._blobs.content_ids())
+        self._closed_at = {k: at for k, at in self._closed_at.items() if k in held}
         self._blobs.remove_uploads(wanted.unwanted_before_ns)
         for task_id in wanted.gone:
             self._reveals.remove_task(task_id)
@@ -288,7 +310,7 @@ class Collector:
                 over.append(((rows_id,), partial(self._rows.remove, task_id)))
         for content_ids, forget in over:
             for content_id in content_ids:
-                if content_id not in needed:
+                if content_id not in needed and content_id not in wanted.named:
                     self._free(content_id, started_ns)
             forget()
         for content_id in self._blobs.list_unwanted(wanted.unwanted_before_ns):

@@ -138,7 +138,9 @@ class Gradients:
         if root in self._announced or root in self._fetching:
             return False
         header = self._describe(spec, attempt).build_header(reveal.miner, attempt.theta_root)
-        return self._known.get(attempt).find(reveal, header) is not None
+        if self._known.get(attempt).find(reveal, header) is None:
+            return False
+        return not self._is_other_blob(root, header)
 
     def find_index(self, attempt: Attempt, reveal: Reveal) -> int | None:
         """The index of the commitment that a reveal is about; None if it is not there (yet)."""
@@ -181,6 +183,25 @@ class Gradients:
         if attempt is not None and attempt.id == reveal.attempt_id:
             header = self._describe(spec, attempt).build_header(reveal.miner, attempt.theta_root)
             await self._known.put(self._known.get(attempt), reveal, header)
+            # Stored in any case, so that what was fetched is deleted with the attempt.
+            if self._is_other_blob(reveal.gradient_root, header):
+                raise UnavailableError(f"{reveal.gradient_root.hex()[:16]} is no gradient")
+
+    def _is_other_blob(self, root: Hash32, header: GradientHeader) -> bool:
+        """Whether what a miner names as its gradient is held and is none, such as a task's rows.
+
+        The reveal is then not stored: the gradients of reveals are deleted when they are over.
+        """
+        return self._blobs.get_size(root) not in (None, count_payload_bytes(header.parameter_count))
+
+    async def _open(self, known: AttemptReveals, reveal: Reveal, header: GradientHeader) -> None:
+        """Take note of a reveal if it opens a commitment.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        is_other = self._is_other_blob(reveal.gradient_root, header)
+        await self._known.put(known, reveal, header, is_stored=not is_other)
 
     async def check(self, task: ServedTask, attempt: Attempt, index: int) -> None:
         """Judge the gradient of one commitment.
@@ -375,14 +396,14 @@ class Gradients:
                 miner = attempt.commitments[index].miner
                 hint = self._hints.pop((attempt.id, miner), None)
                 if hint is not None:
-                    await self._known.put(known, hint, header)
+                    await self._open(known, hint, header)
             now = trio.current_time()
             if len(known.opened) == len(attempt.commitments) or now < work.ask_again_at:
                 return
             work.ask_again_at = now + RETRY_SECONDS
             for reveal in dict.fromkeys(await self._peers.fetch_reveals(attempt.id)):
                 if known.indices.get(reveal.miner) not in known.opened:
-                    await self._known.put(known, reveal, header)
+                    await self._open(known, reveal, header)
                 # Peers may have sent thousands of false ones; consensus runs in the same thread.
                 await trio.lowlevel.checkpoint()
 

@@ -95,8 +95,15 @@ class KnownReveals:
         """Forget all attempts of a task, for good."""
         self._tasks.pop(task_id, None)
 
-    async def put(self, known: AttemptReveals, reveal: Reveal, header: GradientHeader) -> bool:
-        """Store a reveal if it opens a commitment; False if it does not.
+    async def put(
+        self,
+        known: AttemptReveals,
+        reveal: Reveal,
+        header: GradientHeader,
+        *,
+        is_stored: bool = True,
+    ) -> bool:
+        """Note, and store, a reveal if it opens a commitment; False if it does not.
 
         Raises:
             StorageError: The disk refused.
@@ -104,7 +111,8 @@ class KnownReveals:
         index = known.find(reveal, header)
         if index is None:
             return False
-        await trio.to_thread.run_sync(self._store.put, reveal)
+        if is_stored:
+            await trio.to_thread.run_sync(self._store.put, reveal)
         known.opened[index] = reveal
         return True
 

@@ -1,6 +1,7 @@
 """Uploads compete for places, but those of one kind never take those of another."""
 
 import asyncio
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -346,3 +347,19 @@ def test_one_address_has_one_place_for_a_gradient(
     again, stalled = asyncio.run(run())
     assert again == [201], "a client that comes again replaces its stalled upload"
     assert stalled == [503, 503]
+
+
+def test_reveal_that_names_a_held_blob_of_another_length_is_refused(
+    uploads: Uploads, training: FakeTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = BlobStore(tmp_path / "blobs", quota_bytes=2**26)
+    shard = store.put(b"rows of another submitter")
+    os.utime(store.path(shard), (1, 1))
+    named = replace(OTHER_REVEALS[0], gradient_root=shard)
+    monkeypatch.setattr(f"{__name__}.OTHER_REVEALS", (named,))
+
+    with pytest.raises(HttpError) as refusal:
+        asyncio.run(uploads.post_reveal(reveal_of(named, PAYLOADS[0], "192.0.2.1").request))
+    assert (refusal.value.status, refusal.value.reason) == (422, "content_mismatch")
+    assert training.reveals.list(OTHER_ATTEMPT) == ()
+    assert store.path(shard).stat().st_mtime == 1

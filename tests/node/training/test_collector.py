@@ -401,6 +401,7 @@ async def test_closed_task_that_needs_nothing_is_read_once(tmp_path: Path) -> No
         world.apply(task, TaskClosed(task, 1))
     left = world.directory / "3-check.json"
     left.write_text("{}")
+    world.pass_time(DAY)  # until then, what they name has its day
     world.restart()
     await world.collect()
     # A crash may have left files of a closed task.
@@ -775,3 +776,48 @@ async def play_all(world: World, actions: list[tuple[TaskId, str]]) -> None:
     assert world.blobs.used_bytes() == 0
     assert list(world.reveals.attempts()) == []
     assert list(world.parts.states()) == []
+
+
+@pytest.mark.parametrize("closes", [False, True])
+async def test_miners_cannot_have_content_of_another_task_deleted(
+    tmp_path: Path, closes: bool
+) -> None:
+    world = World(tmp_path)
+    world.start()
+    world.submit(OTHER)
+    shard = world.put(b"rows of another submitter")
+    data = replace(SPEC.data, shards=(Shard(shard, 25, 50),))
+    world.specs[OTHER] = replace(world.specs[OTHER], data=data)
+    weights = world.specs[OTHER].initial_weights
+    if closes:
+        world.apply(OTHER, TaskClosed(OTHER, 1))
+    world.open()
+    attempt = world.histories[TASK].attempt
+    assert attempt is not None
+    gradient = world.put(world.make(GRADIENT_BYTES))
+    for miner, root in zip(MINERS, (shard, weights, gradient), strict=False):
+        world.reveals.put(Reveal(attempt.id, miner, 1, Hash32(bytes(32)), root))
+    world.settle(world.compute())
+    world.play_round()
+    world.play_round()
+    await world.collect()
+    await world.collect()
+    assert world.blobs.has(shard)
+    assert world.blobs.has(weights)
+    assert not world.blobs.has(gradient)
+
+    world.pass_time(DAY)
+    await world.collect()
+    assert not world.blobs.has(shard)
+
+
+async def test_weights_of_a_closed_task_stay_for_a_pending_one(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.start()
+    weights = world.specs[TASK].initial_weights
+    world.parts.put(TASK, 0, [weights])
+    world.submit(OTHER)
+    world.specs[OTHER] = replace(world.specs[OTHER], initial_weights=weights)
+    world.apply(TASK, TaskClosed(TASK, 1))
+    await world.collect()
+    assert world.blobs.has(weights)

@@ -409,3 +409,28 @@ async def test_announced_gradient_is_fetched_and_relayed_at_once(
     assert node.reveals.list(ATTEMPT) == (REVEALS[0],)
     assert node.blobs.has(content_id(PAYLOADS[0]))
     assert not node.blobs.has(content_id(PAYLOADS[1])), "the false reveal opens no commitment"
+
+
+@pytest.mark.parametrize("is_announced", [False, True])
+async def test_reveal_of_a_held_blob_that_is_no_gradient_is_not_stored(
+    autojump_clock: MockClock, tmp_path: Path, is_announced: bool
+) -> None:
+    shard = SPEC.data.shards[0].content_id
+    named = replace(REVEALS[0], gradient_root=shard)
+    history = history_after(OPENED, committed(named, 0), spec=SPEC)
+    node = Node(tmp_path, FakeChain({TASK: history}))
+    if not is_announced:
+        node.peers.reveals = [named]
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        if is_announced:
+            await trio.sleep(1)
+            node.served.on_announced_reveal(named)
+            await trio.sleep(3)
+        else:
+            await until(lambda: bool(node.verdicts()))
+            assert node.verdicts() == [expected_verdict(MISSING)]
+        nursery.cancel_scope.cancel()
+    assert node.reveals.list(ATTEMPT) == ()
+    assert node.peers.announced == []

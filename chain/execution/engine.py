@@ -64,7 +64,7 @@ from chain.execution.precompiles import PRECOMPILES, run_precompile
 from chain.execution.run_loop import ExecutionStoppedError, run_code
 from chain.genesis import HISTORY_STORAGE_ADDRESS
 from chain.primitives import UINT64_MAX, ZERO_ADDRESS, ZERO_HASH, Address, Hash32
-from chain.state.trie import MissingTrieNodeError
+from chain.state.trie import StateReadError
 from chain.state.world_state import WorldState
 from chain.types.receipt import Log
 from chain.types.transaction import AccessList, Authorization, recover_authority
@@ -82,7 +82,7 @@ MAX_REFUND_QUOTIENT: Final = 5
 
 _Entry = TypeVar("_Entry")
 
-_NODE_FAULTS: Final = (MissingTrieNodeError, ExecutionStoppedError, MemoryError, RecursionError)
+_NODE_FAULTS: Final = (StateReadError, ExecutionStoppedError, MemoryError, RecursionError)
 """This node lacks state, time, memory or stack depth; the transaction is not at fault."""
 
 _UNLIMITED_TICKS: Final = 2**63

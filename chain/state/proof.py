@@ -61,5 +61,5 @@ class ProvenState:
         """
         try:
             return get_storage(self._nodes, self._state_root, address, slot)
-        except (trie.MissingTrieNodeError, IndexError, ValueError) as error:
+        except (trie.StateReadError, IndexError, ValueError) as error:
             raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, "state proof") from error

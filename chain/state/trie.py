@@ -25,7 +25,11 @@ _EMPTY: Final = b"\x80"
 """The encoding of a missing child, and of a missing value."""
 
 
-class MissingTrieNodeError(Exception):
+class StateReadError(Exception):
+    """This node cannot read the state, which says nothing about the block or call that needs it."""
+
+
+class MissingTrieNodeError(StateReadError):
     """A trie node is not in the database, so this node does not hold the state."""
 
     def __init__(self, node_hash: bytes) -> None:

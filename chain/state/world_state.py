@@ -4,7 +4,8 @@ The EVM changes this overlay in memory. `compute_delta` turns it into a new stat
 nodes to store.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
 
@@ -39,8 +40,9 @@ def get_account(database: ReadableDatabase, state_root: Hash32, address: Address
     Raises:
         MissingTrieNodeError: The state is not in the database.
     """
-    data = trie.get(database.get, state_root, keccak256(address))
-    return decode_account(data) if data else None
+    with _reading():
+        data = trie.get(database.get, state_root, keccak256(address))
+        return decode_account(data) if data else None
 
 
 def get_storage(database: ReadableDatabase, state_root: Hash32, address: Address, slot: int) -> int:
@@ -69,16 +71,29 @@ def _read_storage(database: ReadableDatabase, storage_root: Hash32, slot: int) -
     if storage_root == EMPTY_TRIE_ROOT:
         return 0
     key = keccak256(slot.to_bytes(32, "big"))
-    return decode_storage_value(trie.get(database.get, storage_root, key))
+    with _reading():
+        return decode_storage_value(trie.get(database.get, storage_root, key))
 
 
 def _read_code(database: ReadableDatabase, code_hash: Hash32) -> bytes:
     if code_hash == EMPTY_CODE_HASH:
         return b""
-    code = database.get(code_hash)
+    with _reading():
+        code = database.get(code_hash)
     if code is None:
         raise trie.MissingTrieNodeError(code_hash)
     return code
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Tell an error of the database, or damage in it, from all errors that a contract can cause."""
+    try:
+        yield
+    except trie.StateReadError:
+        raise
+    except Exception as error:
+        raise trie.StateReadError(f"the state cannot be read: {error!r}") from error
 
 
 class WorldState:

@@ -191,6 +191,11 @@ class TrainingIndex:
         rows = self._store.training_rows(_REWARD + _encode_id(task_id))
         return {Address(account): int.from_bytes(amount, "big") for account, amount in rows}
 
+    def has_more_rewards(self, task_id: TaskId, count: int) -> bool:
+        """Whether more than `count` accounts have earned something in rounds of a task."""
+        prefix = _REWARD + _encode_id(task_id)
+        return len(self._store.training_rows(prefix, limit=count + 1)) > count
+
     def reward(self, task_id: TaskId, account: Address) -> int:
         """What one account has earned in all rounds of a task."""
         value = self._store.training_row(_reward_key(task_id, account))

@@ -22,6 +22,7 @@ from chain.training.result_vote import (
 from node.chain.training_index import TrainingIndex
 from node.training.content import Content, get_integer
 from node.training.gradients import Gradients
+from node.training.reward_trees import RewardTrees
 from node.training.rows import TaskRows
 from node.training.states import TrainingStates
 from node.training.turns import Turn
@@ -38,10 +39,6 @@ MAX_LOSS: Final = 2**53 - 1
 
 EVALUATION_TRIES: Final = 2
 """After so many failures of a worker a model is not evaluated; the result needs no evaluation."""
-
-TREES_LIMIT: Final = 1
-"""The most trees of rewards that are built at once. A tree takes 20 us and 1 kB for each account
-that its task has paid."""
 
 _log = structlog.get_logger("node.training")
 
@@ -67,12 +64,13 @@ class Results:
         self._states = states
         self._rows = rows
         self._verifier = verifier
-        self._trees = trio.CapacityLimiter(TREES_LIMIT)
+        self._trees = RewardTrees(index)
 
     async def compute(self, task: ServedTask, attempt: Attempt) -> None:
         """Have the accepted gradients aggregated and the next state stored.
 
         Raises:
+            WorkOverError: The attempt ended.
             UnavailableError: An accepted gradient cannot be fetched yet.
             WorkerFailedError: The worker did not finish.
             WorkerRefusedError: The worker refused a file.
@@ -98,12 +96,17 @@ class Results:
                 model_root=part_ids[0],
             )
 
-        vote = await trio.to_thread.run_sync(build, limiter=self._trees)
+        is_wanted = partial(self._gradients.is_in_progress, attempt.id)
+        vote = await self._trees.build(task.task_id, is_wanted, build)
         work.results = {attempt.ballot_number: vote}
         work.checks = keep_checks(work.checks, history.ended, round_number)
 
     async def compute_payment(self, task: ServedTask, attempt: Attempt) -> None:
-        """Replace the result of a last ballot, which no quorum shares, by one that only pays."""
+        """Replace the result of a last ballot, which no quorum shares, by one that only pays.
+
+        Raises:
+            WorkOverError: The attempt ended.
+        """
         outcome = await self._compute_outcome(task, attempt)
 
         def build() -> ResultVote:
@@ -112,7 +115,8 @@ class Results:
             earned = self._index.rewards(task.task_id)
             return build_payment_vote(task.task_id, earned, outcome, self._chain_id)
 
-        vote = await trio.to_thread.run_sync(build, limiter=self._trees)
+        is_wanted = partial(self._gradients.is_in_progress, attempt.id)
+        vote = await self._trees.build(task.task_id, is_wanted, build)
         task.work.results = {attempt.ballot_number: vote}
 
     async def _compute_outcome(self, task: ServedTask, attempt: Attempt) -> RoundOutcome:

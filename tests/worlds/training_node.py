@@ -185,6 +185,9 @@ class FakeChain:
     def rewards(self, _task_id: TaskId) -> dict[Address, int]:
         return self.earned
 
+    def has_more_rewards(self, _task_id: TaskId, count: int) -> bool:
+        return len(self.earned) > count
+
     def head_number(self) -> BlockNumber:
         return BlockNumber(self.head)
 

@@ -124,6 +124,8 @@ def test_rewards_of_all_rounds_are_added_up_by_account() -> None:
     assert rewards == expected
     assert list(rewards) == sorted(expected)
     assert world.index.reward(TASK, miners[0]) == price
+    assert world.index.has_more_rewards(TASK, len(expected) - 1)
+    assert not world.index.has_more_rewards(TASK, len(expected))
     assert world.index.reward(TASK, make_address(1)) == 0
 
 

@@ -382,7 +382,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         view
         returns (bool)
     {
-        if (!_isActive(taskId)) return true;
+        if (!_isActive(taskId) && !seat.hasDisplaced) return true;
         if (progress.isOpen) {
             return !seat.hasDisplaced && LEDGER.phase(taskId) == IGradientLedger.Phase.Commitment;
         }

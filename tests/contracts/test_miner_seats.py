@@ -412,6 +412,27 @@ def test_newcomer_that_has_displaced_a_seat_owes_an_attempt() -> None:
     assert refusal(world.leave, TREASURY) == about("SeatsAttemptOwed", TREASURY)
 
 
+def test_newcomer_to_a_paused_task_does_not_displace_a_seat_and_leave() -> None:
+    world = new_world()
+    world.submit(budget=20 * BUDGET)
+    world.ready()
+    for miner in MINERS[:2]:
+        world.register(miner, 4)
+    world.advance()
+    world.mine(1, 1)
+    for _ in range(SEAT_ATTEMPTS):
+        play(world, *MINERS[:2], units=4)
+    while world.money.status is TaskStatus.ACTIVE:
+        for miner in MINERS[:2]:
+            world.commit(miner, 4)
+        world.judge()
+        world.settle(world.agree(empty_result(ResultKind.VOID)))
+        world.mine(1, 1)
+    assert world.money.status is TaskStatus.PAUSED
+    world.register(MINERS[2], 4, [MINERS[0]])
+    assert refusal(world.leave, MINERS[2]) == about("SeatsAttemptOwed", MINERS[2])
+
+
 def test_miner_that_leaves_finishes_the_attempt_but_not_the_next(started: World) -> None:
     assert started.leave(MINERS[0]).events == (MinerLeft(started.task, MINERS[0]),)
     assert started.round.expected_commitments == 2

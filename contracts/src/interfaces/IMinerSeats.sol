@@ -89,8 +89,8 @@ interface IMinerSeats {
     function register(uint256 taskId, uint32 units, address[] calldata displaced) external;
 
     /// @notice Leave the task at the end of the attempt in progress. Reverts before the seat has taken part
-    /// in an attempt, unless the task is not active, opened none for 256 blocks, or has one in its commitment
-    /// phase and no seat was displaced for this one.
+    /// in an attempt, unless the task opened none for 256 blocks, or no seat was displaced for this one and the
+    /// task is not active or has an attempt in its commitment phase.
     function leave(uint256 taskId) external;
 
     /// @notice Pay the caller what is left of both its bonds. The caller's seat must have ended, or the task

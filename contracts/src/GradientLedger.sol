@@ -147,7 +147,7 @@ contract GradientLedger is IGradientLedger {
             !training.open || round != training.round || attempt != training.attempt
                 || ballot != training.ballot
         ) _revertWrongRound(training);
-        if (current == Phase.Waiting || current == Phase.Commitment || training.commitmentCount == 0) {
+        if (current == Phase.Waiting || training.verdictBlock == 0) {
             revert LedgerWrongPhase(taskId, current);
         }
         Ballot storage record = _ballots[taskId][training.ballotNumber % RING];
@@ -248,6 +248,10 @@ contract GradientLedger is IGradientLedger {
         if (current != Phase.Stalled) revert LedgerWrongPhase(taskId, current);
 
         bool isEmpty = training.commitmentCount == 0;
+        if (!isEmpty && training.verdictBlock == 0) {
+            _startVerdicts(training);
+            return;
+        }
         if (!isEmpty) emit BallotFailed(taskId, training.round, training.attempt, training.ballot);
         if (isEmpty || training.ballot + 1 == MAX_BALLOTS) _voidAttempt(taskId, training, 0);
         else _nextBallot(training);
@@ -286,10 +290,10 @@ contract GradientLedger is IGradientLedger {
         round.committedUnits = training.committedUnits;
         round.verdictCount = uint32(_countBits(_timelyVoters(taskId, training)));
         round.resultCount = uint32(_countBits(training.resultVoters));
-        if (!_areCommitmentsOver(training) || training.commitmentCount == 0) return round;
-        (round.verdictBlock, round.verdictTime) = _verdictStart(training);
-        if (!_areVerdictsOver(training) || _isShortOfVerdicts(taskId, training)) return round;
-        (round.resultBlock, round.resultTime) = _resultStart(training);
+        if (training.verdictBlock == 0) return round;
+        (round.verdictBlock, round.verdictTime) = (training.verdictBlock, training.verdictTime);
+        if (training.resultBlock == 0 || !_areVerdictsOver(training)) return round;
+        (round.resultBlock, round.resultTime) = (training.resultBlock, training.resultTime);
     }
 
     function progressOf(uint256 taskId) external view returns (Progress memory progress) {
@@ -365,8 +369,7 @@ contract GradientLedger is IGradientLedger {
     function _nextBallot(Training storage training) private {
         ++training.ballot;
         ++training.ballotNumber;
-        training.verdictBlock = uint64(block.number);
-        training.verdictTime = uint64(block.timestamp);
+        _startVerdicts(training);
         _clearResults(training);
     }
 
@@ -380,6 +383,13 @@ contract GradientLedger is IGradientLedger {
         _endAttempt(taskId, training);
         REGISTRY.settleReservation(taskId, payout, isEmpty);
         _goOn(taskId, training);
+    }
+
+    /// @dev A verdict phase begins in the block of a call. So miners, who reveal once commitments are over in a
+    /// final block, have all its least blocks, also if blocks come slowly or an earlier phase had many.
+    function _startVerdicts(Training storage training) private {
+        training.verdictBlock = uint64(block.number);
+        training.verdictTime = uint64(block.timestamp);
     }
 
     function _endAttempt(uint256 taskId, Training storage training) private {
@@ -440,22 +450,28 @@ contract GradientLedger is IGradientLedger {
                 training.commitSeconds,
                 training.floorBlocks
             );
-        } else if (training.commitmentCount == 0) {
+        } else if (training.verdictBlock == 0) {
+            // No more commitments come. `advanceRound` voids an attempt that has none, or else begins
+            // the verdict phase.
             moment.phase = Phase.Stalled;
         } else if (!_areVerdictsOver(training)) {
-            (uint64 startBlock, uint64 startTime) = _verdictStart(training);
             moment = Moment(
-                Phase.Verdict, startBlock, startTime, training.verdictSeconds, training.floorBlocks
+                Phase.Verdict,
+                training.verdictBlock,
+                training.verdictTime,
+                training.verdictSeconds,
+                training.floorBlocks
             );
         } else if (training.quorumVote != 0) {
             // A ballot that failed has nothing to settle.
             moment.phase =
                 training.quorumKind == ResultKind.Failed ? Phase.Stalled : Phase.Settleable;
-        } else if (training.resultBlock == 0 && _isShortOfVerdicts(taskId, training)) {
+        } else if (training.resultBlock == 0) {
+            // No quorum of timely verdicts has set the end of the phase.
             moment.phase = Phase.Stalled;
         } else {
             uint32 length = training.resultSeconds;
-            (uint64 startBlock, uint64 startTime) = _resultStart(training);
+            (uint64 startBlock, uint64 startTime) = (training.resultBlock, training.resultTime);
             uint32 floor = training.floorBlocks;
             moment = Moment(Phase.Result, startBlock, startTime, length, floor);
             if (!_isOver(startBlock, startTime, length, floor)) return moment;
@@ -465,10 +481,6 @@ contract GradientLedger is IGradientLedger {
             }
             moment = Moment(Phase.Stalled, 0, 0, 0, 0);
         }
-    }
-
-    function _isShortOfVerdicts(uint256 taskId, Training storage training) private view returns (bool) {
-        return _countBits(_timelyVoters(taskId, training)) < VALIDATORS.quorumOf(_judges(taskId, training));
     }
 
     /// @dev The version of the validator set that judges the ballot in progress.
@@ -493,20 +505,9 @@ contract GradientLedger is IGradientLedger {
         if (training.resultBlock != 0) {
             return block.number >= training.resultBlock && block.timestamp >= training.resultTime;
         }
-        (uint64 startBlock, uint64 startTime) = _verdictStart(training);
-        return _isOver(startBlock, startTime, training.verdictSeconds, training.floorBlocks);
-    }
-
-    /// @dev A phase that ran to its deadline ends exactly then, no matter when a transaction comes.
-    function _verdictStart(Training storage training) private view returns (uint64, uint64) {
-        if (training.verdictBlock != 0) return (training.verdictBlock, training.verdictTime);
-        return (training.openBlock + training.floorBlocks, training.openTime + training.commitSeconds);
-    }
-
-    function _resultStart(Training storage training) private view returns (uint64, uint64) {
-        if (training.resultBlock != 0) return (training.resultBlock, training.resultTime);
-        (uint64 startBlock, uint64 startTime) = _verdictStart(training);
-        return (startBlock + training.floorBlocks, startTime + training.verdictSeconds);
+        return _isOver(
+            training.verdictBlock, training.verdictTime, training.verdictSeconds, training.floorBlocks
+        );
     }
 
     function _isOver(uint64 startBlock, uint64 startTime, uint32 length, uint32 floor)
@@ -525,9 +526,7 @@ contract GradientLedger is IGradientLedger {
     // ---- inside: commitments
 
     function _endCommitmentsIfComplete(Training storage training) private {
-        if (training.commitmentCount != training.expectedCommitments) return;
-        training.verdictBlock = uint64(block.number);
-        training.verdictTime = uint64(block.timestamp);
+        if (training.commitmentCount == training.expectedCommitments) _startVerdicts(training);
     }
 
     function _payOf(Training storage training, uint32 units) private view returns (uint256) {
@@ -582,7 +581,7 @@ contract GradientLedger is IGradientLedger {
         uint64 endTime = uint64(block.timestamp);
         if (votes != count && _recentVoters(taskId, record) & ~record.timely != 0) {
             if (votes > quorum) return; // the quorum's verdict has set the end
-            (uint64 startBlock, uint64 startTime) = _verdictStart(training);
+            (uint64 startBlock, uint64 startTime) = (training.verdictBlock, training.verdictTime);
             uint64 wait = (endBlock - startBlock + 3) / 4;
             if (wait < graceBlocks) wait = graceBlocks;
             // Up to f proposers in a row may leave verdicts out; the next one, still before the end,

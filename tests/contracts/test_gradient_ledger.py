@@ -41,6 +41,7 @@ from tests.worlds.contracts import (
     FLOOR,
     GRACE,
     MINERS,
+    MISSING,
     OK,
     OPERATORS,
     POT,
@@ -184,15 +185,31 @@ def test_a_phase_lasts_until_both_its_seconds_and_its_blocks_have_passed(started
     started.at(end.block_number + 1000, end.timestamp - 1)
     assert started.phase is Phase.COMMITMENT
     started.at(end.block_number, end.timestamp)
+    assert started.phase is Phase.STALLED
+    assert refusal(started.commit, MINERS[1]) == wrong_phase(Phase.STALLED)
+    assert started.advance().events == ()
     assert started.phase is Phase.VERDICT
-    assert refusal(started.commit, MINERS[1]) == wrong_phase(Phase.VERDICT)
-    # The phase ended at its deadline, no matter when a call noticed that.
-    started.mine(1, 5)
+
+
+def test_verdicts_begin_with_a_call_and_have_all_their_blocks(started: World) -> None:
+    # Commitments ended by their deadline, long ago and many blocks after they had begun. Verdicts
+    # began then, too. So they were over with the next block, before honest miners could reveal,
+    # and these were fined.
+    started.commit(MINERS[0])
+    started.mine(100, TERMS.commit_seconds + 30)
+    assert refusal(started.verdict, OPERATORS[0], (MISSING,)) == wrong_phase(Phase.STALLED)
     state = started.round
-    assert (state.verdict_block, state.verdict_time) == (end.block_number, end.timestamp)
-    assert deadline(started) == Deadline(
-        end.block_number + FLOOR, end.timestamp + TERMS.verdict_seconds
-    )
+    assert (started.phase, deadline(started)) == (Phase.STALLED, Deadline(0, 0))
+    assert (state.verdict_block, state.verdict_time) == (0, 0)
+    assert started.advance().events == ()
+    state = started.round
+    assert (state.ballot, state.ballot_number) == (0, 1)
+    assert (state.verdict_block, state.verdict_time) == (started.number, started.timestamp)
+    assert refusal(started.advance) == wrong_phase(Phase.VERDICT)
+    end = Deadline(started.number + FLOOR, started.timestamp + TERMS.verdict_seconds)
+    assert deadline(started) == end
+    started.at(end.block_number - 1, end.timestamp + 1000)
+    assert started.phase is Phase.VERDICT
 
 
 def test_a_commitment_is_refused_twice_and_for_units_it_does_not_have(started: World) -> None:
@@ -286,6 +303,7 @@ def test_a_verdict_has_four_bits_a_commitment_and_zero_padding(started: World) -
 def test_padding_of_an_odd_number_of_verdicts_is_zero(started: World) -> None:
     started.commit(MINERS[0])
     started.pass_phase()
+    started.advance()
     assert refusal(started.verdict, OPERATORS[0], (OK, CHEAT)) == ContractError(
         "LedgerInvalidVerdicts", (1, 1)
     )
@@ -758,6 +776,7 @@ def test_commitments_have_blocks_for_each_liar_to_leave_them_out(count: int, flo
     assert world.phase is Phase.COMMITMENT
     world.commit(MINERS[0])
     world.mine(1)
+    world.advance()
     assert deadline(world).block_number == opened + 2 * floor
     assert world.phase is Phase.VERDICT
 
@@ -822,13 +841,11 @@ def test_nothing_advances_while_a_phase_is_running(started: World) -> None:
     assert refusal(started.advance) == wrong_phase(Phase.WAITING)
 
 
-def test_passing_every_deadline_at_once_opens_one_more_ballot(started: World) -> None:
-    """Every deadline has passed after the chain stood still for a week."""
+def test_a_chain_that_stood_still_costs_no_ballot_before_verdicts(started: World) -> None:
     started.commit(MINERS[0])
     started.mine(100, 7 * 86_400)
-    assert started.phase is Phase.STALLED
     started.advance()
-    assert (started.phase, started.round.ballot) == (Phase.VERDICT, 1)
+    assert (started.phase, started.round.ballot) == (Phase.VERDICT, 0)
     started.judge((OK,))
     assert started.settle(started.agree(result(accepted_units=2))).events
 

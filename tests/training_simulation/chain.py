@@ -212,8 +212,12 @@ class KnownPhase:
 
     def holds_at(self, moment: tuple[int, int], history: TaskHistory) -> bool:
         """Whether it is the answer at another moment, too, if the task has no event meanwhile."""
-        if moment == self.moment or self.phase in ENDLESS:
+        if moment == self.moment:
             return True
+        if self.phase in ENDLESS:
+            # The call with which verdicts begin has no event.
+            attempt = history.attempt
+            return self.phase is not Phase.STALLED or attempt is None or not attempt.commitments
         if may_end_early(history):
             return False
         number, timestamp = moment

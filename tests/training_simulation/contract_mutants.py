@@ -239,13 +239,10 @@ CONTRACT_MUTANTS: Final = {
         (
             (
                 (
-                    "        training.verdictTime = uint64(block.timestamp);\n"
+                    "        _startVerdicts(training);\n"
                     "        _clearResults(training);\n    }\n\n    function _voidAttempt"
                 ),
-                (
-                    "        training.verdictTime = uint64(block.timestamp);\n"
-                    "    }\n\n    function _voidAttempt"
-                ),
+                "        _startVerdicts(training);\n    }\n\n    function _voidAttempt",
             ),
         ),
     ),

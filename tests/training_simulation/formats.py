@@ -319,7 +319,8 @@ def compute_attempt_seconds(spec: TaskSpec, n: int, floor: int, empty_block_ms: 
     vote = last(max(floor, 2 * (compute_max_faulty(n) + 1)))
     commit = max(spec.phases.commit_seconds, vote)
     verdict, result = max(spec.phases.verdict_seconds, vote), max(spec.phases.result_seconds, vote)
-    return commit + 3 * (verdict + result + last(2 * n)) + result
+    turns = last(2 * n)
+    return commit + turns + 3 * (verdict + result + turns) + result
 
 
 def compute_answer_pay() -> int:

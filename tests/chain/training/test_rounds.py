@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+from chain.contracts import gradient_ledger
 from chain.contracts.gradient_ledger import Deadline, ResultKind, ResultVote
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import ZERO_HASH, BlockNumber
@@ -23,9 +24,12 @@ from chain.training.rounds import (
     PrepareContent,
     RestoreState,
     SettleRound,
+    compute_late_blocks,
     is_evaluated,
+    is_late,
     list_duties,
 )
+from tests.worlds.contracts import MINERS, TERMS, World, new_world_with_floor
 from tests.worlds.training import (
     GENESIS_SET,
     OPEN_LEASE,
@@ -168,6 +172,41 @@ def test_late_in_the_phase_only_what_is_not_held_is_missing() -> None:
 
     assert early == few_blocks == (CheckGradients((1, 2)),)
     assert late == (CheckGradients((1, 2)), PostVerdict((OK, GONE, Verdict.UNCHECKED)))
+
+
+def is_late_in(world: World) -> bool:
+    """What a validator with this head finds, a second less than a verdict phase after its block."""
+    phases = replace(SPEC.phases, verdict_seconds=TERMS.verdict_seconds)
+    head, began = world.number, world.timestamp
+    now = began + TERMS.verdict_seconds - 1
+    world.at(head + 1, now)
+    deadline = world.read(gradient_ledger.deadline(world.task))
+    seen = PhaseView(
+        world.phase,
+        deadline,
+        compute_late_blocks(8, 1),
+        BlockNumber(head),
+        BlockNumber(head),
+    )
+    world.at(head, began)
+    return is_late(replace(SPEC, phases=phases), seen, now)
+
+
+def test_no_verdict_is_late_before_miners_had_blocks_to_reveal_in() -> None:
+    # One miner is silent, so commitments end by their deadline; they had 50 blocks. Validators said
+    # "missing" before any block was final after which an honest miner may reveal its gradient.
+    world = new_world_with_floor(8)
+    world.start_round()
+    world.commit(MINERS[0])
+    world.mine(50, TERMS.commit_seconds - 1)
+    assert not is_late_in(world)
+    world.mine(1, 1)
+    world.advance()
+    late = [is_late_in(world)]
+    for _ in range(5):
+        world.mine(1)
+        late.append(is_late_in(world))
+    assert late == [False] * 5 + [True]
 
 
 def test_a_verdict_is_posted_once() -> None:

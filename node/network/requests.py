@@ -20,6 +20,7 @@ from node.network.protocols.blobs import BlobExchange
 from node.network.protocols.state import TaskRecord
 from node.network.sessions import Sessions
 from node.network.stream import FrameStream, PeerId, StreamClosedError, UnreachablePeerError
+from node.network.wire import MAX_BLOB_BYTES
 
 REQUEST_SECONDS: Final = 30.0
 """How long an answer, of at most 8 MiB, may take."""
@@ -208,15 +209,23 @@ class PeerRequests:
             return False
 
     async def fetch_blob(
-        self, content_id: Hash32, *, is_urgent: bool = False, task_id: TaskId | None = None
+        self,
+        content_id: Hash32,
+        size_limit: int = MAX_BLOB_BYTES,
+        *,
+        is_urgent: bool = False,
+        task_id: TaskId | None = None,
     ) -> None:
         """Fetch a blob into the blob store from any peers that hold it, unless it is there.
+
+        Nothing is reserved or fetched of one with more than `size_limit` bytes.
 
         One that a live round needs is urgent: it waits for no blob of a new task. The places for
         fetches are shared among the tasks that need blobs.
 
         Raises:
-            BlobUnavailableError: Some chunks are missing; the others are kept for the next try.
+            BlobUnavailableError: Some chunks are missing; the others are kept for the next try. Or
+                the blob is too large.
             OperatorError: The disk fails, or the quota is used up.
         """
         await self._blobs.fetch(
@@ -224,6 +233,7 @@ class PeerRequests:
             self.slow_peers.sort(self._sessions.list_preferred(content_id)),
             self._sessions.open_stream,
             self._sessions.report_fault,
+            size_limit=size_limit,
             is_urgent=is_urgent,
             task_id=task_id,
         )

@@ -59,8 +59,11 @@ BLOCK_FRAME_LIMIT_BYTES: Final = BLOCK_LIMIT_BYTES + CERTIFICATE_LIMIT_BYTES + 6
 REQUEST_FRAME_LIMIT_BYTES: Final = 256
 """A request names a range or a content id."""
 
+MAX_BLOB_BYTES: Final = MAX_CHUNKS * CHUNK_BYTES
+"""The size of the largest blob, 16 GiB."""
+
 MANIFEST_FRAME_LIMIT_BYTES: Final = 32 * MAX_CHUNKS + 64
-"""The chunk hashes of the largest blob, 16 GiB, and its size."""
+"""The chunk hashes of the largest blob, and its size."""
 
 CHUNK_FRAME_LIMIT_BYTES: Final = 1 + CHUNK_BYTES
 """A chunk after its marker byte."""

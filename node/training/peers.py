@@ -46,19 +46,19 @@ class TrainingPeers:
     ) -> bool:
         """Fetch a blob for a task; False if no peer has it or it exceeds `size_limit`."""
         try:
-            await self._requests.fetch_blob(content_id, is_urgent=is_urgent, task_id=task_id)
+            await self._requests.fetch_blob(
+                content_id, size_limit, is_urgent=is_urgent, task_id=task_id
+            )
         except BlobUnavailableError:
             return False
         except BlobQuotaError as error:
             _log.warning("fetched blob refused", reason=str(error))
             return False
         try:
-            is_too_large = self._blobs.size_bytes(content_id) > size_limit
+            # A larger one was fetched for another task, which keeps it.
+            return self._blobs.size_bytes(content_id) <= size_limit
         except KeyError:  # collected meanwhile
             return False
-        if is_too_large:
-            self._blobs.delete(content_id)
-        return not is_too_large
 
     async def fetch_reveals(self, attempt_id: AttemptId) -> Sequence[Reveal]:
         """The reveals of an attempt that connected peers hold, unverified and with duplicates.

@@ -138,6 +138,8 @@ class BlobFetch:
         self,
         content_id: Hash32,
         *,
+        size_limit: int,
+        note_size: Callable[[int], None],
         store: DownloadStore,
         threads: trio.CapacityLimiter,
         metrics: NetworkMetrics,
@@ -150,6 +152,8 @@ class BlobFetch:
 
         Args:
             content_id: the blob.
+            size_limit: the most bytes that it may have.
+            note_size: is told how many it has.
             store: takes the chunks.
             threads: limits the threads that hash and write chunks.
             metrics: counts chunks.
@@ -159,6 +163,8 @@ class BlobFetch:
             place: counts the verified bytes and knows the holders.
         """
         self._content_id = content_id
+        self._size_limit = size_limit
+        self._note_size = note_size
         self._store = store
         self._threads = threads
         self._metrics = metrics
@@ -306,6 +312,10 @@ class BlobFetch:
         if not frame:
             raise StreamClosedError("the peer does not hold the blob any more")
         manifest = decode_manifest(frame, self._content_id)
+        self._note_size(manifest.size_bytes)
+        if manifest.size_bytes > self._size_limit:
+            # Whoever named it is at fault, and not this peer.
+            raise StreamClosedError(f"the blob has {manifest.size_bytes} bytes")
         if self._manifest is None:
             self._manifest = manifest
             self._notify()

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final, Protocol, TypeVar
 
 import trio
+from cachetools import LRUCache
 
 from chain.hexadecimal import to_hex
 from chain.primitives import Address, Hash32, TaskId
@@ -25,6 +26,7 @@ from node.network.protocols.blob_fetch import (
 from node.network.slow_peers import SlowPeers
 from node.network.stream import FrameStream, PeerId, StreamClosedError
 from node.network.wire import (
+    MAX_BLOB_BYTES,
     REQUEST_FRAME_LIMIT_BYTES,
     RequestChunks,
     RequestHave,
@@ -54,6 +56,9 @@ URGENT_FETCH_LIMIT: Final = 32
 
 FETCH_THREADS: Final = 4
 """Threads that read, hash and write chunks; they are not those that run the EVM."""
+
+KNOWN_SIZES: Final = 4_096
+"""The most blobs of which the size is remembered; of another one a manifest is asked again."""
 
 OpenPeerStream = Callable[[PeerId, str], Awaitable[FrameStream]]
 """Opens a stream of a protocol to a peer, or raises UnreachablePeerError."""
@@ -96,6 +101,8 @@ class BlobExchange:
         self._places = FetchPlaces(FETCH_LIMIT)
         self._urgent_places = FetchPlaces(URGENT_FETCH_LIMIT)
         self._fetching: dict[Hash32, _Running] = {}
+        self._sizes: LRUCache[Hash32, int] = LRUCache(KNOWN_SIZES)
+        """The sizes that manifests told."""
 
     async def serve(self, stream: FrameStream, validator: Address | None) -> None:
         """Answer the requests of a peer until it closes the stream.
@@ -151,6 +158,7 @@ class BlobExchange:
         open_stream: OpenPeerStream,
         on_fault: OnFault,
         *,
+        size_limit: int = MAX_BLOB_BYTES,
         is_urgent: bool = False,
         task_id: TaskId | None = None,
     ) -> None:
@@ -161,12 +169,16 @@ class BlobExchange:
             peers: the peers to ask, in order of preference.
             open_stream: opens a stream to one of them, or raises UnreachablePeerError.
             on_fault: is told of a peer that sent wrong data.
+            size_limit: the most bytes that it may have.
             is_urgent: whether a live round needs it.
             task_id: the task that needs it; None if that is not known.
 
         Raises:
-            BlobUnavailableError: Some chunks are missing; the others are kept.
+            BlobUnavailableError: Some chunks are missing; the others are kept. Or it is too large.
         """
+        # A miner may commit to what another task has as content, which is not to be disturbed then.
+        if self._sizes.get(content_id, 0) > size_limit:
+            raise BlobUnavailableError(f"{to_hex(content_id)} has more than {size_limit} bytes")
         while (running := self._fetching.get(content_id)) is not None:
             if is_urgent and not running.is_urgent:
                 # Any task may name the blobs of another, and its fetch may wait for long.
@@ -180,6 +192,8 @@ class BlobExchange:
                     if not await self.in_thread(partial(self.store.has, content_id)):
                         fetch = BlobFetch(
                             content_id,
+                            size_limit=size_limit,
+                            note_size=partial(self._sizes.__setitem__, content_id),
                             store=self.store,
                             threads=self._threads,
                             metrics=self.metrics,

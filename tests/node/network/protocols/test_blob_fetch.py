@@ -83,6 +83,7 @@ class World:
         *,
         is_urgent: bool = True,
         task: int = 1,
+        size_limit: int = wire.MAX_BLOB_BYTES,
     ) -> float:
         """Fetch the blob from these peers, and return the seconds that it took."""
         start = trio.current_time()
@@ -106,6 +107,7 @@ class World:
                     [PeerId(name) for name in peers],
                     open_stream,
                     lambda *fault: pytest.fail(str(fault)),
+                    size_limit=size_limit,
                     is_urgent=is_urgent,
                     task_id=TaskId(task),
                 )
@@ -231,3 +233,21 @@ async def test_fetch_that_a_live_round_needs_waits_for_no_place_of_new_content(
             await trio.sleep(0.1)
         assert await world.fetch({"holder": world.hold}) == 0
         nursery.cancel_scope.cancel()
+
+
+async def test_blob_larger_than_wanted_reserves_nothing_and_is_left_to_others(
+    world: World,
+) -> None:
+    """A miner may commit to another task's content, or to hashes of gigabytes that nobody has."""
+    with pytest.raises(BlobUnavailableError):
+        await world.fetch({"holder": world.hold}, size_limit=1_000)
+    assert isinstance(world.own.store, BlobStore)
+    assert world.own.store.used_bytes() == 0
+    with pytest.raises(BlobUnavailableError, match="more than 1000 bytes"):
+        await world.fetch({}, size_limit=1_000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.try_fetch, {"holder": world.drip(1)})
+        await trio.sleep(0.1)
+        with pytest.raises(BlobUnavailableError, match="more than 1000 bytes"):
+            await world.fetch({"holder": world.hold}, is_urgent=True, size_limit=1_000)
+    assert world.own.store.has(world.wanted)

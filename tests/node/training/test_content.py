@@ -9,8 +9,8 @@ import trio
 from trio.testing import MockClock
 
 from chain.crypto import content_id
-from chain.primitives import TaskId
-from node.training.content import Content, Need
+from chain.primitives import Hash32, TaskId
+from node.training.content import INTACT_SECONDS, Content, Need
 from node.training.work import UnavailableError
 from node.training.worker_pool import WorkerRefusedError
 from tests.worlds.training_node import (
@@ -126,3 +126,27 @@ class NoAnswer:
     async def fetch_blob(self, *_: object, **__: object) -> bool:
         await trio.sleep_forever()
         raise AssertionError
+
+
+async def test_blob_that_was_just_found_intact_is_not_read_again(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each false gradient has the rows of its task checked, which may be gigabytes."""
+    node = Node(tmp_path, judging(1))
+    content = Content(node.blobs, node.peers, tmp_path)
+    blob_id = content_id(WEIGHTS)
+    node.blobs.put(WEIGHTS)
+    read: list[int] = []
+    chunk = node.blobs.chunk
+
+    def count(found: Hash32, index: int) -> bytes:
+        read.append(index)
+        return chunk(found, index)
+
+    monkeypatch.setattr(node.blobs, "chunk", count)
+    for _ in range(3):
+        await content.check_intact([blob_id])
+    assert read == [0]
+    await trio.sleep(INTACT_SECONDS)
+    await content.check_intact([blob_id])
+    assert read == [0, 0]

@@ -240,7 +240,8 @@ class TrainingHost:
 
     async def _count_promises(self) -> None:
         """Count the tasks that this validator was ready for before it started."""
-        for task_id in await trio.to_thread.run_sync(self._list_paid):
+        now = self._clock.now_ms() // 1000
+        for task_id in await trio.to_thread.run_sync(self._list_paid, now):
             history = self._index.history(task_id)
             spec = None if history is None else self._index.spec(history)
             if history is not None and spec is not None and self._is_ready(history):
@@ -250,9 +251,8 @@ class TrainingHost:
                     self._capacity.promise(history.task_id, compute_promise(spec))
             await trio.lowlevel.checkpoint()
 
-    def _list_paid(self) -> list[TaskId]:
-        """The open tasks, and the closed ones that still pay for disk."""
-        now = self._clock.now_ms() // 1000
+    def _list_paid(self, now: int) -> list[TaskId]:
+        """The open tasks, and the closed ones that still pay for disk at the time `now`."""
         closed = self._index.closed_tasks(BlockNumber(0))
         paid = (each.task_id for each in closed if each.timestamp + KEPT_SECONDS > now)
         return [*self._index.open_tasks(), *paid]

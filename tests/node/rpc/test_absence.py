@@ -18,6 +18,7 @@ def test_receipt_of_an_absent_miner_shows_its_fine(tmp_path: Path) -> None:
     chain.finalize(chain.call(ANN, commit))
     for _ in range(SPEC.phases.commit_seconds // 2 + 2):
         chain.finalize()
+    chain.finalize(chain.call(OPERATORS[0], gradient_ledger.advance_round(TASK)))
     verdicts = gradient_ledger.post_verdict(TASK, 0, 0, 0, encode_verdicts([Verdict.OK]))
     chain.finalize(*(chain.call(each, verdicts) for each in OPERATORS))
     chain.finalize()

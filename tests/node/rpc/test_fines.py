@@ -111,6 +111,7 @@ def test_absences_are_shown_in_attempts_rounds_and_receipts(tmp_path: Path) -> N
         commit = gradient_ledger.commit_gradient(TASK, 0, 1, 1, commitment)
         chain.finalize(chain.call(ANN, commit))
         end_commitments(chain)
+        chain.finalize(chain.call(OPERATORS[0], gradient_ledger.advance_round(TASK)))
         assert rpc.result("pot_getAttempt", TASK)["absent"] == [ben]
         in_progress = rpc.result("pot_getRound", TASK, 0)
         verdicts = encode_verdicts([Verdict.OK])

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -251,3 +252,21 @@ async def test_blob_larger_than_wanted_reserves_nothing_and_is_left_to_others(
         with pytest.raises(BlobUnavailableError, match="more than 1000 bytes"):
             await world.fetch({"holder": world.hold}, is_urgent=True, size_limit=1_000)
     assert world.own.store.has(world.wanted)
+
+
+async def test_peer_that_lies_about_the_size_keeps_nobody_from_the_blob(world: World) -> None:
+    """A content id does not fix the length of the last chunk."""
+    blob = bytes(385)
+    wanted = world.put(blob)
+    right = world.holder.store.manifest(wanted)
+
+    async def exaggerate(stream: FrameStream) -> None:
+        await stream.read_frame(1_000)
+        await stream.write_frame(b"\x01")
+        await stream.read_frame(1_000)
+        await stream.write_frame(wire.encode_manifest(replace(right, size_bytes=CHUNK_BYTES)))
+
+    with pytest.raises(BlobUnavailableError):
+        await world.fetch({"liar": exaggerate}, wanted, size_limit=len(blob))
+    await world.fetch({"holder": world.hold}, wanted, size_limit=len(blob))
+    assert world.own.store.has(wanted)

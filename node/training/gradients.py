@@ -227,7 +227,6 @@ class Gradients:
     ) -> None:
         spec, work = task.spec, task.work
         record, reveal = attempt.commitments[index], known.opened[index]
-        key = (attempt.id, index)
         header = self._build_header(task, attempt, record.miner)
         needed = [reveal.gradient_root, header.theta_root, *list_shard_ids(spec)]
         if all(self._blobs.has(content_id) for content_id in needed):
@@ -238,7 +237,8 @@ class Gradients:
         await self._content.ensure(reveal.gradient_root, payload_bytes, need)
         size = self._content.get_size(reveal.gradient_root)
         if size != payload_bytes:
-            work.checks[key] = _refuse(record.miner, f"{size} bytes instead of {payload_bytes}")
+            problem = f"{size} bytes instead of {payload_bytes}"
+            work.note_check(attempt.id, index, _refuse(record.miner, problem))
             return
         await self._announce(reveal)
         theta_bytes = FLOAT32_BYTES * header.parameter_count
@@ -256,14 +256,14 @@ class Gradients:
                 raise
             await self._content.check_intact([reveal.gradient_root, header.theta_root])
             # No other bytes open the commitment, so there is no gradient to wait for.
-            work.checks[key] = _refuse(record.miner, str(refusal))
+            work.note_check(attempt.id, index, _refuse(record.miner, str(refusal)))
             return
         tolerance_ppb = spec.verification.tolerance_ppb
         verdict = compute_verdict(measurement, tolerance_ppb)
         if verdict is not Verdict.OK:
             await self._content.check_intact(used)
         reason = None if verdict is Verdict.OK else describe_fault(measurement, tolerance_ppb)
-        work.checks[key] = CheckedGradient(verdict, measurement, reason)
+        work.note_check(attempt.id, index, CheckedGradient(verdict, measurement, reason))
         if verdict is not Verdict.OK:
             _log.warning(
                 "gradient failed the check",
@@ -331,7 +331,7 @@ class Gradients:
         """
         rows: dict[str, Mapping[str, object]] = {}
         for i, record in enumerate(attempt.commitments):
-            check = task.work.checks.get((attempt.id, i)) or CheckedGradient(
+            check = task.work.find_check(attempt.id, i) or CheckedGradient(
                 verdicts[i], reason=self._describe_lack(attempt, i)
             )
             measurement = check.measurement

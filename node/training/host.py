@@ -289,6 +289,7 @@ class TrainingHost:
             return
         work = self._work.setdefault(task_id, TaskWork())
         self._gradients.keep_reveals(KnownTask(history, work))
+        work.keep_checks(history, gives_late_verdicts=self._slashings is not None)
         is_trained = history.status is TaskStatus.ACTIVE and work.is_accepted is not False
         # The slashing of a closed task waits for blocks, as a round does.
         if is_trained or history.is_closed:
@@ -474,7 +475,7 @@ class TrainingHost:
         held: frozenset[int] = frozenset()
         result = None
         if attempt is not None and spec is not None:
-            found = (work.checks.get((attempt.id, i)) for i in range(len(attempt.commitments)))
+            found = map(work.checks.get(attempt.id, {}).get, range(len(attempt.commitments)))
             verdicts = tuple(None if check is None else check.verdict for check in found)
             if is_late:
                 held = frozenset(self._gradients.get_reveals(attempt).held)

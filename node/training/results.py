@@ -1,6 +1,5 @@
 """Computing the result of a ballot: next state, rewards and evaluation (docs/spec/training.md)."""
 
-from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -11,8 +10,7 @@ from chain.contracts.gradient_ledger import ResultKind, ResultVote
 from chain.errors import RejectionReason
 from chain.json_types import Json
 from chain.primitives import Hash32
-from chain.training.attempt import AttemptId
-from chain.training.attempt_records import Attempt, EndedMark
+from chain.training.attempt_records import Attempt
 from chain.training.history import RoundOutcome, compute_outcome
 from chain.training.result_vote import (
     build_empty_vote,
@@ -26,7 +24,7 @@ from node.training.reward_trees import RewardTrees
 from node.training.rows import TaskRows
 from node.training.states import TrainingStates
 from node.training.turns import Turn
-from node.training.work import CheckedGradient, Evaluation, NextState, ServedTask
+from node.training.work import Evaluation, NextState, ServedTask
 from node.training.worker_pool import (
     WorkerFailedError,
     WorkerFilesError,
@@ -77,8 +75,7 @@ class Results:
             BlobQuotaError: The blob quota has no room for the state.
             BlobDiskError: The disk refused the state.
         """
-        history, work = task.history, task.work
-        round_number = attempt.id.round_number
+        work, round_number = task.work, attempt.id.round_number
         outcome = await self._compute_outcome(task, attempt)
         if outcome.kind is not ResultKind.SETTLED:
             work.results = {attempt.ballot_number: build_empty_vote(outcome.kind)}
@@ -99,7 +96,6 @@ class Results:
         is_wanted = partial(self._gradients.is_in_progress, attempt.id)
         vote = await self._trees.build(task.task_id, is_wanted, build)
         work.results = {attempt.ballot_number: vote}
-        work.checks = keep_checks(work.checks, history.ended, round_number)
 
     async def compute_payment(self, task: ServedTask, attempt: Attempt) -> None:
         """Replace the result of a last ballot, which no quorum shares, by one that only pays.
@@ -223,20 +219,3 @@ class Results:
         is_finite = micronats < MAX_LOSS
         loss_millinats = micronats // (1_000 * row_count) if is_finite else MAX_LOSS
         return Evaluation(correct_count, loss_millinats)
-
-
-def keep_checks(
-    checks: Mapping[tuple[AttemptId, int], CheckedGradient],
-    ended: Sequence[EndedMark],
-    round_number: int,
-) -> dict[tuple[AttemptId, int], CheckedGradient]:
-    """The checks that are still of use: of this round, and of attempts that may be fined.
-
-    There may be a thousand checks and hundreds of attempts, so each is looked at once.
-    """
-    fined = {mark.attempt_id for mark in ended}
-    return {
-        (attempt_id, index): check
-        for (attempt_id, index), check in checks.items()
-        if attempt_id.round_number >= round_number or attempt_id in fined
-    }

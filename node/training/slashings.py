@@ -172,12 +172,13 @@ class Slashings:
         self, task: ServedTask, fines: AttemptFines, head: BlockNumber
     ) -> list[Job]:
         """Checks of accused gradients that this node owes a word on, then its late verdicts."""
-        attempt, work, indices = fines.ended.attempt, task.work, fines.open_words
-        open_checks = [i for i in indices if (attempt.id, i) not in work.checks]
+        attempt, indices = fines.ended.attempt, fines.open_words
+        checks = task.work.checks.get(attempt.id, {})
+        open_checks = [i for i in indices if i not in checks]
         is_hurry = head >= fines.ended.late_until - HURRY_BLOCKS
         if open_checks and not is_hurry:
             return self._list_checks(task, attempt, open_checks)
-        found = {i: work.checks[attempt.id, i].verdict for i in indices if i not in open_checks}
+        found = {i: checks[i].verdict for i in indices if i in checks}
         if not any(verdict in LATE_VERDICTS for verdict in found.values()):
             return []
         key = JobKey(task.task_id, JobKind.LATE, attempt.id)

@@ -207,8 +207,8 @@ class TaskWork:
     """The latest; a further ballot with the same accepted gradients has the same."""
     seen: SeenPhase | None = None
     since_block: BlockNumber = field(default=BlockNumber(0))
-    checks: dict[tuple[AttemptId, int], CheckedGradient] = field(default_factory=dict)
-    """By attempt and index of the commitment."""
+    checks: dict[AttemptId, dict[int, CheckedGradient]] = field(default_factory=dict)
+    """By attempt, and then by index of the commitment."""
     assignments: dict[AttemptId, Assignment] = field(default_factory=dict)
     """At most one: that of the latest attempt."""
     results: dict[int, ResultVote] = field(default_factory=dict)
@@ -230,6 +230,38 @@ class TaskWork:
     """By ordinal of the attempt."""
     seats_checked: int = 0
     """The ordinal of the last attempt in which no seat was left to end."""
+
+    def find_check(self, attempt_id: AttemptId, index: int) -> CheckedGradient | None:
+        """The result of the check of a commitment; None if it has none."""
+        return self.checks.get(attempt_id, {}).get(index)
+
+    def note_check(self, attempt_id: AttemptId, index: int, check: CheckedGradient) -> None:
+        """Keep the result of a check."""
+        self.checks.setdefault(attempt_id, {})[index] = check
+
+    def keep_checks(self, history: TaskHistory, *, gives_late_verdicts: bool) -> None:
+        """Forget the checks that no verdict needs any more.
+
+        Needed are those of the attempt in progress, and of ended ones those for a late verdict. A
+        task can have 512 attempts of 1024 commitments that may be fined, so the others must go.
+
+        Args:
+            history: The task at the head.
+            gives_late_verdicts: Whether this node has an operator, who gives late verdicts.
+        """
+        if not self.checks:
+            return
+        needed = set() if history.attempt is None else {history.attempt.id}
+        for mark in history.ended if gives_late_verdicts else ():
+            fines = self.fines.get(mark.ordinal)
+            # What an attempt that has just ended needs is worked out next, by another thread.
+            if mark.attempt_id in self.checks and (fines is None or fines.open_words):
+                needed.add(mark.attempt_id)
+                known = self.checks[mark.attempt_id]
+                if fines is not None and len(known) > len(fines.open_words):
+                    kept = {i: known[i] for i in fines.open_words if i in known}
+                    self.checks[mark.attempt_id] = kept
+        self.checks = {k: each for k, each in self.checks.items() if k in needed}
 
 
 class VotedTask(Protocol):

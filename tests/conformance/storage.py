@@ -394,10 +394,12 @@ def build_checks() -> Value:
         values.TASK, make_address(73), make_hash(74), b"", 75, BlockNumber(76), attempt=attempt
     )
     work = TaskWork()
-    work.checks[values.ATTEMPT, 0] = CheckedGradient(
-        Verdict.BAD, Measurement(77, ExponentRule.BROKEN_TENFOLD), "the distance is 77"
-    )
-    work.checks[values.ATTEMPT, 2] = CheckedGradient(Verdict.MISSING)
+    work.checks[values.ATTEMPT] = {
+        0: CheckedGradient(
+            Verdict.BAD, Measurement(77, ExponentRule.BROKEN_TENFOLD), "the distance is 77"
+        ),
+        2: CheckedGradient(Verdict.MISSING),
+    }
     with new_directory() as directory:
         gradients = Gradients(
             chain_id=values.CHAIN_ID,

@@ -1,7 +1,7 @@
 """The results that validators compute from accepted gradients."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,14 +12,12 @@ from chain.contracts import gradient_ledger
 from chain.contracts.addresses import GRADIENT_LEDGER
 from chain.contracts.gradient_ledger import BallotFailed, Phase, ResultKind, ResultVote
 from chain.crypto import content_id
-from chain.primitives import ZERO_HASH, BlockNumber
+from chain.primitives import ZERO_HASH
 from chain.training.acceptance import Verdict
-from chain.training.attempt import AttemptId
-from chain.training.attempt_records import EndedMark
 from chain.training.history import compute_outcome
 from chain.training.result_vote import build_payment_vote
 from node.training import results
-from node.training.work import CheckedGradient, ServedTask, TaskWork
+from node.training.work import ServedTask, TaskWork
 from node.training.worker_pool import WorkerFailedError, WorkerRefusedError
 from tests.worlds.training import (
     GENESIS_SET,
@@ -93,26 +91,6 @@ async def test_payment_is_posted_for_what_was_accepted(
     vote = build_payment_vote(TASK, {}, outcome, CHAIN_ID)
     assert node.sent[0] == gradient_ledger.post_result(TASK, 0, 0, 2, vote, None, 0)
     assert (vote.accepted_units, vote.payout) == (2, outcome.payout)
-
-
-class CountedMarks(tuple[EndedMark, ...]):
-    """Marks that count how often they are gone through."""
-
-    reads = 0
-
-    def __iter__(self) -> Iterator[EndedMark]:
-        self.reads += 1
-        return super().__iter__()
-
-
-def test_checks_of_this_round_and_of_attempts_with_fines_are_kept() -> None:
-    ids = [AttemptId(TASK, round_number, 0) for round_number in range(3)]
-    checks = {(each, i): CheckedGradient(OK) for each in ids for i in range(50)}
-    mark = EndedMark(ids[0], 1, BlockNumber(1), BlockNumber(2), BlockNumber(3))
-    marks = CountedMarks([mark])
-    kept = results.keep_checks(checks, marks, round_number=2)
-    assert {attempt_id for attempt_id, _ in kept} == {ids[0], ids[2]}
-    assert marks.reads == 1
 
 
 async def test_payment_is_computed_outside_the_thread_of_consensus(

@@ -12,6 +12,7 @@ from chain.contracts.miner_seats import FineKind
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import BlockNumber
 from chain.training.acceptance import Verdict, encode_verdicts
+from chain.training.attempt import AttemptId
 from chain.training.attempt_records import ApprovedFines, EndedAttempt
 from chain.training.slashing import (
     FinePlan,
@@ -22,8 +23,10 @@ from chain.training.slashing import (
     plan_fines,
 )
 from node.training import slashings
+from node.training.work import CheckedGradient, TaskWork
 from tests.worlds.training import MINERS, TASK, VALIDATORS, at
 from tests.worlds.training_node import (
+    BAD,
     CHAIN_ID,
     CHEAT,
     HONEST,
@@ -204,6 +207,35 @@ async def test_validator_that_was_shut_out_gives_its_verdicts_late(
     await node.run(lambda: len(node.sent) == 1)
     assert node.sent == [late_call(UNCHECKED, CHEAT, UNCHECKED)]
     assert node.verifier.asked.count("verify") == 1, "only what is accused is checked"
+
+
+async def test_of_an_ended_attempt_only_checks_for_late_verdicts_are_kept(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """An attempt has up to 1024 checks, and 512 of a task may wait for fines."""
+    judged = ended_attempt(*[(OK, CHEAT, OK)] * 4)
+    open_word = ended_attempt((OK, UNCHECKED, OK), (OK, CHEAT, OK), (OK, CHEAT, OK))
+    open_word = replace(
+        open_word,
+        attempt=replace(open_word.attempt, id=AttemptId(TASK, 0, 1), ordinal=2),
+    )
+    node = Node(tmp_path, fining_chain(91, judged, open_word))
+    over, later, unknown = judged.attempt.id, open_word.attempt.id, AttemptId(TASK, 0, 2)
+    checked = CheckedGradient(BAD)
+    work = node.host._work[TASK] = TaskWork()
+    work.checks = {each: dict.fromkeys(range(3), checked) for each in (over, later, unknown)}
+    await node.run_for(3)
+    assert work.checks == {later: {1: checked}}
+
+
+def test_node_without_an_operator_keeps_no_checks_of_ended_attempts() -> None:
+    ended = ended_attempt(*[(OK, CHEAT, OK)] * 4)
+    history = fining_chain(91, ended).histories[TASK]
+    work = TaskWork(checks={ended.attempt.id: {1: CheckedGradient(CHEAT)}})
+    work.keep_checks(history, gives_late_verdicts=True)
+    assert work.checks == {ended.attempt.id: {1: CheckedGradient(CHEAT)}}
+    work.keep_checks(history, gives_late_verdicts=False)
+    assert work.checks == {}
 
 
 async def test_no_late_verdict_is_given_on_a_gradient_that_cannot_be_had(

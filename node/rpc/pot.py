@@ -33,7 +33,6 @@ from chain.training.history import (
     get_theta_root,
 )
 from chain.training.openings import list_obstacles
-from chain.training.rewards import RewardTree, build_reward_tree
 from chain.training.slashing import get_heaviest
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import (
@@ -44,6 +43,7 @@ from node.rpc.dispatch import Method
 from node.rpc.errors import ErrorCode, RpcError, history_not_held, invalid_params
 from node.rpc.kept_answers import KeptAnswers
 from node.rpc.parameters import BlockTag, Parameters, parse_address, parse_integer, parse_object
+from node.rpc.reward_proofs import RewardProofs
 from node.rpc.rounds import RoundView, count_finable
 from node.rpc.seats import ABSENCE, describe_seat
 from node.rpc.training_encoding import (
@@ -75,9 +75,6 @@ number."""
 EVALUATION_SEARCH_LIMIT: Final = 64
 """Number of latest rounds that are searched for the latest evaluation."""
 
-TREES_LIMIT: Final = 4
-"""The most trees of rewards that are kept, each of 1 kB for each account that its task has paid."""
-
 EVENT_SEARCHES: Final = 2
 """Limit of searches for the events of seats at the same time. Others wait, so that threads remain
 for short requests."""
@@ -97,10 +94,7 @@ class PotMethods:
         self._kept = KeptAnswers(self._ask_node)
         self._client_version = client_version
         self._rpc_url = rpc_url
-        self._building = asyncio.Lock()
-        self._trees: dict[TaskId, tuple[BlockNumber, Mapping[Address, int], RewardTree]] = {}
-        """The latest trees, each with the block of its task's last payment, and the rewards."""
-
+        self._proofs = RewardProofs(view.index, view.chain_id)
         self._searches = asyncio.Semaphore(EVENT_SEARCHES)
         self._rounds = RoundView(view, self._searches)
 
@@ -449,8 +443,8 @@ class PotMethods:
         params.end()
         if history is None:
             return None
-        rewards, tree = await self._find_tree(history)
-        cumulative = rewards.get(account, 0)
+        paid = await self._proofs.find_tree(history)
+        cumulative, tree = paid.rewards.get(account, 0), paid.tree
         claimed = await self._view.contracts.read(
             reward_distributor.claimed_of(history.task_id, account)
         )
@@ -461,23 +455,6 @@ class PotMethods:
             "claimable": str(max(0, cumulative - claimed)),
             "proof": [to_hex(sibling) for sibling in tree.proof(account) or ()],
         }
-
-    async def _find_tree(self, history: TaskHistory) -> tuple[Mapping[Address, int], RewardTree]:
-        """A task's rewards and their tree, built in a thread and once after each payment."""
-        task_id, paid_block = history.task_id, history.lease.progress_block
-        async with self._building:
-            known = self._trees.get(task_id)
-            if known is None or known[0] != paid_block:
-                rewards, tree = await asyncio.to_thread(self._build_tree, task_id)
-                if len(self._trees) >= TREES_LIMIT:
-                    self._trees.clear()
-                known = self._trees[task_id] = (paid_block, rewards, tree)
-        return known[1], known[2]
-
-    def _build_tree(self, task_id: TaskId) -> tuple[Mapping[Address, int], RewardTree]:
-        rewards = self._view.index.rewards(task_id)
-        chain_id = self._view.chain_id
-        return rewards, build_reward_tree(chain_id, REWARD_DISTRIBUTOR, task_id, rewards)
 
     async def _get_model(self, params: Parameters) -> Json:
         history = self._take_task(params)

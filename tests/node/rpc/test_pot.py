@@ -38,7 +38,7 @@ from chain.training.task_spec import (
     Shard,
 )
 from chain.training.task_spec_codec import compute_spec_hash, compute_terms, encode_task_spec
-from node.rpc import pot
+from node.rpc import reward_proofs
 from node.setup.network_genesis import NetworkPlan, Seat, build_network, encode_genesis
 from node.storage.blobs import BlobStore
 from node.training.checks import get_checks_path
@@ -395,7 +395,7 @@ def test_tree_of_rewards_is_built_once_for_each_payment(
         built.append(len(arguments))
         return build_reward_tree(*arguments)
 
-    monkeypatch.setattr(pot, "build_reward_tree", build)
+    monkeypatch.setattr(reward_proofs, "build_reward_tree", build)
     for account in (ANN, BEN, ANN):
         assert training.rpc.result("pot_getRewardProof", 1, account.address) is not None
     assert len(built) <= 1

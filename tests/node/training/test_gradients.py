@@ -400,6 +400,7 @@ async def test_announced_gradient_is_fetched_and_relayed_at_once(
 
     async with trio.open_nursery() as nursery:
         await nursery.start(node.host.run)
+        await trio.sleep(1)  # before its first look at the chain the node knows of no task
         node.served.on_announced_reveal(replace(REVEALS[1], salt=Hash32(b"\x66" * 32)))
         node.served.on_announced_reveal(REVEALS[0])
         await until(lambda: bool(node.peers.announced), seconds=5)

@@ -174,12 +174,12 @@ def check_open_files(limits: tuple[int, int]) -> Check:
 
 
 def check_address_space(limit: int) -> Check:
-    """Check the limit of virtual memory, of which the database maps 1 TiB."""
+    """Check the limit of virtual memory, of which the database maps 16 TiB."""
     if limit != resource.RLIM_INFINITY and limit < MAP_SIZE_BYTES:
         return _wrong(
             "virtual memory",
             "address_space",
-            f"limit {limit / 2**30:.0f} GiB; the database maps {MAP_SIZE_BYTES >> 30} GiB of "
+            f"limit {limit / 2**30:.0f} GiB; the database maps {MAP_SIZE_BYTES >> 40} TiB of "
             "addresses, which is no memory",
             "`ulimit -v unlimited`, or LimitAS=infinity in the service file",
         )

@@ -15,9 +15,10 @@ import lmdb
 
 from pot_common.errors import OperatorError, StorageError
 
-MAP_SIZE_BYTES: Final = 2**40
-"""1 TiB of address space, not of disk: the file grows with its content. All processes must use the
-same value, since LMDB maps the whole range."""
+MAP_SIZE_BYTES: Final = 2**44
+"""16 TiB of address space, not of disk: the file grows with its content. It is the largest file of
+ext4, so that the disk is the limit: databases of all validators grow alike, and a smaller limit
+would end them all at the same block. A process can address 128 TiB."""
 
 MAX_READERS: Final = 512
 """Limit of concurrent read transactions of all processes; each takes 64 bytes of the lock file."""
@@ -151,10 +152,17 @@ class Database:
         self._environment.close()
 
 
-def open_database(path: Path, *, readonly: bool = False) -> Database:
+def open_database(
+    path: Path, *, readonly: bool = False, map_size_bytes: int = MAP_SIZE_BYTES
+) -> Database:
     """The database in the directory `path`; it is created if missing, unless `readonly`.
 
     A process must open a database only once, because LMDB's locks belong to the process.
+
+    Args:
+        path: The directory.
+        readonly: Whether this process never writes.
+        map_size_bytes: The largest database. A process that opens many maps less for each.
 
     Raises:
         OperatorError: The database is missing (readonly), of another format, or not accessible.
@@ -165,7 +173,7 @@ def open_database(path: Path, *, readonly: bool = False) -> Database:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         environment = lmdb.open(
             str(path),
-            map_size=MAP_SIZE_BYTES,
+            map_size=map_size_bytes,
             max_dbs=len(Table),
             max_readers=MAX_READERS,
             mode=0o600,

@@ -50,6 +50,7 @@ from node.storage.block_store import BlockStore
 from node.storage.database import open_database
 from node.sync.block_sync import BlockSync
 from tests.worlds.chain import genesis_config
+from tests.worlds.values import SMALL_MAP_BYTES
 
 KEYS = tuple(
     sorted((PrivateKey(keccak256(b"validator %d" % i)) for i in range(4)), key=get_address)
@@ -179,7 +180,7 @@ class ClusterNode:
     def open(self) -> None:
         """Build all parts of the process from its directory."""
         config, genesis = self._wire.genesis
-        self.database = open_database(self.directory / "database")
+        self.database = open_database(self.directory / "database", map_size_bytes=SMALL_MAP_BYTES)
         self.store = FusedStore(self.database)
         self.store.fuse = self.fuse
         validator_set = read_genesis_set(config, genesis)

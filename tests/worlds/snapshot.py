@@ -30,6 +30,7 @@ from node.sync.snapshot_source import SnapshotSource
 from node.sync.snapshot_sync import SnapshotSync
 from tests.worlds.stored_chain import CHAIN_ID, VALIDATOR, StoredChain
 from tests.worlds.training_chain import GENESIS_SET, TrainingChain
+from tests.worlds.values import SMALL_MAP_BYTES
 
 Answer = Callable[..., object]
 
@@ -192,7 +193,7 @@ class FreshNode:
         self, chain: StoredChain, directory: Path, network: MemoryNetwork, **options: object
     ) -> None:
         self.network = network
-        self.database = open_database(directory)
+        self.database = open_database(directory, map_size_bytes=SMALL_MAP_BYTES)
         self.store = BlockStore(self.database)
         genesis = build_genesis(chain.config)
         self.store.initialize(genesis.header, genesis.delta, b"{}", GENESIS_SET)

@@ -18,6 +18,7 @@ from chain.types.transaction import decode_transaction
 from node.chain.training_index import TrainingIndex
 from node.storage.block_store import BlockStore
 from node.storage.database import Database, open_database
+from tests.worlds.values import SMALL_MAP_BYTES
 
 CHAIN_ID: Final = 424_242
 ALICE: Final[LocalAccount] = Signer.from_key(b"\x0a" * 32)
@@ -182,7 +183,7 @@ class StoredChain:
         file = genesis or genesis_file()
         self.config = parse_genesis(file)
         state = build_genesis(self.config)
-        self.database: Database = open_database(path)
+        self.database: Database = open_database(path, map_size_bytes=SMALL_MAP_BYTES)
         self.store = BlockStore(self.database)
         validator_set = read_genesis_set(self.config, state)
         self.store.initialize(state.header, state.delta, file, validator_set)

@@ -22,6 +22,9 @@ from chain.types.header import Header
 from chain.types.receipt import Log, Receipt, build_receipt, combine_blooms
 from chain.types.validator_set import ValidatorSet
 
+SMALL_MAP_BYTES = 2**36
+"""The largest database of a test, which may have many open: a process can address 128 TiB."""
+
 GENESIS_DELTA = {keccak256(b"genesis state"): b"genesis state"}
 
 

@@ -24,7 +24,7 @@ from node.storage.block_store import BlockStore
 from node.storage.database import open_database
 from tests.node.health.test_diagnosis import HEALTHY, gone, with_validators
 from tests.worlds.training import pending_history
-from tests.worlds.values import GENESIS, GENESIS_DELTA, GENESIS_SET, chain_of
+from tests.worlds.values import GENESIS, GENESIS_DELTA, GENESIS_SET, SMALL_MAP_BYTES, chain_of
 
 DOCS = Path(__file__).parents[3] / "docs"
 GUIDE = DOCS / "operator-guide.md"
@@ -107,7 +107,7 @@ class Fed:
 
 @pytest.fixture
 def fed(tmp_path: Path) -> Fed:
-    store = BlockStore(open_database(tmp_path))
+    store = BlockStore(open_database(tmp_path, map_size_bytes=SMALL_MAP_BYTES))
     store.initialize(GENESIS, GENESIS_DELTA, b"{}", GENESIS_SET)
     metrics, network, health = NodeMetrics(), FakeNetwork(), FakeSituation()
     feed = MetricsFeed(

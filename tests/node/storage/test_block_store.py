@@ -26,6 +26,9 @@ from tests.worlds.values import (
     topic,
 )
 
+LARGEST_FILE_BYTES = 2**44
+"""Of ext4."""
+
 
 @pytest.fixture
 def database(tmp_path):
@@ -229,6 +232,16 @@ for link in links[store.head_number():]:
                    delta=link.delta)
     print(link.block.number, flush=True)
 """
+
+
+def test_disk_is_the_limit_of_the_database_and_not_its_map(tmp_path):
+    opened = open_database(tmp_path / "whole")
+    assert opened._environment.info()["map_size"] >= LARGEST_FILE_BYTES
+    opened.close()
+    small = open_database(tmp_path / "small", map_size_bytes=2**20)
+    with pytest.raises(StorageError, match="MDB_MAP_FULL"), small.write() as writer:
+        writer.put(Table.META, b"name", bytes(2**20))
+    small.close()
 
 
 def test_killed_writer_leaves_a_whole_head_and_loses_nothing_it_reported(tmp_path):

@@ -119,12 +119,14 @@ class StoredSeat:
         return self.units > 0 and self.has_ended and not self.is_slashed
 
 
-def _mapping_slot(position: int, key: bytes) -> int:
+def find_mapping_slot(position: int, key: bytes) -> int:
+    """The slot of `mapping[key]`, for a mapping at a position."""
     word = key.rjust(32, b"\x00") + position.to_bytes(32, "big")
     return int.from_bytes(keccak256(word), "big")
 
 
-def _task_key(task: TaskId) -> bytes:
+def encode_task_key(task: TaskId) -> bytes:
+    """The key of a task in a mapping."""
     return task.to_bytes(32, "big")
 
 
@@ -133,7 +135,7 @@ def _element_slot(position: int, index: int) -> int:
 
 
 def _seat_slot(task: TaskId, miner: Address) -> int:
-    return _mapping_slot(_mapping_slot(SEATS_SEATS, _task_key(task)), miner)
+    return find_mapping_slot(find_mapping_slot(SEATS_SEATS, encode_task_key(task)), miner)
 
 
 def _bits(word: int, low: int, count: int) -> int:
@@ -142,7 +144,7 @@ def _bits(word: int, low: int, count: int) -> int:
 
 def list_attempt_slots(task: TaskId) -> tuple[int, ...]:
     """The slots of the GradientLedger that `read_attempt` reads."""
-    base = _mapping_slot(LEDGER_TRAININGS, _task_key(task))
+    base = find_mapping_slot(LEDGER_TRAININGS, encode_task_key(task))
     return base, base + 1, base + 2, base + MODEL_ROOT_OFFSET
 
 
@@ -164,7 +166,7 @@ def read_attempt(read: ReadSlot, task: TaskId) -> AttemptState:
 
 def list_participant_slots(task: TaskId, miners: Sequence[Address]) -> tuple[int, ...]:
     """The slots of MinerSeats that `read_participants` reads if `miners` have seats."""
-    members = _mapping_slot(SEATS_MEMBERS, _task_key(task))
+    members = find_mapping_slot(SEATS_MEMBERS, encode_task_key(task))
     return (
         members,
         *(_element_slot(members, index) for index in range(len(miners))),
@@ -180,7 +182,7 @@ def read_participants(
     They are the seats after the block that opened it, without those that were taken after it opened
     in that block.
     """
-    members = _mapping_slot(SEATS_MEMBERS, _task_key(task))
+    members = find_mapping_slot(SEATS_MEMBERS, encode_task_key(task))
     count = read(MINER_SEATS, members)
     miners = [
         Address(read(MINER_SEATS, _element_slot(members, index)).to_bytes(32, "big")[12:])
@@ -212,12 +214,15 @@ def read_seat(read: ReadSlot, task: TaskId, miner: Address) -> StoredSeat:
 
 def list_opening_slots(task: TaskId) -> dict[Address, tuple[int, ...]]:
     """The slots that `read_opening` and `read_ended_block` read, by contract."""
-    key = _task_key(task)
-    training = _mapping_slot(LEDGER_TRAININGS, key)
-    account, lease = _mapping_slot(REGISTRY_ACCOUNTS, key), _mapping_slot(REGISTRY_LEASES, key)
+    key = encode_task_key(task)
+    training = find_mapping_slot(LEDGER_TRAININGS, key)
+    account, lease = (
+        find_mapping_slot(REGISTRY_ACCOUNTS, key),
+        find_mapping_slot(REGISTRY_LEASES, key),
+    )
     return {
         GRADIENT_LEDGER: (training, training + LEDGER_TERMS_OFFSET),
-        MINER_SEATS: (_mapping_slot(SEATS_MEMBERS, key),),
+        MINER_SEATS: (find_mapping_slot(SEATS_MEMBERS, key),),
         TASK_REGISTRY: (account, account + REFUNDABLE_OFFSET, lease, lease + 1),
     }
 
@@ -248,8 +253,8 @@ def read_ended_block(read: ReadSlot, task: TaskId) -> BlockNumber:
 
 def list_task_slots(task: TaskId) -> tuple[int, ...]:
     """The slots of the TaskRegistry that `read_task` reads."""
-    key = _task_key(task)
-    return _mapping_slot(REGISTRY_TERMS, key), _mapping_slot(REGISTRY_ACCOUNTS, key)
+    key = encode_task_key(task)
+    return find_mapping_slot(REGISTRY_TERMS, key), find_mapping_slot(REGISTRY_ACCOUNTS, key)
 
 
 def read_task(read: ReadSlot, task: TaskId) -> tuple[Hash32, TaskStatus]:

@@ -15,11 +15,12 @@ from chain.contracts.events import Event, decode_event
 from chain.contracts.gradient_ledger import AttemptOpened, RoundState
 from chain.contracts.set_reader import read_next_set
 from chain.contracts.state_reader import StateReader
-from chain.contracts.task_registry import TaskAccount, TaskStatus
+from chain.contracts.task_registry import TaskStatus
+from chain.contracts.task_storage import ClosedTask, read_closed_task
 from chain.crypto import content_id
 from chain.errors import InvalidSpec, RejectedInputError, RejectionReason
-from chain.primitives import Address, BlockNumber, TaskId
-from chain.state.world_state import ReadableDatabase
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
+from chain.state.world_state import ReadableDatabase, get_storage
 from chain.training.history import BlockContext, TaskHistory, apply_event
 from chain.training.leases import READY_CODE
 from chain.training.rewards import build_reward_tree
@@ -38,13 +39,13 @@ class TaskProgress:
     """Without the attempt in progress."""
     rewards: tuple[tuple[Address, int], ...]
     """What each account has earned, by ascending address."""
-    round: RoundState
+    round: RoundState | None
+    """None if no attempt is in progress."""
 
     @property
     def open_block(self) -> BlockNumber | None:
         """Where the attempt in progress opened; None if there is none."""
-        is_open = self.round.open and not self.history.is_closed
-        return self.round.open_block if is_open else None
+        return None if self.round is None else self.round.open_block
 
 
 class StateView:
@@ -55,6 +56,10 @@ class StateView:
         self._header = header
         self._chain_id = chain_id
         self.read = StateReader.at(database, header, chain_id).read
+
+    def read_slot(self, contract: Address, slot: int) -> int:
+        """The value of a storage slot of a contract."""
+        return get_storage(self._database, self._header.state_root, contract, slot)
 
     def task_count(self) -> int:
         """The number of tasks submitted so far; their ids are 1 to this."""
@@ -74,7 +79,7 @@ class StateView:
 
         The set may have changed between two ballots.
         """
-        if progress.open_block is None:
+        if progress.round is None:
             return ()
         last, task_id = progress.round.ballot_number, progress.history.task_id
         versions = (
@@ -91,28 +96,23 @@ class StateView:
         Raises:
             RejectedInputError: CONTENT_MISMATCH: the contracts hold other hashes.
         """
-        terms = self.read(task_registry.get_terms(task_id))
+        closed = read_closed_task(self.read_slot, task_id, validator_set.validators)
+        if closed is not None:
+            return self._build_closed(task_id, record, validator_set, closed)
         root = self.read(reward_distributor.root_of(task_id))
-        if content_id(record.spec) != terms.spec_hash:
-            raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, f"spec of task {task_id}")
-        rewards = dict(record.rewards)
-        is_canonical = tuple(sorted(rewards.items())) == record.rewards and all(rewards.values())
-        tree = build_reward_tree(self._chain_id, REWARD_DISTRIBUTOR, task_id, rewards)
-        if not is_canonical or tree.root != root:
-            raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, f"rewards of task {task_id}")
+        spec_hash = self.read(task_registry.get_terms(task_id)).spec_hash
+        self._validate_record(task_id, record, spec_hash, root)
         account = self.read(task_registry.get_account(task_id))
         state = self.read(gradient_ledger.get_round(task_id))
         answers = self._list_answers(task_id, validator_set)
         history = TaskHistory(
             task_id=task_id,
             submitter=account.submitter,
-            spec_hash=terms.spec_hash,
+            spec_hash=spec_hash,
             spec=record.spec,
             budget=account.escrowed,
             submitted_block=account.submitted_block,
             status=account.status,
-            close_reason=account.close_reason if account.status is TaskStatus.CLOSED else None,
-            closed=_find_close(account),
             ready=tuple(validator for validator, code in answers if code == READY_CODE),
             refusals=tuple(each for each in answers if each[1] != READY_CODE),
             lease=self.read(task_registry.get_lease(task_id)),
@@ -121,25 +121,59 @@ class StateView:
             model_root=state.model_root,
             ballot_count=state.ballot_number,
         )
-        return TaskProgress(history, record.rewards, state)
+        return TaskProgress(history, record.rewards, state if state.open else None)
+
+    def _build_closed(
+        self, task_id: TaskId, record: TaskRecord, validator_set: ValidatorSet, closed: ClosedTask
+    ) -> TaskProgress:
+        self._validate_record(task_id, record, closed.spec_hash, closed.rewards_root)
+        answers = _name_answers(validator_set, closed.answers)
+        history = TaskHistory(
+            task_id=task_id,
+            submitter=closed.submitter,
+            spec_hash=closed.spec_hash,
+            spec=record.spec,
+            budget=closed.escrowed,
+            submitted_block=closed.submitted_block,
+            status=TaskStatus.CLOSED,
+            close_reason=closed.close_reason,
+            closed=BlockContext(closed.closed_block, closed.closed_time),
+            ready=tuple(validator for validator, code in answers if code == READY_CODE),
+            refusals=tuple(each for each in answers if each[1] != READY_CODE),
+            lease=closed.lease,
+            rounds_settled=closed.rounds_settled,
+            training_state_root=closed.training_state_root,
+            model_root=closed.model_root,
+            ballot_count=closed.ballot_count,
+        )
+        return TaskProgress(history, record.rewards, None)
+
+    def _validate_record(
+        self, task_id: TaskId, record: TaskRecord, spec_hash: Hash32, rewards_root: Hash32
+    ) -> None:
+        if content_id(record.spec) != spec_hash:
+            raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, f"spec of task {task_id}")
+        rewards = dict(record.rewards)
+        is_canonical = tuple(sorted(rewards.items())) == record.rewards and all(rewards.values())
+        tree = build_reward_tree(self._chain_id, REWARD_DISTRIBUTOR, task_id, rewards)
+        if not is_canonical or tree.root != rewards_root:
+            raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, f"rewards of task {task_id}")
 
     def _list_answers(
         self, task_id: TaskId, validator_set: ValidatorSet
     ) -> list[tuple[Address, int]]:
         """The validators of a set that answered to a task, with their codes."""
         found = (
-            (validator, self.read(task_registry.get_answer(task_id, operator)))
-            for validator, operator in zip(
-                validator_set.validators, validator_set.operators, strict=True
-            )
+            self.read(task_registry.get_answer(task_id, operator))
+            for operator in validator_set.operators
         )
-        return [(validator, answer - 1) for validator, answer in found if answer]
+        return _name_answers(validator_set, found)
 
 
-def _find_close(account: TaskAccount) -> BlockContext | None:
-    if account.status is not TaskStatus.CLOSED:
-        return None
-    return BlockContext(account.closed_block, account.closed_time)
+def _name_answers(validator_set: ValidatorSet, answers: Iterable[int]) -> list[tuple[Address, int]]:
+    """The validators that answered, with their codes, from each one's code plus 1, or 0."""
+    found = zip(validator_set.validators, answers, strict=True)
+    return [(validator, answer - 1) for validator, answer in found if answer]
 
 
 def decode_blocks(
@@ -165,7 +199,7 @@ def fold_attempt(
             events of the ledger.
         judges: The validator set that judges each ballot of the attempt.
     """
-    if progress.open_block is None:
+    if progress.round is None:
         return progress.history
     try:
         spec = decode_task_spec(progress.history.spec)

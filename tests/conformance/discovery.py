@@ -98,6 +98,7 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
     ),
     "reads words of the contracts' storage back; the layout is the lines storage.slots": (
         "read_attempt",
+        "read_closed_task",
         "read_next_set_hash",
         "read_participants",
         "read_task",

@@ -447,9 +447,9 @@ def build_trusted_network() -> Value:
 
 @sample(
     "storage.slots",
-    "_mapping_slot",
+    "find_mapping_slot",
     "_element_slot",
-    "_task_key",
+    "encode_task_key",
     "list_attempt_slots",
     "list_opening_slots",
     "list_participant_slots",

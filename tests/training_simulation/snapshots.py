@@ -16,6 +16,7 @@ class SimulatedView(StateView):
 
     def __init__(self, chain: Chain) -> None:
         self.read = chain.contracts.read
+        self.read_slot = chain.contracts.state.get_storage
         self._chain_id = CHAIN_ID
 
 

@@ -12,6 +12,7 @@ from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.events import Event
 from chain.contracts.gradient_ledger import ResultKind, ResultVote
 from chain.contracts.task_registry import CloseReason, TaskStatus, TaskSubmitted
+from chain.errors import RejectedInputError
 from chain.primitives import Address, BlockNumber
 from chain.training.history import (
     BlockContext,
@@ -117,8 +118,12 @@ class View(StateView):
     """The contracts of a world at its head."""
 
     def __init__(self, world: World) -> None:
+        self.world = world
         self.read = world.read
         self._chain_id = CHAIN_ID
+
+    def read_slot(self, contract: Address, slot: int) -> int:
+        return self.world.state.get_storage(contract, slot)
 
 
 def build_by_snapshot(world: FoldedWorld) -> TaskHistory:
@@ -206,6 +211,33 @@ def test_closed_task_is_what_its_events_tell(
     built = build_by_snapshot(world)
     assert (built.close_reason, built.closed) == (reason, closed)
     assert built == without_what_only_events_tell(world)
+
+
+class SlotView(View):
+    """One that reads slots, and calls no view."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world)
+        self.read = None
+        self.slots = 0
+
+    def read_slot(self, contract: Address, slot: int) -> int:
+        self.slots += 1
+        return super().read_slot(contract, slot)
+
+
+def test_closed_task_costs_a_few_slots_and_no_call() -> None:
+    """There may be tens of thousands of closed tasks, and a call takes half a millisecond."""
+    world = FoldedWorld()
+    complete(world)
+    view, members = SlotView(world), world.read(validator_set.get_current())
+    record = TaskRecord(world.history.spec, tuple(sorted(world.earned.items())))
+    progress = view.build_progress(world.task, record, members)
+    assert progress.history == without_what_only_events_tell(world)
+    assert view.slots == 17
+    for false in (replace(record, spec=b"{}"), replace(record, rewards=record.rewards[1:])):
+        with pytest.raises(RejectedInputError):
+            view.build_progress(world.task, false, members)
 
 
 def test_validator_that_was_ready_keeps_and_counts_a_closed_task() -> None:

@@ -78,6 +78,7 @@ def list_prices(parameters: ChainParameters, validator_count: int) -> tuple[Pric
             "a day of one validator's worker, in examinations",
             -(-answer * DAY_SECONDS // EXAMINATION_SECONDS),
         ),
+        ("a task's record in all databases, cancelled at once", rates[0] * pending),
         ("a new task that validators refuse", rates[0] * pending + examination),
         (
             "new tasks that delay long dry runs for a pending time",

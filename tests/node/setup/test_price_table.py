@@ -82,6 +82,27 @@ def test_prices_are_what_the_contract_asks() -> None:
     assert 0 <= refused - price["a new task that validators refuse"] < 10**14
 
 
+def test_task_that_is_cancelled_at_once_costs_what_the_table_says() -> None:
+    world = World(AtomicDB())
+    deploy_contracts(world, prices=build_prices(PUBLIC))
+    before = world.balance(SUBMITTER)
+    terms = with_terms(max_units=1, min_miners=1, unit_price=1, validator_fee=0)
+    for number in (1, 2):
+        world.task = TaskId(number)
+        purchase = Purchase(DAY_SECONDS, 1)
+        world.submit(terms, budget=1, purchase=purchase, resources=NOTHING, max_fee=10**21)
+        world.cancel()
+        assert world.read(task_registry.get_open_tasks()) == 0
+    world.mine(PUBLIC.pending_seconds, PUBLIC.pending_seconds)
+    for number in (1, 2):
+        world.task = TaskId(number)
+        world.refund()
+        world.refund_fee()
+    price = {row.what: row.amount for row in list_prices(PUBLIC, 4)}
+    row = price["a task's record in all databases, cancelled at once"]
+    assert 0 <= before - world.balance(SUBMITTER) - 2 * row < 10**14
+
+
 def test_shortest_examination_is_that_of_nodes() -> None:
     nothing = replace(SPEC, resources=NOTHING)
     seconds = DRY_RUN_TRIES * compute_dry_run_seconds(nothing, 120)

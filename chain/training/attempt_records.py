@@ -23,6 +23,7 @@ from chain.training.decisions import (
     decide_audited,
     is_late_delivery,
     may_be_guilty,
+    needs_another_ballot,
 )
 from chain.types.validator_set import ValidatorSet
 
@@ -86,6 +87,11 @@ class Attempt:
     """The validators that judge the ballot: the set at its first verdict; None before that."""
     late_deliveries: tuple[tuple[int, int], ...] = ()
     """Ballot and index of each commitment that came so late that its ballot failed."""
+
+    @property
+    def late_indices(self) -> frozenset[int]:
+        """The indices of these commitments, which lose an eighth of their pay."""
+        return frozenset(index for _, index in self.late_deliveries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +181,7 @@ def end_attempt(
         validator_set: The validators in force; used if the attempt has no judges of its own.
     """
     validator_set = attempt.validator_set or validator_set
-    if not (attempt.late_deliveries or list_accused(attempt, validator_set)):
+    if not list_accused(attempt, validator_set):
         return None
     window = compute_window_blocks(validator_set.quorum)
     late_until = block_number + compute_late_blocks(validator_set.quorum, verdict_seconds)
@@ -248,6 +254,9 @@ def add_late_deliveries(
     late = list(attempt.late_deliveries)
     for index, verdicts in enumerate(list_by_commitment(votes, count)):
         outcome = decide_audited(verdicts, sizes)
-        if is_late_delivery(outcome, verdicts.count(Verdict.MISSING), sizes):
+        ok, unchecked = verdicts.count(Verdict.OK), verdicts.count(Verdict.UNCHECKED)
+        is_cause = needs_another_ballot(outcome, ok, unchecked, sizes)
+        missing = verdicts.count(Verdict.MISSING)
+        if is_late_delivery(is_cause=is_cause, missing=missing, sizes=sizes):
             late.append((attempt.ballot, index))
     return tuple(late)

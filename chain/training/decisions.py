@@ -162,15 +162,16 @@ def may_be_guilty(verdicts: Sequence[Verdict], silent: int, sizes: VoteSizes) ->
     return sum(map(verdicts.count, against)) + silent >= sizes.quorum
 
 
-def is_late_delivery(outcome: Outcome, missing: int, sizes: VoteSizes) -> bool:
-    """Whether a commitment of a failed ballot costs its miner a miss.
+def is_late_delivery(*, is_cause: bool, missing: int, sizes: VoteSizes) -> bool:
+    """Whether a commitment of a failed ballot costs its miner a part of its pay.
 
-    More than f validators could not get the gradient, so an honest one could not: it came so late
-    that it made the ballot fail.
+    It made the ballot fail, and more than f validators could not get the gradient, so an honest one
+    could not: it came so late.
 
     Args:
-        outcome: The commitment's outcome in the failed ballot.
+        is_cause: Whether this commitment needs another ballot. If others made the ballot fail, it
+            does not matter what this one lacked.
         missing: The number of validators that could not get it.
         sizes: The sizes of the set that judges the ballot.
     """
-    return outcome is Outcome.UNDECIDED and missing > sizes.max_faulty
+    return is_cause and missing > sizes.max_faulty

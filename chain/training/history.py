@@ -62,6 +62,7 @@ from chain.training.decisions import (
     decide_audited,
     needs_another_ballot,
 )
+from chain.training.fines import compute_pay
 from chain.training.leases import (
     NO_LEASE,
     READY_CODE,
@@ -154,6 +155,8 @@ class RoundOutcome:
     guilt: tuple[Guilt, ...]
     """The cost of each commitment to its miner."""
     accepted_units: int
+    forfeited: int
+    """The part of the accepted units' pay that late deliveries lose."""
     payouts: tuple[tuple[Address, int], ...]
     """Miners' pay and operators' fee shares of this attempt alone, by ascending address."""
 
@@ -202,12 +205,15 @@ def compute_outcome(attempt: Attempt, spec: TaskSpec, validator_set: ValidatorSe
     else:
         kind = ResultKind.VOID
     payouts: Counter[Address] = Counter()
-    accepted_units = 0
+    accepted_units = forfeited = 0
     if kind is ResultKind.SETTLED:
-        for record, outcome in zip(attempt.commitments, outcomes, strict=True):
-            if outcome is Outcome.ACCEPTED:
+        price, late = spec.reward.unit_price, attempt.late_indices
+        for index, record in enumerate(attempt.commitments):
+            if outcomes[index] is Outcome.ACCEPTED:
                 accepted_units += record.units
-                payouts[record.miner] += record.units * spec.reward.unit_price
+                pay = compute_pay(record.units, price, is_late=index in late)
+                forfeited += record.units * price - pay
+                payouts[record.miner] += pay
         operator_of = dict(zip(validator_set.validators, validator_set.operators, strict=True))
         earners = [
             operator_of[record.validator]
@@ -223,6 +229,7 @@ def compute_outcome(attempt: Attempt, spec: TaskSpec, validator_set: ValidatorSe
             compute_guilt(verdicts, sizes, is_all_audited=True) for verdicts in by_commitment
         ),
         accepted_units=accepted_units,
+        forfeited=forfeited,
         payouts=tuple(sorted((account, pay) for account, pay in payouts.items() if pay)),
     )
 
@@ -489,8 +496,7 @@ def _apply_to_attempt(
         case BallotFailed():
             if event.ballot + 1 == MAX_BALLOTS:
                 # AttemptVoided follows. The verdicts of this ballot are judged as the last ones.
-                late = add_late_deliveries(attempt, validator_set)
-                return replace(attempt, late_deliveries=late)
+                return attempt
             return replace(
                 attempt,
                 late_deliveries=add_late_deliveries(attempt, validator_set),

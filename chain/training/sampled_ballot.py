@@ -50,13 +50,15 @@ class SampledOutcome:
     Attributes:
         outcomes: One for each commitment, in order.
         is_failed: Whether the attempt goes on with a further ballot.
-        guilt: What each commitment costs its miner; after a failed ballot at most a miss.
+        guilt: What each commitment costs its miner; nothing after a failed ballot.
+        late: The indices of the commitments that came so late that the ballot failed.
         earners: The validators that earn a share of the fee, if a gradient is accepted.
     """
 
     outcomes: tuple[Outcome, ...]
     is_failed: bool
     guilt: tuple[Guilt, ...]
+    late: tuple[int, ...]
     earners: tuple[Address, ...]
 
 
@@ -74,11 +76,11 @@ def decide_sampled_ballot(
     decided = [_decide(ballot, index, sizes) for index in range(commitment_count)]
     is_failed = not is_last and any(each.needs_another_ballot for each in decided)
     outcomes = tuple(each.outcome for each in decided)
-    late = (Guilt.MISS if each.is_late else Guilt.NONE for each in decided)
     return SampledOutcome(
         outcomes=outcomes,
         is_failed=is_failed,
-        guilt=tuple(late) if is_failed else tuple(each.guilt for each in decided),
+        guilt=tuple(Guilt.NONE if is_failed else each.guilt for each in decided),
+        late=tuple(i for i, each in enumerate(decided) if is_failed and each.is_late),
         earners=tuple(
             validator
             for validator in sorted(ballot.words)
@@ -100,23 +102,26 @@ def _decide(ballot: SampledBallot, index: int, sizes: VoteSizes) -> _Decision:
         words = [vote[index] for vote in ballot.words.values()]
         outcome = decide_unaudited(words, sizes)
         held, unchecked = words.count(Availability.HELD), words.count(Availability.UNCHECKED)
+        is_cause = needs_another_ballot(outcome, held, unchecked, sizes)
+        unavailable = words.count(Availability.UNAVAILABLE)
         return _Decision(
             outcome,
             compute_unaudited_guilt(words, sizes),
-            needs_another_ballot(outcome, held, unchecked, sizes),
-            is_late_delivery(outcome, words.count(Availability.UNAVAILABLE), sizes),
+            is_cause,
+            is_late_delivery(is_cause=is_cause, missing=unavailable, sizes=sizes),
         )
     place = ballot.audited.index(index)
     said = [vote[place] for vote in ballot.verdicts.values()]
     verdicts = excuse_missing(said) if index in ballot.excused else tuple(said)
     outcome = decide_audited(verdicts, sizes)
     ok, unchecked = verdicts.count(Verdict.OK), verdicts.count(Verdict.UNCHECKED)
+    is_cause = needs_another_ballot(outcome, ok, unchecked, sizes)
     return _Decision(
         outcome,
         compute_guilt(verdicts, sizes, is_all_audited=False),
-        needs_another_ballot(outcome, ok, unchecked, sizes),
+        is_cause,
         # As it was said: receipts excuse no delivery so late that it made the ballot fail.
-        is_late_delivery(outcome, said.count(Verdict.MISSING), sizes),
+        is_late_delivery(is_cause=is_cause, missing=said.count(Verdict.MISSING), sizes=sizes),
     )
 
 

@@ -117,7 +117,7 @@ class FineTrees:
 
 
 def compute_fines(ended: EndedAttempt, *, is_closing: bool) -> tuple[Fine, ...]:
-    """The fines of an attempt, in the order of its commitments; the heaviest one for each.
+    """The fines of an attempt, by the verdicts of its last ballot, in the order of its commitments.
 
     Args:
         ended: The attempt.
@@ -127,23 +127,20 @@ def compute_fines(ended: EndedAttempt, *, is_closing: bool) -> tuple[Fine, ...]:
     sizes = VoteSizes(validator_set.max_faulty, validator_set.quorum)
     timely = _decode_timely(attempt)
     said = _add_late_words(timely, ended, is_closing=is_closing)
-    late = dict(reversed([(index, ballot) for ballot, index in attempt.late_deliveries]))
     fines = []
     by_commitment = list_by_commitment(said, len(attempt.commitments))
     for index, record in enumerate(attempt.commitments):
         guilt = compute_guilt(by_commitment[index], sizes, is_all_audited=True)
-        ballot, accusers = attempt.ballot, 0
-        if guilt is Guilt.NONE and index in late:
-            guilt, ballot = Guilt.MISS, late[index]
         if guilt is Guilt.NONE:
             continue
+        accusers = 0
         if guilt is Guilt.FRAUD:
             accusers = sum(
                 1 << place
                 for place, validator in enumerate(validator_set.validators)
                 if validator in timely and timely[validator][index] is Verdict.CHEAT
             )
-        fines.append(Fine(ballot, index, record.miner, _KINDS[guilt], accusers))
+        fines.append(Fine(attempt.ballot, index, record.miner, _KINDS[guilt], accusers))
     return tuple(fines)
 
 

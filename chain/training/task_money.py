@@ -11,7 +11,7 @@ from typing import Final
 from chain.contracts.events import Event
 from chain.contracts.gradient_ledger import AttemptPaid, RoundSettled
 from chain.contracts.task_registry import TaskFeeRefunded, TaskLeased
-from chain.training.history import TaskHistory
+from chain.training.history import TaskHistory, compute_outcome
 from chain.training.task_spec import TaskSpec
 
 MONEY_EVENTS: Final = (TaskLeased, TaskFeeRefunded, RoundSettled, AttemptPaid)
@@ -57,10 +57,19 @@ def apply_to_money(
         case RoundSettled() | AttemptPaid():
             assert spec is not None, "an active task has a valid specification"
             # A quorum of liars could settle a payout below the pay of the units that it accepts.
-            earned = min(event.result.payout, event.result.accepted_units * spec.reward.unit_price)
+            pay = event.result.accepted_units * spec.reward.unit_price
+            earned = min(event.result.payout, pay - _get_forfeited(before, spec))
             return replace(money, miners_paid=money.miners_paid + earned)
         case _:
             return money
+
+
+def _get_forfeited(before: TaskHistory, spec: TaskSpec) -> int:
+    """The pay that miners lose in the attempt in progress, because they delivered late."""
+    attempt = before.attempt
+    if attempt is None or attempt.validator_set is None or not attempt.late_deliveries:
+        return 0
+    return compute_outcome(attempt, spec, attempt.validator_set).forfeited
 
 
 def compute_earned_answers(money: TaskMoney, history: TaskHistory) -> int:

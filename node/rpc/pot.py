@@ -23,7 +23,7 @@ from chain.training.acceptance import decode_verdicts
 from chain.training.architectures import count_parameters
 from chain.training.attempt_records import Attempt
 from chain.training.decisions import Guilt, Outcome
-from chain.training.fines import compute_miss
+from chain.training.fines import compute_miss, compute_pay
 from chain.training.history import (
     RoundOutcome,
     SettledRound,
@@ -357,7 +357,9 @@ class PotMethods:
         is_accepted = outcome is not None and index is not None and index in outcome.accepted
         is_absent = settled is not None and index is None
         declared = units if index is None else attempt.commitments[index].units
-        pay = declared * spec.reward.unit_price
+        price = spec.reward.unit_price
+        is_late = index in attempt.late_indices
+        pay = compute_pay(declared, price, is_late=is_late) if is_accepted else 0
         seat = await self._view.contracts.read(miner_seats.get_seat(history.task_id, miner))
         reveal = self._view.reveals.get(attempt.id, miner)
         was_held = (
@@ -375,10 +377,10 @@ class PotMethods:
             "salt": None if reveal is None else to_hex(reveal.salt),
             "verdicts": await self._encode_verdicts(spec, attempt, index, miner),
             "accepted": None if settled is None else is_accepted,
-            "pay": str(pay if is_accepted else 0),
-            "reason": _explain(outcome, index),
+            "pay": str(pay),
+            "reason": _explain(outcome, index, is_late=is_late),
             "fine": ABSENCE if is_absent else self._find_fine(history, attempt, miner),
-            "absenceFine": str(compute_miss(pay) if is_absent else 0),
+            "absenceFine": str(compute_miss(declared * price) if is_absent else 0),
             "voidAttempts": await self._rounds.describe_void_of(history, spec, attempt, miner),
             "seat": encode_seat(seat) if seat.units else None,
         }
@@ -488,7 +490,7 @@ def _describe_spec(history: TaskHistory) -> Json:
         return None  # the submitted bytes are no JSON, and such a task never becomes active
 
 
-def _explain(outcome: RoundOutcome | None, index: int | None) -> str:
+def _explain(outcome: RoundOutcome | None, index: int | None, *, is_late: bool) -> str:
     """The reason why a gradient was paid or not."""
     if index is None:
         return "no commitment in this attempt"
@@ -496,7 +498,8 @@ def _explain(outcome: RoundOutcome | None, index: int | None) -> str:
         return "the round is not settled yet"
     match outcome.outcomes[index]:
         case Outcome.ACCEPTED:
-            return "accepted"
+            late = "accepted for 7/8 of the pay: it came so late that a ballot failed"
+            return late if is_late else "accepted"
         case Outcome.MISSED:
             return "the validators did not get the gradient in time"
         case Outcome.UNDECIDED:

@@ -795,19 +795,23 @@ class Checkers:
             for operator, share in formats.share_bond(ended, index, event.amount).items():
                 self._credits[spec.reward.token, operator] += share
             return
-        late = [
-            each
-            for each in ended.failed
-            if formats.is_delivered_late(each, index, self._judges(each))
-        ]
         early = formats.count_guilty_words(ended, index, ended.block_number)
         is_guilty = any(formats.is_miss(each, ended.judges) for each in (tally, early))
-        self.require(BOND_HELD, is_guilty or bool(late), f"{name} is fined without votes")
-        if is_guilty:
-            is_innocent = self._is_innocent(ended, index, is_whole_bond=False)
-        else:
-            is_innocent = all(self._was_with_all(each, index) for each in late)
+        self.require(BOND_HELD, is_guilty, f"{name} is fined without votes")
+        is_innocent = self._is_innocent(ended, index, is_whole_bond=False)
         self.require(BOND_HELD, not is_innocent, f"{name} pays a miss, and its gradient is good")
+
+    def _list_late(self, attempt: Attempt) -> set[int]:
+        """The commitments of an attempt that lose a part of their pay; none of them was early."""
+        late = set()
+        for failed in self._chain.view.failed.get(attempt.id, ()):
+            for index, record in enumerate(attempt.commitments):
+                if not formats.is_delivered_late(failed, index, self._judges(failed)):
+                    continue
+                late.add(index)
+                text = f"{self._name(record.miner)} loses pay, and was with all in time"
+                self.require(PAY, not self._was_with_all(failed, index), text)
+        return late
 
     def _was_with_all(self, attempt: Attempt, index: int) -> bool:
         """Whether all honest validators held a gradient in form before its ballot was late."""
@@ -871,7 +875,8 @@ class Checkers:
                 gradients.append((record.units, payload.root))
         equal = sum(record.vote == event.result for record in attempt.results)
         self.require(ROOT, equal >= judges.quorum, f"settled with {equal} votes")
-        pay = formats.compute_pay(attempt, spec, judges)
+        late = self._list_late(attempt)
+        pay = formats.compute_pay(attempt, spec, judges, late)
         payout = event.result.payout
         self.require(ESCROW, payout == sum(pay.values()), f"{payout} is not {pay}")
         miners = {record.miner for record in attempt.commitments}
@@ -1132,9 +1137,7 @@ class Checkers:
         early = formats.count_guilty_words(ended, index, ended.block_number)
         if any(formats.is_fraud(each, ended.judges) for each in (tally, early)):
             return True
-        is_missed = any(formats.is_miss(each, ended.judges) for each in (tally, early)) or any(
-            formats.is_delivered_late(each, index, self._judges(each)) for each in ended.failed
-        )
+        is_missed = any(formats.is_miss(each, ended.judges) for each in (tally, early))
         return is_missed and paid is None
 
     def _is_vote_impossible(self, ended: formats.Ended) -> bool:

@@ -4,7 +4,7 @@ The other modules of this folder call the rules and do not know these forms. Whe
 or a price gets another form, this is the file to change.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -165,9 +165,20 @@ def _is_guilty(tally: Tally, validator_set: ValidatorSet) -> bool:
 
 
 def is_delivered_late(failed: Attempt, index: int, validator_set: ValidatorSet) -> bool:
-    """Whether a commitment came so late that it made its ballot fail."""
+    """Whether a commitment came so late that it made its ballot fail.
+
+    In an attempt's last ballot no commitment does: the attempt is void, and nobody is paid.
+    """
     tally = count_words(list_votes(failed), index)
-    return not _is_decided(tally, validator_set) and tally.missing > validator_set.max_faulty
+    is_late = tally.missing > validator_set.max_faulty
+    return is_late and failed.ballot < MAX_BALLOTS - 1 and _makes_fail(tally, validator_set)
+
+
+def _makes_fail(tally: Tally, validator_set: ValidatorSet) -> bool:
+    """Whether a commitment makes its ballot fail, if the attempt has a further one."""
+    may_be_accepted = tally.ok + tally.unchecked > validator_set.max_faulty
+    is_open = tally.unchecked > 0 and not _is_decided(tally, validator_set)
+    return is_open and may_be_accepted
 
 
 def _is_decided(tally: Tally, validator_set: ValidatorSet) -> bool:
@@ -181,12 +192,9 @@ def decide_ballot(attempt: Attempt, validator_set: ValidatorSet) -> ResultKind:
     """What the words of a ballot do to its attempt, besides a payment without a model."""
     votes = list_votes(attempt)
     tallies = [count_words(votes, index) for index in range(len(attempt.commitments))]
-    if attempt.ballot < MAX_BALLOTS - 1:
-        for tally in tallies:
-            may_be_accepted = tally.ok + tally.unchecked > validator_set.max_faulty
-            is_open = tally.unchecked and not _is_decided(tally, validator_set)
-            if is_open and may_be_accepted:
-                return ResultKind.FAILED
+    is_last = attempt.ballot == MAX_BALLOTS - 1
+    if not is_last and any(_makes_fail(tally, validator_set) for tally in tallies):
+        return ResultKind.FAILED
     is_any_accepted = any(is_accepted(tally, validator_set.max_faulty) for tally in tallies)
     return ResultKind.SETTLED if is_any_accepted else ResultKind.VOID
 
@@ -225,14 +233,23 @@ def list_accepted(attempt: Attempt, validator_set: ValidatorSet) -> tuple[int, .
 
 
 def compute_pay(
-    attempt: Attempt, spec: TaskSpec, validator_set: ValidatorSet
+    attempt: Attempt, spec: TaskSpec, validator_set: ValidatorSet, late: Collection[int]
 ) -> dict[Address, int]:
-    """What each account earns when a result pays for the votes of this ballot."""
+    """What each account earns when a result pays for the votes of this ballot.
+
+    Args:
+        attempt: The attempt with the votes of the ballot.
+        spec: The specification of its task.
+        validator_set: The judges of the ballot.
+        late: The indices of the commitments that made a ballot of the attempt fail by coming late.
+    """
     pay: dict[Address, int] = {}
     accepted = list_accepted(attempt, validator_set)
     for i in accepted:
         record = attempt.commitments[i]
-        pay[record.miner] = pay.get(record.miner, 0) + record.units * spec.reward.unit_price
+        full = record.units * spec.reward.unit_price
+        lost = compute_miss(spec, record.units) if i in late else 0
+        pay[record.miner] = pay.get(record.miner, 0) + full - lost
     most = max(1, len(attempt.commitments) // 4)
     earners = [
         validator

@@ -120,7 +120,7 @@ RULE_MUTANTS: Final = {
     "pay-without-units": Mutant(
         "every accepted gradient is paid for one unit",
         HISTORY,
-        (("payouts[record.miner] += record.units * spec", "payouts[record.miner] += spec"),),
+        (("pay = compute_pay(record.units, ", "pay = compute_pay(1, "),),
     ),
     "pay-to-validators": Mutant(
         "the fee goes to the consensus account",
@@ -281,9 +281,19 @@ RULE_MUTANTS: Final = {
         ),
     ),
     "late-delivery-is-free": Mutant(
-        "a gradient so late that its ballot failed costs nothing",
+        "a gradient so late that its ballot failed is paid in full",
         ATTEMPT_RECORDS,
         (("            late.append((attempt.ballot, index))\n", "            pass\n"),),
+    ),
+    "blamed-for-others": Mutant(
+        "a gradient that came late loses pay, although others made its ballot fail",
+        ATTEMPT_RECORDS,
+        (
+            (
+                "        is_cause = needs_another_ballot(",
+                "        is_cause = bool(outcome) or bool(",
+            ),
+        ),
     ),
     "no-closing-vote": Mutant(
         "late words change no fine",

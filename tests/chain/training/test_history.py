@@ -179,6 +179,46 @@ def test_ballot_settles_fails_or_voids_its_attempt(
     assert bool(found.payouts) == (kind is ResultKind.SETTLED)
 
 
+def pay_after(first: list[list[Verdict]], second: list[list[Verdict]]) -> dict[Address, int]:
+    """What miners earn if the first ballot fails with these verdicts, and the second has those."""
+    failed = BallotFailed(TASK, 0, 0, 0)
+    votes = [verdict(i, *vote) for i, vote in enumerate(first)]
+    again = [verdict(i, *vote, ballot=1) for i, vote in enumerate(second)]
+    commitments = [committed(0, units=2), *map(committed, range(1, len(first[0])))]
+    attempt = history_after(opened(), *commitments, *votes, failed, *again).attempt
+    assert attempt is not None
+    assert compute_outcome(replace(attempt, ballot=0), SPEC, GENESIS_SET).kind is ResultKind.SETTLED
+    found = compute_outcome(attempt, SPEC, GENESIS_SET)
+    earned = {miner: pay for miner, pay in found.payouts if miner in MINERS}
+    units = sum(record.units for record in attempt.commitments)
+    assert found.accepted_units == units
+    assert found.forfeited == units * PRICE - sum(earned.values())
+    return earned
+
+
+def test_late_delivery_loses_an_eighth_of_its_pay_once() -> None:
+    late = [[GONE, OK], [GONE, OK], [UNCHECKED, OK], [OK, OK]]
+    earned = pay_after(late, [[OK, OK]] * 4)
+    assert earned == {MINERS[0]: 2 * PRICE * 7 // 8, MINERS[1]: PRICE}
+
+
+def test_gradient_is_paid_in_full_if_another_made_the_ballot_fail() -> None:
+    """A liar and one validator that the gradient did not reach cannot shift the blame on it."""
+    # The fourth validator holds the first gradient, too, and is slower than the wait.
+    first = [[GONE, UNCHECKED], [GONE, UNCHECKED], [OK, UNCHECKED]]
+    earned = pay_after(first, [[OK, OK]] * 4)
+    assert earned == {MINERS[0]: 2 * PRICE, MINERS[1]: PRICE}
+
+
+def test_gradients_in_the_last_ballot_lose_nothing_by_its_failure() -> None:
+    failed = [BallotFailed(TASK, 0, 0, number) for number in range(2)]
+    votes = [verdict(i, each, ballot=2) for i, each in enumerate((GONE, GONE, UNCHECKED, OK))]
+    last = BallotFailed(TASK, 0, 0, 2)
+    attempt = history_after(opened(), committed(0), *failed, *votes, last).attempt
+    assert attempt is not None
+    assert attempt.late_indices == frozenset()
+
+
 def list_earners(*votes: list[Verdict]) -> list[int]:
     """The validators that earn a share of the fee, and the payout is what they earn together."""
     count = len(votes[0])

@@ -245,6 +245,7 @@ ALL_ACCEPTED = SampledOutcome(
     outcomes=(Outcome.ACCEPTED,) * 3,
     is_failed=False,
     guilt=(Guilt.NONE,) * 3,
+    late=(),
     earners=(A, B, C, D),
 )
 
@@ -297,23 +298,23 @@ def test_receipts_save_the_bond_and_open_another_ballot() -> None:
     excused = with_verdicts(*verdicts, is_excused=True)
     outcome = decide(excused)
     assert (outcome.outcomes[2], outcome.is_failed) == (Outcome.UNDECIDED, True)
-    assert outcome.guilt[2] is Guilt.MISS
+    assert (outcome.guilt[2], outcome.late) == (Guilt.NONE, (2,))
     last = decide(excused, is_last=True)
     assert (last.outcomes[2], last.is_failed) == (Outcome.UNDECIDED, False)
-    assert last.guilt[2] is Guilt.NONE
+    assert (last.guilt[2], last.late) == (Guilt.NONE, ())
     # Who was cut off keeps its share.
     assert last.earners == (A, B, C, D)
 
 
-def test_late_delivery_is_a_miss_in_a_failed_ballot_only() -> None:
+def test_late_delivery_is_one_that_made_the_ballot_fail() -> None:
     ballot = with_words(UNAVAILABLE, UNAVAILABLE, LACKED_TIME, HELD)
     failed = decide(ballot)
-    assert (failed.is_failed, failed.guilt[0]) == (True, Guilt.MISS)
+    assert (failed.is_failed, failed.guilt[0], failed.late) == (True, Guilt.NONE, (0,))
     last = decide(ballot, is_last=True)
-    assert (last.outcomes[0], last.guilt[0]) == (Outcome.UNDECIDED, Guilt.NONE)
+    assert (last.outcomes[0], last.guilt[0], last.late) == (Outcome.UNDECIDED, Guilt.NONE, ())
 
 
-def test_failed_ballot_costs_nobody_more_than_a_miss() -> None:
+def test_failed_ballot_finds_nobody_guilty() -> None:
     ballot = replace(
         with_verdicts(CHEAT, CHEAT, CHEAT, OK),
         words=with_words(HELD, LACKED_TIME, LACKED_TIME, UNAVAILABLE).words,

@@ -106,15 +106,18 @@ def test_verdict_after_the_phase_but_before_the_end_counts_at_once() -> None:
     assert compute_fines(ended, is_closing=False) == (fraud(0b0011),)
 
 
-def test_late_delivery_in_a_failed_ballot_is_a_miss_and_never_more() -> None:
+def test_fines_follow_from_the_last_ballot_alone() -> None:
+    """A gradient that made an earlier ballot fail by coming late loses pay, and no bond."""
     first = [verdict(i, OK, each) for i, each in enumerate((MISSING, MISSING, UNCHECKED, OK))]
     failed = BallotFailed(TASK, 0, 0, 0)
     second = [verdict(i, OK, OK, ballot=1) for i in range(4)]
-    ended = ended_after(*first, failed, *second)
-    assert compute_fines(ended, is_closing=False) == (MISS,)
+    history = history_after(opened(), committed(0), committed(1), *first, failed, *second)
+    void = AttemptVoided(TASK, 0, 0)
+    fold = apply_event(history, void, at(END), spec=SPEC, validator_set=GENESIS_SET)
+    assert (fold.ended, fold.history.ended) == (None, ())
     cheats = [verdict(i, OK, CHEAT, ballot=1) for i in range(4)]
-    heavier = ended_after(*first, failed, *cheats)
-    assert compute_fines(heavier, is_closing=False) == (replace(fraud(0b1111), ballot=1),)
+    guilty = ended_after(*first, failed, *cheats)
+    assert compute_fines(guilty, is_closing=False) == (replace(fraud(0b1111), ballot=1),)
 
 
 def test_ballot_that_failed_for_lack_of_time_costs_nothing() -> None:

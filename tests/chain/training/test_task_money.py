@@ -3,9 +3,10 @@ from dataclasses import replace
 import pytest
 
 from chain.contracts.events import Event
-from chain.contracts.gradient_ledger import AttemptPaid, RoundSettled
+from chain.contracts.gradient_ledger import AttemptPaid, BallotFailed, RoundSettled
 from chain.contracts.task_registry import TaskFeeRefunded, TaskFunded, TaskLeased
 from chain.primitives import Address
+from chain.training.acceptance import Verdict
 from chain.training.history import build_history
 from chain.training.leases import NO_LEASE
 from chain.training.task_money import (
@@ -14,7 +15,17 @@ from chain.training.task_money import (
     apply_to_money,
     compute_earned_answers,
 )
-from tests.worlds.training import SPEC, SUBMITTED, TASK, VOTE, at, history_after
+from tests.worlds.training import (
+    SPEC,
+    SUBMITTED,
+    TASK,
+    VOTE,
+    at,
+    committed,
+    history_after,
+    opened,
+    verdict,
+)
 
 SENDER = Address(b"\x01" * 20)
 PRICE = SPEC.reward.unit_price
@@ -54,6 +65,16 @@ def test_pay_for_accepted_units_goes_to_miners(payout: int) -> None:
     for event in (settled, paid):
         money = apply_to_money(TaskMoney(), event, history_after(), SPEC)
         assert money.miners_paid == min(payout, 2 * PRICE)
+
+
+def test_pay_that_a_late_delivery_loses_goes_to_nobody() -> None:
+    words = (Verdict.MISSING, Verdict.MISSING, Verdict.UNCHECKED, Verdict.OK)
+    failed = [verdict(i, word) for i, word in enumerate(words)]
+    again = [verdict(i, Verdict.OK, ballot=1) for i in range(4)]
+    before = history_after(opened(), committed(0), *failed, BallotFailed(TASK, 0, 0, 0), *again)
+    vote = replace(VOTE, accepted_units=1, payout=PRICE * 7 // 8 + SPEC.reward.validator_fee)
+    money = apply_to_money(TaskMoney(), RoundSettled(TASK, 0, 0, 1, vote), before, SPEC)
+    assert money.miners_paid == PRICE * 7 // 8
 
 
 def test_other_events_change_nothing() -> None:

@@ -5,11 +5,14 @@ from pathlib import Path
 import pytest
 
 from chain.contracts import gradient_ledger, miner_seats
+from chain.contracts.gradient_ledger import ResultKind
 from chain.crypto import keccak256
 from chain.hexadecimal import to_hex
 from chain.primitives import BlockNumber
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.fines import compute_bond, compute_miss
+from chain.training.history import compute_outcome
+from chain.training.result_vote import build_empty_vote, build_result_vote
 from chain.training.slashing import build_fine_trees
 from node.rpc.void_attempts import VoidAttempt
 from tests.worlds.rpc import rpc_harness
@@ -17,6 +20,7 @@ from tests.worlds.stored_chain import CHAIN_ID
 from tests.worlds.training_chain import (
     ANN,
     BEN,
+    GENESIS_SET,
     OPERATORS,
     POT,
     SPEC,
@@ -98,6 +102,42 @@ def test_fine_that_nobody_voted_for_lapses(tmp_path: Path) -> None:
             chain.finalize()
         (lapsed,) = rpc.result("pot_getFines", TASK)
     assert lapsed["fines"] == [{**due["fines"][0], "state": "lapsed"}]
+
+
+def test_receipt_shows_what_a_late_delivery_loses(tmp_path: Path) -> None:
+    chain = play(TrainingChain(tmp_path / "database"), "commit")
+    late = (Verdict.MISSING, Verdict.MISSING, Verdict.UNCHECKED, Verdict.OK)
+    failed = build_empty_vote(ResultKind.FAILED)
+    for ballot, words in enumerate((late, (Verdict.OK,) * 4)):
+        for operator, word in zip(OPERATORS, words, strict=True):
+            said = encode_verdicts([word, Verdict.OK])
+            chain.finalize(
+                chain.call(operator, gradient_ledger.post_verdict(TASK, 0, 0, ballot, said))
+            )
+        chain.finalize()
+        if ballot == 0:
+            vote = gradient_ledger.post_result(TASK, 0, 0, 0, failed, 0, 0)
+            chain.finalize(*(chain.call(each, vote) for each in OPERATORS[:3]))
+            chain.finalize(chain.call(OPERATORS[0], gradient_ledger.advance_round(TASK)))
+            chain.finalize()
+    history = chain.index.history(TASK)
+    assert history is not None
+    assert history.attempt is not None
+    outcome = compute_outcome(history.attempt, SPEC, GENESIS_SET)
+    root = keccak256(b"root")
+    result = build_result_vote(
+        TASK, {}, outcome, chain_id=CHAIN_ID, training_state_root=root, model_root=root
+    )
+    vote = gradient_ledger.post_result(TASK, 0, 0, 1, result, 0, 0)
+    chain.finalize(*(chain.call(each, vote) for each in OPERATORS))
+    chain.finalize(chain.call(OPERATORS[0], gradient_ledger.settle_round(TASK, result)))
+    with rpc_harness(tmp_path, chain.local) as rpc:
+        ann, ben = (rpc.result("pot_getReceipt", TASK, 0, each.address) for each in (ANN, BEN))
+        fines = rpc.result("pot_getFines", TASK)
+    assert (ann["pay"], ben["pay"]) == (str(PRICE * 7 // 8), str(2 * PRICE))
+    assert ann["reason"] == "accepted for 7/8 of the pay: it came so late that a ballot failed"
+    assert (ben["reason"], fines) == ("accepted", [])
+    assert (ann["seat"]["misses"], ann["seat"]["hasSeatBond"]) == (0, True)
 
 
 def test_absences_are_shown_in_attempts_rounds_and_receipts(tmp_path: Path) -> None:

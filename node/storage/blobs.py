@@ -15,7 +15,7 @@ is recomputed from the bytes, so it cannot be wrong after a crash. At most one c
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -242,14 +242,20 @@ class BlobStore:
         content_id = manifest.content_id
         partial = self._directory / (content_id.hex() + _PARTIAL)
         try:
-            is_reserved = partial.exists() and partial.stat().st_size == manifest.size_bytes
+            reserved_bytes = partial.stat().st_size if partial.exists() else -1
+            is_reserved = reserved_bytes == manifest.size_bytes
             with nullcontext() if is_reserved else wait_for_lock(self._directory):
                 if not is_reserved:
-                    self._check_quota(manifest.size_bytes, self._quota_bytes)
+                    more_bytes = manifest.size_bytes - max(0, reserved_bytes)
+                    self._check_quota(more_bytes, self._quota_bytes)
                 write_atomically(self._leaves_path(content_id), b"".join(manifest.leaves))
-                return BlobDownload(partial, manifest)
+                return BlobDownload(partial, manifest, self._check_growth)
         except OSError as error:
             raise _disk_failed(self._directory, error) from error
+
+    def _check_growth(self, more_bytes: int) -> None:
+        with wait_for_lock(self._directory):
+            self._check_quota(more_bytes, self._quota_bytes)
 
     def delete(self, content_id: Hash32) -> None:
         """Delete the blob and any download of it."""
@@ -484,12 +490,16 @@ class BlobUpload:
 class BlobDownload:
     """A blob that is written in chunks, in any order; each is verified before it is written.
 
-    Chunks may be written from several threads.
+    Chunks may be written from several threads. The hashes of the chunks do not fix the length of
+    the last one, so the manifest may be wrong about it, and the last chunk itself is right.
     """
 
-    def __init__(self, path: Path, manifest: BlobManifest) -> None:
+    def __init__(
+        self, path: Path, manifest: BlobManifest, check_growth: Callable[[int], None]
+    ) -> None:
         self._path = path
         self._manifest = manifest
+        self._check_growth = check_growth
         self._missing = set(range(len(manifest.leaves)))
         resumed = path.exists()
         if resumed:
@@ -516,14 +526,23 @@ class BlobDownload:
         Raises:
             RejectedInputError: MALFORMED if there is no such chunk, CONTENT_MISMATCH if these are
                 not its bytes.
+            BlobQuotaError: The last chunk is longer than announced, and does not fit.
             BlobDiskError: The disk refused.
         """
-        if not 0 <= index < len(self._manifest.leaves):
+        told = self._manifest
+        if not 0 <= index < len(told.leaves):
             raise RejectedInputError(RejectionReason.MALFORMED, f"no chunk {index}")
-        right_size = len(data) == self._manifest.chunk_size(index)
-        if not right_size or merkle_leaf(data) != self._manifest.leaves[index]:
+        is_last = index == len(told.leaves) - 1
+        right_size = is_last or len(data) == told.chunk_size(index)
+        if not right_size or merkle_leaf(data) != told.leaves[index]:
             raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, f"chunk {index}")
         try:
+            if is_last and len(data) != told.chunk_size(index):
+                size_bytes = index * CHUNK_BYTES + len(data)
+                right = BlobManifest(size_bytes, told.leaves)
+                self._check_growth(size_bytes - told.size_bytes)
+                self._file.truncate(size_bytes)
+                self._manifest = right
             written = os.pwrite(self._file.fileno(), data, index * CHUNK_BYTES)
             if written != len(data):
                 raise OSError(f"wrote {written} of {len(data)} bytes")

@@ -13,7 +13,7 @@ from typing import Final, Protocol, TypeVar
 
 import trio
 
-from chain.crypto import CHUNK_BYTES
+from chain.crypto import CHUNK_BYTES, merkle_leaf
 from chain.errors import RejectedInputError
 from chain.hexadecimal import to_hex
 from chain.primitives import Hash32
@@ -351,13 +351,28 @@ class BlobFetch:
         async with self._write_lock:
             if index not in self._missing:
                 return  # another holder was faster
-            assert self._download is not None
-            await self._in_thread(partial(self._download.write_chunk, index, data))
+            await self._in_thread(partial(self._write_chunk, index, data))
             self._missing.discard(index)
         self._metrics.blob_chunks_received += 1
         self._place.count(len(data))
         if not self._missing:
             self._notify()
+
+    def _write_chunk(self, index: int, data: bytes) -> None:
+        """Verify and store a chunk; run in a thread.
+
+        Raises:
+            StreamClosedError: The blob is larger than wanted. The holder has not said otherwise.
+            RejectedInputError, OperatorError: As for `Download.write_chunk`.
+        """
+        assert self._download is not None
+        assert self._manifest is not None
+        size_bytes = index * CHUNK_BYTES + len(data)
+        if size_bytes > self._size_limit and merkle_leaf(data) == self._manifest.leaves[index]:
+            # The manifest was wrong about the length of the last chunk.
+            self._note_size(size_bytes)
+            raise StreamClosedError(f"the blob has {size_bytes} bytes")
+        self._download.write_chunk(index, data)
 
     def _choose_chunks(self, talk: _Talk) -> list[int]:
         """Consecutive chunks to ask a holder for; none if it has to wait."""

@@ -19,6 +19,7 @@ from node.network.protocols.blob_fetch import BlobUnavailableError
 from node.network.protocols.blobs import BlobExchange
 from node.network.slow_peers import PATIENCE_SECONDS
 from node.network.stream import FrameStream, PeerId
+from node.storage.blob_manifest import BlobManifest
 from node.storage.blobs import BlobStore
 from tests.worlds.network import stream_pair
 
@@ -270,3 +271,47 @@ async def test_peer_that_lies_about_the_size_keeps_nobody_from_the_blob(world: W
         await world.fetch({"liar": exaggerate}, wanted, size_limit=len(blob))
     await world.fetch({"holder": world.hold}, wanted, size_limit=len(blob))
     assert world.own.store.has(wanted)
+
+
+def lie_about_the_size(right: BlobManifest, size_bytes: int) -> Serve:
+    """A peer that tells the manifest with another length of the last chunk, and nothing more."""
+
+    async def serve(stream: FrameStream) -> None:
+        await stream.read_frame(1_000)
+        await stream.write_frame(b"\x01")
+        await stream.read_frame(1_000)
+        await stream.write_frame(wire.encode_manifest(replace(right, size_bytes=size_bytes)))
+
+    return serve
+
+
+@pytest.mark.parametrize("told", [5 * CHUNK_BYTES + 1, 6 * CHUNK_BYTES])
+async def test_false_length_of_a_blob_is_no_fault_of_its_honest_holders(
+    world: World, autojump_clock: MockClock, told: int
+) -> None:
+    """The first right manifest counts, and its peer may lie about the last chunk's length."""
+    liar = lie_about_the_size(world.holder.store.manifest(world.wanted), told)
+
+    async def hold_later(stream: FrameStream) -> None:
+        await trio.sleep(1)
+        await world.hold(stream)
+
+    await world.fetch({"liar": liar, "holder": hold_later})
+    assert world.store.path(world.wanted).read_bytes() == BLOB
+    assert world.store.manifest(world.wanted).size_bytes == len(BLOB)
+
+
+async def test_blob_that_was_said_to_be_small_enough_is_not_stored(
+    world: World, autojump_clock: MockClock
+) -> None:
+    right, limit = world.holder.store.manifest(world.wanted), len(BLOB) - 1
+    liar = lie_about_the_size(right, limit)
+
+    async def hold_later(stream: FrameStream) -> None:
+        await trio.sleep(1)
+        await world.drip(0)(stream)
+
+    with pytest.raises(BlobUnavailableError, match="chunks missing"):
+        await world.fetch({"liar": liar, "holder": hold_later}, size_limit=limit)
+    with pytest.raises(BlobUnavailableError, match=f"more than {limit} bytes"):
+        await world.fetch({"liar": liar}, size_limit=limit)

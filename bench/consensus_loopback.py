@@ -65,6 +65,8 @@ def start_network(
                 "network.listen": (f"/ip4/127.0.0.1/tcp/{base_port + 10 + index}",),
                 "network.bootstrap": tuple(a for a in addresses if a != addresses[index]),
                 "network.accept_private_addresses": True,
+                # The load is of free transactions, and more than their ration.
+                "mempool.gas_price_wei": 0,
                 "rpc.port": base_port + index,
                 "metrics.port": base_port + 20 + index,
             },

@@ -15,6 +15,7 @@ from chain.primitives import (
     EMPTY_UNCLES_HASH,
     ZERO_HASH,
     Address,
+    Hash32,
 )
 from chain.state.world_state import ReadableDatabase
 from chain.transition import BlockAssembly, BlockResult
@@ -54,6 +55,40 @@ class UnlimitedBudget:
 
 
 @dataclass(frozen=True, slots=True)
+class FreeGas:
+    """What the primary gives to candidates that offer too little. It decides no block's validity.
+
+    It counts the gas that they use, so a candidate that fails or reverts counts as well.
+    """
+
+    candidates: frozenset[Hash32]
+    """The hashes of those candidates."""
+    gas: int
+    """None of them begins after so much gas. The last one may use more."""
+    limit: int
+    """All of them together use at most so much gas."""
+
+
+class _FreeGasMeter:
+    """Counts the gas of free candidates in one block."""
+
+    def __init__(self, given: FreeGas | None) -> None:
+        self._given = given or FreeGas(frozenset(), 0, 0)
+        self.used = 0
+
+    def may_begin(self, transaction: Transaction) -> bool:
+        """Whether a candidate is not free, or there is gas left for it."""
+        return transaction.hash not in self._given.candidates or (
+            self.used < self._given.gas and self.used + transaction.gas_limit <= self._given.limit
+        )
+
+    def count(self, transaction: Transaction, gas: int) -> None:
+        """Count the gas that a candidate used."""
+        if transaction.hash in self._given.candidates:
+            self.used += gas
+
+
+@dataclass(frozen=True, slots=True)
 class DroppedTransaction:
     """A candidate that was left out of the block, and the reason."""
 
@@ -71,6 +106,8 @@ class BuiltBlock:
     """Candidates that broke a rule. Candidates that merely did not fit are not among them."""
     stopped: tuple[Transaction, ...]
     """Candidates whose execution took longer than the budget allows for one."""
+    free_gas_used: int
+    """The gas that was used of `FreeGas`."""
 
 
 def build_block(
@@ -83,6 +120,7 @@ def build_block(
     timestamp: int,
     parent_certificate: CommitCertificate | None,
     budget: BuildBudget | None = None,
+    free_gas: FreeGas | None = None,
 ) -> BuiltBlock:
     """The block on top of `parent` with all valid `candidates`, in their order.
 
@@ -96,6 +134,7 @@ def build_block(
         timestamp: Seconds since the Unix epoch; raised to the parent's if it is lower.
         parent_certificate: The parent's certificate; None only for block 1.
         budget: The time for building; None for as much as it takes.
+        free_gas: The limit of candidates that offer too little; None if there are none.
 
     Raises:
         MissingTrieNodeError: The parent's state is not in the database.
@@ -108,13 +147,19 @@ def build_block(
     # The senders of candidates that did not fit: their later nonces cannot be executed before.
     left_out: set[Address] = set()
     bytes_left = BODY_LIMIT_BYTES
+    meter = _FreeGasMeter(free_gas)
     for transaction in candidates:
         if assembly.gas_available < GAS_TRANSACTION or not budget.may_begin():
             break
         if transaction.sender in left_out:
             continue
         size = len(transaction.raw) + TRANSACTION_OVERHEAD_BYTES
-        if size > bytes_left or transaction.gas_limit > assembly.gas_available:
+        gas_available = assembly.gas_available
+        if (
+            size > bytes_left
+            or transaction.gas_limit > gas_available
+            or not meter.may_begin(transaction)
+        ):
             left_out.add(transaction.sender)
             continue
         try:
@@ -127,6 +172,7 @@ def build_block(
             left_out.add(transaction.sender)
             continue
         bytes_left -= size
+        meter.count(transaction, gas_available - assembly.gas_available)
     sums, transactions, receipts, delta = assembly.finish()
     header = Header(
         parent_hash=parent.hash,
@@ -153,4 +199,4 @@ def build_block(
     )
     block = Block(header, tuple(t.raw for t in transactions), parent_certificate)
     result = BlockResult(header, transactions, receipts, delta)
-    return BuiltBlock(block, result, tuple(dropped), tuple(stopped))
+    return BuiltBlock(block, result, tuple(dropped), tuple(stopped), meter.used)

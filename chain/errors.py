@@ -58,6 +58,8 @@ class RejectionReason(StrEnum):
     # Policy of the mempool; a block may still contain such transactions.
     ALREADY_KNOWN = "already_known"
     REPLACEMENT_UNDERPRICED = "replacement_underpriced"
+    UNDERPRICED = "underpriced"
+    """It offers less than this node's gas price, and its gas limit is above what such may have."""
     POOL_FULL = "pool_full"
     """The mempool, or the sender's share of it, is full of transactions that are worth more."""
     DELEGATED_ACCOUNT = "delegated_account"

@@ -165,6 +165,15 @@ class SyncSection(_Section):
     """The hash of a final block that you trust; only a snapshot of this block is accepted."""
 
 
+class MempoolSection(_Section):
+    """The price of gas. Policy of this node: it decides no block's validity."""
+
+    gas_price_wei: Annotated[int, Field(ge=0, le=2**63)] = 10**9
+    """Transactions that pay less for a unit of gas share a ration; 0 for no ration."""
+    free_gas_per_second: Annotated[int, Field(ge=1, le=10**12)] = 500_000
+    """The ration of the whole network. A validator gives its part of it in its own blocks."""
+
+
 class LogsSection(_Section):
     """The log, on standard error."""
 
@@ -207,6 +216,7 @@ class NodeConfig(BaseSettings):
     operator: KeySection = KeySection()
     """The operator account, which sends the validator's votes on tasks and on the validator set."""
     blobs: BlobsSection = BlobsSection()
+    mempool: MempoolSection = MempoolSection()
     logs: LogsSection = LogsSection()
     sync: SyncSection = SyncSection()
     verifier: VerifierSection = VerifierSection()

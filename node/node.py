@@ -35,6 +35,7 @@ from node.health.metrics_feed import MetricsFeed
 from node.health.reader import HealthReader
 from node.ipc.backend import Backend
 from node.ipc.server import IpcServer
+from node.mempool.free_gas import FreeGasPolicy
 from node.mempool.head_rules import HeadRules
 from node.mempool.intake import Pool
 from node.mempool.pool import Mempool
@@ -179,7 +180,12 @@ class _Node:
         validator = None if signer is None else signer.address
         domain = SigningDomain(genesis.chain_id, store.genesis_hash(), CONSENSUS_VERSION)
         rules = HeadRules(store=store, database=database, config=genesis, contracts=contracts)
-        mempool = Mempool(rules)
+        free_gas = FreeGasPolicy.build(
+            genesis,
+            price_wei=config.mempool.gas_price_wei,
+            gas_per_second=config.mempool.free_gas_per_second,
+        )
+        mempool = Mempool(rules, free_gas=free_gas)
         pool = Pool(mempool)
         blobs = BlobStore(config.blob_dir, quota_bytes=config.blobs.quota_bytes)
         blobs.recover()

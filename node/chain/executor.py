@@ -1,6 +1,6 @@
 """Executes blocks in the one execution thread, each block once (docs/adr/0005)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
 from time import monotonic, perf_counter
@@ -10,7 +10,7 @@ import structlog
 import trio
 from cachetools import FIFOCache, LRUCache
 
-from chain.builder import BuiltBlock, build_block
+from chain.builder import BuiltBlock, FreeGas, build_block
 from chain.consensus.certificates import Recover, verify_commit_certificate
 from chain.consensus.messages import SigningDomain
 from chain.contracts.set_reader import read_next_set
@@ -233,24 +233,25 @@ class Executor:
     async def build(
         self,
         parent: Header,
-        candidates: Callable[[], Iterable[Transaction]],
+        candidates: Sequence[Transaction],
         coinbase: Address,
         parent_certificate: CommitCertificate | None,
+        free_gas: FreeGas | None = None,
     ) -> BuiltBlock:
         """A new block on top of `parent`. Its result is cached, so it is not executed again."""
-        transactions = tuple(candidates())
 
         def build() -> BuiltBlock:
             started = perf_counter()
             built = build_block(
                 parent,
-                transactions,
+                candidates,
                 self._database,
                 self._config,
                 coinbase=coinbase,
                 timestamp=self._clock.now_ms() // 1000,
                 parent_certificate=parent_certificate,
                 budget=WallClockBudget(self._build_seconds),
+                free_gas=free_gas,
             )
             self._work_seconds.labels("build").observe(perf_counter() - started)
             return built

@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 import trio
 
+from chain.builder import FreeGas
 from chain.consensus.effects import BuildBlock
 from chain.consensus.inputs import BlockBuilt, BlockFetched, BlockValidated
 from chain.errors import InvalidBlock, RejectedInputError, RejectionReason
@@ -20,6 +21,7 @@ from chain.types.block import Block
 from chain.validation import compute_next_base_fee, validate_fresh_proposal
 from node.chain.executor import Executor, Refusal
 from node.clock import Clock
+from node.mempool.free_gas import FreeGasBucket
 from node.mempool.pool import Mempool
 from node.network.requests import BlockPeers
 from node.network.stream import UnreachablePeerError
@@ -76,6 +78,8 @@ class Proposals:
         self._transaction_held_at: float | None = None
         """The time since which the pool has a transaction for the next block. None if it has none,
         or had one already when this process began."""
+        self._free_gas = FreeGasBucket.full(mempool.free_gas, _now_ms())
+        """The gas that this validator may give to free transactions."""
 
     # Block intervals.
 
@@ -146,12 +150,17 @@ class Proposals:
         if self._transaction_held_at is not None:
             await trio.sleep_until(self._transaction_held_at + GATHER_SECONDS)
         base_fee = compute_next_base_fee(head, self._parameters)
+        candidates, policy = self._mempool.candidates(base_fee), self._mempool.free_gas
+        validator_count = len(self._store.validator_set(asked.number).validators)
+        self._free_gas = self._free_gas.fill(policy, _now_ms(), validator_count)
         built = await self._executor.build(
             head,
-            lambda: self._mempool.candidates(base_fee),
+            candidates.transactions,
             self._coinbase,
             self._store.certificate(head.number),
+            FreeGas(candidates.free, self._free_gas.gas, policy.block_gas),
         )
+        self._free_gas = self._free_gas.take(built.free_gas_used)
         for dropped in built.dropped:
             is_temporary = dropped.error.reason in TEMPORARY_REASONS
             self._mempool.drop(dropped.transaction.hash, ban=not is_temporary)
@@ -184,3 +193,7 @@ class Proposals:
                 continue
             return BlockFetched(block)
         return None
+
+
+def _now_ms() -> int:
+    return int(1000 * trio.current_time())

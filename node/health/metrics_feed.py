@@ -76,6 +76,7 @@ class MetricsFeed:
         metrics.mempool_pending.set(pending)
         metrics.mempool_queued.set(queued)
         metrics.mempool_bytes.set(self._mempool.size_bytes)
+        metrics.mempool_free_gas.set(self._mempool.waiting_free_gas)
         metrics.waiting_inputs.set(self._consensus.waiting_inputs)
         metrics.signing_stopped.set(self._consensus.is_member and not self._consensus.is_signing)
         if self._updates % BLOB_SCAN_UPDATES == 0:

@@ -22,9 +22,14 @@ class Entry:
     priority: Priority
     subject: Subject | None
     """The subject of a vote or commitment with priority; None for an ordinary transaction."""
+    is_duty: bool
+    """Whether it is an operator's vote or duty, with priority or without."""
     is_free: bool
     """Whether the transaction counts towards FREE_SHARE: it offers no fee, and is no vote with
     priority."""
+    free_gas: int
+    """Its gas limit if it shares the ration of free gas at the base fee of its admission; else 0.
+    """
     arrival: int
     """The position in the order of admission, which breaks ties."""
     admitted_block: int

@@ -72,7 +72,7 @@ class HeadRules:
                 transaction,
                 self._view(),
                 self._config,
-                base_fee_per_gas=compute_next_base_fee(head, self._config.parameters),
+                base_fee_per_gas=self.base_fee(),
                 gas_available=head.gas_limit,
             )
         except InvalidTransaction as error:
@@ -83,6 +83,10 @@ class HeadRules:
     def nonce(self, sender: Address) -> int:
         """The next nonce of an account."""
         return self._view().get_nonce(sender)
+
+    def base_fee(self) -> int:
+        """The base fee of the next block, in wei for a unit of gas."""
+        return compute_next_base_fee(self._store.head(), self._config.parameters)
 
     def balance(self, sender: Address) -> int:
         """The balance of an account, in wei."""

@@ -52,6 +52,9 @@ class HeadRules(Protocol):
     def nonce(self, sender: Address) -> int:
         """The next nonce of an account."""
 
+    def base_fee(self) -> int:
+        """The base fee of the next block, in wei for a unit of gas."""
+
     def balance(self, sender: Address) -> int:
         """The balance of an account, in wei."""
 

@@ -16,7 +16,7 @@ together.
 """
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 from cachetools import FIFOCache
@@ -28,9 +28,11 @@ from chain.types.transaction import Transaction, decode_transaction
 from chain.validation import FORM_REASONS
 from node.chain.finalizer import NewHead
 from node.mempool.authorizations import PendingAuthorizations
+from node.mempool.candidates import Candidates, merge
 from node.mempool.commitment_share import CommitmentShare
 from node.mempool.early_calls import EarlyCalls
 from node.mempool.entries import Entry, Queue
+from node.mempool.free_gas import NO_RATION, FreeGasPolicy
 from node.mempool.policy import HeadRules, MempoolLimits, Priority, Subject
 from pot_common.gas_offer import REPLACEMENT_PERCENT
 
@@ -67,9 +69,16 @@ class Mempool:
     Args:
         rules: The chain's rules and accounts at the head.
         limits: The limits of the pool; None takes the defaults.
+        free_gas: The limits of transactions that offer less than this node's gas price.
     """
 
-    def __init__(self, rules: HeadRules, limits: MempoolLimits | None = None) -> None:
+    def __init__(
+        self,
+        rules: HeadRules,
+        limits: MempoolLimits | None = None,
+        free_gas: FreeGasPolicy = NO_RATION,
+    ) -> None:
+        self.free_gas = free_gas
         self._rules = rules
         self._limits = limits or MempoolLimits()
         self._entries: dict[Hash32, Entry] = {}
@@ -95,6 +104,7 @@ class Mempool:
         self._size_bytes = 0
         self._free_count = 0
         self._free_bytes = 0
+        self._waiting_free_gas = 0
         self._gapped_count = 0
         self._gapped_bytes = 0
         self._arrivals = 0
@@ -110,6 +120,15 @@ class Mempool:
     def size_bytes(self) -> int:
         """The encoded bytes of all transactions in the pool."""
         return self._size_bytes
+
+    @property
+    def waiting_free_gas(self) -> int:
+        """The gas limits of all transactions that share the ration of free gas."""
+        return self._waiting_free_gas
+
+    def suggest_price(self) -> int:
+        """What to offer for a unit of gas, in wei, so as not to wait long."""
+        return self.free_gas.suggest_price(self._waiting_free_gas)
 
     def get(self, transaction_hash: Hash32) -> Transaction | None:
         """The transaction with a hash; None if the pool does not hold it."""
@@ -196,6 +215,7 @@ class Mempool:
         if subject is not None and is_asked:
             self._refused_calls[sender] = refused_calls + 1
         entry = self._build_entry(transaction, priority, subject, authorities)
+        self._check_free_gas(entry)
         if replaced is None:
             self._check_free_limits(entry, queue)
         self._make_room(entry, replaced, is_gapped=is_gapped)
@@ -239,10 +259,24 @@ class Mempool:
     ) -> Entry:
         # By the fee alone: with one wei, a sender would have a balance and yet risk nothing.
         is_free = priority is not Priority.OPERATOR_VOTE and transaction.max_fee_per_gas == 0
+        is_duty = subject is not None and subject.priority is Priority.OPERATOR_VOTE
+        is_rationed = (
+            priority is Priority.ORDINARY
+            and not is_duty
+            and self.free_gas.is_free(transaction, self._rules.base_fee())
+        )
         if priority is Priority.ORDINARY:
             subject = None
         return Entry(
-            transaction, priority, subject, is_free, self._arrivals, self._blocks, authorities
+            transaction=transaction,
+            priority=priority,
+            subject=subject,
+            is_duty=is_duty,
+            is_free=is_free,
+            free_gas=transaction.gas_limit if is_rationed else 0,
+            arrival=self._arrivals,
+            admitted_block=self._blocks,
+            authorities=authorities,
         )
 
     def drop(self, transaction_hash: Hash32, *, ban: bool = False) -> None:
@@ -318,14 +352,10 @@ class Mempool:
         else:
             self.on_finalized(head.transactions)
 
-    def candidates(self, base_fee_per_gas: int = 0) -> Iterator[Transaction]:
-        """The transactions that a block may include, the best first.
-
-        Transactions of one sender come by ascending nonce; if a block does not include one, it
-        cannot include the later ones. The iterator reads a copy, so the pool may change meanwhile,
-        and another thread may iterate.
-        """
-        return _merge([queue.rank() for queue in self._queues.values()], base_fee_per_gas)
+    def candidates(self, base_fee_per_gas: int = 0) -> Candidates:
+        """The transactions that a block may include."""
+        runs = [queue.rank() for queue in self._queues.values()]
+        return merge(runs, base_fee_per_gas, self.free_gas)
 
     def pending_nonce(self, sender: Address) -> int:
         """The nonce that the next transaction of a sender should have."""
@@ -391,6 +421,15 @@ class Mempool:
         if is_ordinary and len(queue.entries) >= self._limits.free_sender_transactions:
             raise InvalidTransaction(
                 RejectionReason.POOL_FULL, "too many transactions of an account without a balance"
+            )
+
+    def _check_free_gas(self, entry: Entry) -> None:
+        policy = self.free_gas
+        if entry.free_gas > policy.block_gas:
+            raise InvalidTransaction(
+                RejectionReason.UNDERPRICED,
+                f"gas limit {entry.free_gas}; without a price, validators include at most "
+                f"{policy.block_gas}: offer {policy.price_wei} wei for a unit of gas",
             )
 
     def _check_funds(self, transaction: Transaction, queue: Queue) -> None:
@@ -510,6 +549,7 @@ class Mempool:
         if entry.is_free:
             self._free_count += 1
             self._free_bytes += len(transaction.raw)
+        self._waiting_free_gas += entry.free_gas
         if entry.priority is Priority.COMMITMENT and entry.subject is not None:
             self._commitments.add(entry.subject.task_id, transaction.hash, len(transaction.raw))
         heapq.heappush(self._cheapest, (entry.worth, transaction.hash))
@@ -537,6 +577,7 @@ class Mempool:
         if entry.is_free:
             self._free_count -= 1
             self._free_bytes -= len(transaction.raw)
+        self._waiting_free_gas -= entry.free_gas
         if entry.priority is Priority.COMMITMENT and entry.subject is not None:
             self._commitments.remove(entry.subject.task_id, transaction.hash)
 
@@ -550,27 +591,3 @@ def _check_replacement(transaction: Transaction, replaced: Transaction) -> None:
             raise InvalidTransaction(
                 RejectionReason.REPLACEMENT_UNDERPRICED, "replacement transaction underpriced"
             )
-
-
-def _merge(
-    runs: Iterable[Sequence[tuple[Priority, Entry]]], base_fee_per_gas: int
-) -> Iterator[Transaction]:
-    """The transactions of all runs: in order within a run, the best first among runs."""
-    heads: list[tuple[int, int, int, Transaction, Iterator[tuple[Priority, Entry]]]] = []
-
-    def push_next(run: Iterator[tuple[Priority, Entry]]) -> None:
-        first = next(run, None)
-        # If one transaction cannot pay the base fee, later ones of its sender cannot be included.
-        if first is not None and first[1].transaction.max_fee_per_gas >= base_fee_per_gas:
-            priority, entry = first
-            transaction = entry.transaction
-            tip = transaction.compute_effective_gas_price(base_fee_per_gas) - base_fee_per_gas
-            # No two arrivals are equal, so the comparison never reaches the transaction.
-            heapq.heappush(heads, (priority, -tip, entry.arrival, transaction, run))
-
-    for entries in runs:
-        push_next(iter(entries))
-    while heads:
-        _, _, _, transaction, run = heapq.heappop(heads)
-        yield transaction
-        push_next(run)

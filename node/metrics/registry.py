@@ -218,6 +218,9 @@ class NodeMetrics:
             "pot_txpool_queued_transactions", "Transactions of the mempool behind a nonce gap"
         )
         self.mempool_bytes = gauge("pot_txpool_bytes", "Encoded bytes of the mempool")
+        self.mempool_free_gas = gauge(
+            "pot_txpool_free_gas", "Gas limits of the mempool's free transactions"
+        )
 
         # Training.
         self.training_tasks = gauge("pot_train_tasks", "Training tasks, by state", "state")

@@ -79,6 +79,7 @@ GETH_TEXTS: Final[Mapping[RejectionReason, str]] = {
     RejectionReason.MALFORMED: "rlp: malformed transaction",
     RejectionReason.ALREADY_KNOWN: "already known",
     RejectionReason.REPLACEMENT_UNDERPRICED: "replacement transaction underpriced",
+    RejectionReason.UNDERPRICED: "transaction underpriced",
     RejectionReason.POOL_FULL: "txpool is full",
     RejectionReason.BANNED: "transaction can never be included",
     RejectionReason.DELEGATED_ACCOUNT: "in-flight transaction limit reached for delegated accounts",

@@ -1,8 +1,9 @@
-from chain.builder import BODY_LIMIT_BYTES
+from chain.builder import BODY_LIMIT_BYTES, FreeGas
 from chain.crypto import get_address
 from chain.errors import RejectionReason
 from chain.types.block import BLOCK_LIMIT_BYTES, decode_block
-from tests.worlds.chain import ALICE, BOB, CAROL, VALIDATORS, Chain, sign
+from chain.types.transaction import Transaction
+from tests.worlds.chain import ALICE, BOB, CAROL, DAVE, VALIDATORS, Chain, sign
 
 RECIPIENT = b"\x77" * 20
 
@@ -102,3 +103,51 @@ def test_coinbase_and_time_are_the_primarys() -> None:
     built = Chain().build([], coinbase=VALIDATORS[2], timestamp=1_800_000_000)
     assert built.block.header.coinbase == VALIDATORS[2]
     assert built.block.header.timestamp == 1_800_000_000
+
+
+BURN = {"data": b"\xfe", "gas": 1_000_000}
+"""Init code that uses its whole gas limit."""
+
+
+def free_gas(gas: int, *candidates: Transaction, limit: int = 10_000_000) -> FreeGas:
+    return FreeGas(frozenset(each.hash for each in candidates), gas, limit)
+
+
+def test_free_candidates_share_their_gas_and_others_do_not() -> None:
+    free = [sign(key, 0, None, **BURN) for key in (ALICE, BOB, CAROL)]
+    paying = sign(DAVE, 0, None, **BURN)
+    built = Chain().build([*free, paying], free_gas=free_gas(1_000_001, *free))
+    assert built.result.transactions == (*free[:2], paying)
+    assert built.free_gas_used == 2_000_000
+    assert built.dropped == ()
+
+
+def test_free_candidate_that_does_not_fit_keeps_no_smaller_one_out() -> None:
+    first, large = sign(ALICE, 0, None, **BURN), sign(BOB, 0, None, data=b"\xfe", gas=1_500_000)
+    small = sign(CAROL, 0, RECIPIENT)
+    given = free_gas(1, first, large, small, limit=2_000_000)
+    assert Chain().build([first, large, small], free_gas=given).result.transactions == (first,)
+    given = free_gas(2_000_000, first, large, small, limit=2_000_000)
+    built = Chain().build([first, large, small], free_gas=given)
+    assert built.result.transactions == (first, small)
+    assert built.free_gas_used == 1_021_000
+
+
+def test_later_transactions_of_a_sender_wait_behind_its_free_one() -> None:
+    free, paying = sign(ALICE, 0, RECIPIENT), sign(ALICE, 1, RECIPIENT)
+    built = Chain().build([free, paying], free_gas=free_gas(0, free))
+    assert (built.result.transactions, built.dropped) == ((), ())
+
+
+def test_free_gas_counts_what_is_used_and_not_what_is_asked_for() -> None:
+    asks = [sign(key, 0, RECIPIENT, gas=900_000) for key in (ALICE, BOB, CAROL)]
+    built = Chain().build(asks, free_gas=free_gas(42_000, *asks, limit=1_000_000))
+    assert built.result.transactions == tuple(asks[:2])
+    assert built.free_gas_used == 42_000
+
+
+def test_free_candidate_that_breaks_a_rule_uses_no_free_gas() -> None:
+    wrong, right = sign(ALICE, 7, RECIPIENT), sign(BOB, 0, RECIPIENT)
+    built = Chain().build([wrong, right], free_gas=free_gas(1, wrong, right))
+    assert [each.transaction for each in built.dropped] == [wrong]
+    assert built.result.transactions == (right,)

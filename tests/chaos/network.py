@@ -231,6 +231,8 @@ class Network:
             "rpc.host": place.host,
             "rpc.allowed_hosts": (place.host,),
             "rpc.port": place.base_port + place.index,
+            # The clients' writes are free, and more than a node includes by default.
+            "mempool.gas_price_wei": 0,
             "metrics.host": place.host,
             "metrics.port": place.metrics_port,
         }

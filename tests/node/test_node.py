@@ -91,7 +91,7 @@ async def test_an_operators_votes_have_nonces_in_order_and_are_includable(tmp_pa
     account = operator_account(chain, 0)
     for task_id in (TASK, 2, 3):
         await account.send(task_registry.answer_task(TaskId(task_id), 0), 1_500_000)
-    sent = list(account._mempool.candidates())
+    sent = list(account._mempool.candidates().transactions)
     assert [each.nonce for each in sent] == [0, 1, 2]
     assert {each.sender for each in sent} == {GENESIS_SET.operators[0]}
     chain.finalize(sent[0].raw)

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,9 +43,7 @@ async def opened(path: Path) -> AsyncIterator[ClusterNode]:
 async def test_a_block_that_was_built_or_executed_is_not_executed_again(tmp_path: Path) -> None:
     transfer = sign(ALICE, 0, get_address(BOB), value=3)
     async with opened(tmp_path) as node:
-        built = await node.executor.build(
-            node.store.head(), lambda: (transfer,), VALIDATORS[0], None
-        )
+        built = await node.executor.build(node.store.head(), (transfer,), VALIDATORS[0], None)
         assert built.block.transactions == (transfer.raw,)
         assert await node.executor.execute(built.block) is built.result
         node.executor.forget()
@@ -71,7 +68,7 @@ async def test_an_invalid_block_is_refused_with_its_reason(
     tmp_path: Path, change: dict[str, object], reason: RejectionReason
 ) -> None:
     async with opened(tmp_path) as node:
-        built = await node.executor.build(node.store.head(), lambda: (), VALIDATORS[0], None)
+        built = await node.executor.build(node.store.head(), (), VALIDATORS[0], None)
         wrong = replace(built.block, header=replace(built.block.header, **change))
         outcome = await node.executor.execute(wrong)
         assert isinstance(outcome, Refusal)
@@ -81,7 +78,7 @@ async def test_an_invalid_block_is_refused_with_its_reason(
 
 async def test_number_of_kept_results_is_bounded(tmp_path: Path) -> None:
     async with opened(tmp_path) as node:
-        built = await node.executor.build(node.store.head(), lambda: (), VALIDATORS[0], None)
+        built = await node.executor.build(node.store.head(), (), VALIDATORS[0], None)
         for number in range(3 * module.KEPT_RESULTS):
             header = replace(built.block.header, state_root=keccak256(bytes([number])))
             await node.executor.execute(replace(built.block, header=header))
@@ -92,9 +89,7 @@ async def test_the_builder_stops_when_its_budget_is_over(tmp_path: Path) -> None
     async with opened(tmp_path) as node:
         node.executor._build_seconds = 0.0
         transfers = [sign(ALICE, nonce, get_address(BOB), value=1) for nonce in range(400)]
-        built = await node.executor.build(
-            node.store.head(), lambda: iter(transfers), VALIDATORS[0], None
-        )
+        built = await node.executor.build(node.store.head(), transfers, VALIDATORS[0], None)
         assert len(built.block.transactions) < len(transfers)
         assert isinstance(await node.executor.execute(built.block), BlockResult)
 
@@ -109,9 +104,7 @@ async def test_a_slow_transaction_is_paid_for_and_keeps_none_out(tmp_path: Path)
         paid: list[int] = []
         for _ in range(2):
             left = tuple(each for each in (slow, transfer) if each not in included)
-            built = await node.executor.build(
-                node.store.head(), partial(tuple, left), VALIDATORS[0], None
-            )
+            built = await node.executor.build(node.store.head(), left, VALIDATORS[0], None)
             included += built.result.transactions
             paid.append(built.result.gas_used)
         assert included == [slow, transfer]
@@ -121,7 +114,7 @@ async def test_a_slow_transaction_is_paid_for_and_keeps_none_out(tmp_path: Path)
 async def test_body_must_match_the_headers_root(tmp_path: Path) -> None:
     certificate = CommitCertificate(View(0), ((ValidatorIndex(0), Signature(bytes(65))),))
     async with opened(tmp_path) as node:
-        built = await node.executor.build(node.store.head(), lambda: (), VALIDATORS[0], None)
+        built = await node.executor.build(node.store.head(), (), VALIDATORS[0], None)
         node.executor.validate_body(built.block)
         for wrong, reason in (
             (

@@ -33,7 +33,7 @@ async def node(tmp_path: Path) -> AsyncIterator[ClusterNode]:
 
 
 async def build_block(node: ClusterNode) -> Block:
-    built = await node.executor.build(node.store.head(), lambda: (TRANSFER,), VALIDATORS[0], None)
+    built = await node.executor.build(node.store.head(), (TRANSFER,), VALIDATORS[0], None)
     return built.block
 
 

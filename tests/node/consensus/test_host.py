@@ -389,7 +389,7 @@ async def test_an_invalid_proposal_gets_no_prepare(
 async def _build_block(node: ClusterNode, primary: int):
     """A valid block 1 of another validator, as its own software would build it."""
     await until(lambda: node.host.state is not None)
-    built = await node.executor.build(node.store.head(), lambda: (), VALIDATORS[primary], None)
+    built = await node.executor.build(node.store.head(), (), VALIDATORS[primary], None)
     node.executor.forget()
     return built.block
 

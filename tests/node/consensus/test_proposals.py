@@ -1,6 +1,6 @@
 """Proposals answer what the replica asks about blocks, or None once it has gone on."""
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,11 +20,12 @@ from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
 from chain.types.transaction import Transaction
 from node.consensus.proposals import Proposals
+from node.mempool.free_gas import FreeGasPolicy
 from node.mempool.pool import Mempool
 from node.network.peers import PeerInfo
 from node.network.stream import PeerId, UnreachablePeerError
 from node.network.wire import Head
-from tests.worlds.chain import ALICE, BOB, sign
+from tests.worlds.chain import ALICE, BOB, CAROL, sign
 from tests.worlds.cluster import (
     VALIDATORS,
     ClusterNode,
@@ -39,6 +40,7 @@ from tests.worlds.training_chain import VALIDATORS as CHAIN_VALIDATORS
 pytestmark = pytest.mark.usefixtures("inline_threads")
 
 ONE, TWO = BlockNumber(1), BlockNumber(2)
+PRICE = {"maxPriorityFeePerGas": 10**9, "maxFeePerGas": 10**9}
 TRANSFER = sign(ALICE, 0, get_address(BOB), value=7)
 
 
@@ -128,19 +130,21 @@ class DirectExecutor:
     async def build(
         self,
         parent: Header,
-        candidates: Callable[[], Iterable[Transaction]],
+        candidates: Sequence[Transaction],
         coinbase: Address,
         parent_certificate: CommitCertificate | None,
+        free_gas: builder.FreeGas | None = None,
     ) -> builder.BuiltBlock:
         await trio.lowlevel.checkpoint()
         return builder.build_block(
             parent,
-            candidates(),
+            candidates,
             self._chain.local.database,
             self._chain.local.config,
             coinbase=coinbase,
             timestamp=parent.timestamp + 1,
             parent_certificate=parent_certificate,
+            free_gas=free_gas,
         )
 
 
@@ -172,6 +176,44 @@ async def test_pool_keeps_what_cannot_pay_the_base_fee_of_the_next_block(
     assert built is not None
     assert built.block.transactions == ()
     assert [each.hash in pool for each in low] == [True, True]
+
+
+async def test_free_transactions_wait_for_the_ration_and_others_do_not(
+    node: ClusterNode, peers: Peers
+) -> None:
+    # Each uses its whole gas limit; a block has 8 million for free ones.
+    burn = {"data": b"\xfe", "gas": 3_000_000, "maxPriorityFeePerGas": 0, "maxFeePerGas": 0}
+    free = [sign(key, nonce, None, **burn) for key in (ALICE, BOB) for nonce in range(2)]
+    paying = sign(CAROL, 0, None, data=b"\xfe", gas=8_000_001, **PRICE)
+    node.mempool.free_gas = FreeGasPolicy.build(
+        network_genesis()[0], price_wei=10**9, gas_per_second=500_000
+    )
+    for each in (*free, paying):
+        node.mempool.add(each)
+    proposals = Proposals(
+        parameters=network_genesis()[0].parameters,
+        coinbase=VALIDATORS[0],
+        store=node.store,
+        executor=node.executor,
+        mempool=node.mempool,
+        peers=peers,
+        clock=node.clock,
+    )
+    two, one, none = (
+        (paying.raw, free[0].raw, free[1].raw),
+        (paying.raw, free[0].raw),
+        (paying.raw,),
+    )
+    assert (await build_block(proposals)).transactions == two
+    # Two of the eight million are left, so another transaction overdraws it by one million.
+    assert (await build_block(proposals)).transactions == one
+    assert (await build_block(proposals)).transactions == none
+    # This validator's quarter of the ration fills 125 000 in a second.
+    await trio.sleep(7)
+    assert (await build_block(proposals)).transactions == none
+    await trio.sleep(2)
+    assert (await build_block(proposals)).transactions == one
+    assert all(each.hash in node.mempool for each in free)
 
 
 async def test_questions_about_another_number_are_not_answered(

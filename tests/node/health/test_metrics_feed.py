@@ -66,6 +66,7 @@ class FakeNetwork:
 
 class FakePool:
     size_bytes = 17
+    waiting_free_gas = 21_000
 
     def counts(self) -> tuple[int, int]:
         return 2, 1
@@ -157,6 +158,7 @@ async def test_feed_shows_chain_pool_network_and_health(
         'pot_p2p_refused_inputs_total{reason="malformed"} 2.0',
         "pot_p2p_connected_validators 3.0",
         "pot_txpool_pending_transactions 2.0",
+        "pot_txpool_free_gas 21000.0",
         "pot_blob_bytes 4096.0",
     ):
         assert line in text, line

@@ -79,6 +79,9 @@ class FakeHead:
     def nonce(self, sender: Address) -> int:
         return self.nonces.get(sender, 0)
 
+    def base_fee(self) -> int:
+        return 0
+
     def balance(self, sender: Address) -> int:
         return self.balances.get(sender, 10**18)
 
@@ -119,6 +122,10 @@ def pool(head: FakeHead) -> Mempool:
     return Mempool(head, LIMITS)
 
 
+def ranked(pool: Mempool, base_fee_per_gas: int = 0) -> list[Transaction]:
+    return list(pool.candidates(base_fee_per_gas).transactions)
+
+
 def refusal(pool: Mempool, given: Transaction) -> InvalidTransaction:
     before = pool.hashes()
     with pytest.raises(InvalidTransaction) as refused:
@@ -133,7 +140,7 @@ def test_admitted_transaction_is_found_and_is_the_candidate(pool):
     assert given.hash in pool
     assert pool.get(given.hash) == given
     assert (len(pool), pool.size_bytes) == (1, 100)
-    assert list(pool.candidates()) == [given]
+    assert ranked(pool) == [given]
 
 
 def test_refusals_carry_geths_texts(pool, head):
@@ -165,7 +172,7 @@ def test_replacement_needs_a_tenth_more_of_both_fees(pool):
         refusal(pool, transaction(ALICE, 0, tip=tip, fee=fee))
     second = transaction(ALICE, 0, tip=110, fee=1100)
     pool.add(second)
-    assert list(pool.candidates()) == [second]
+    assert ranked(pool) == [second]
     assert first.hash not in pool
     assert len(pool) == 1
 
@@ -180,7 +187,7 @@ def test_candidates_come_in_nonce_order_and_end_at_a_gap(pool):
     second, first, late = (transaction(ALICE, nonce) for nonce in (1, 0, 3))
     for given in (second, first, late):
         pool.add(given)
-    assert list(pool.candidates()) == [first, second]
+    assert ranked(pool) == [first, second]
     assert pool.pending_nonce(ALICE) == 2
     assert pool.pending(ALICE) == (first, second)
     assert late.hash in pool
@@ -194,7 +201,14 @@ def test_candidates_are_ordered_by_priority_then_tip_then_arrival(pool):
     vote, after_vote = transaction(ALICE, 0, to=ALICE), transaction(ALICE, 1, tip=5)
     for given in (cheap, also_cheap, rich, commitment, after_vote, vote):
         pool.add(given)
-    assert list(pool.candidates()) == [vote, commitment, rich, after_vote, cheap, also_cheap]
+    assert ranked(pool) == [
+        vote,
+        commitment,
+        rich,
+        after_vote,
+        cheap,
+        also_cheap,
+    ]
 
 
 def test_candidates_are_ordered_by_effective_tip_and_pay_the_base_fee(pool):
@@ -203,7 +217,7 @@ def test_candidates_are_ordered_by_effective_tip_and_pay_the_base_fee(pool):
     too_low, follower = transaction(CAROL, 0, tip=1, fee=99), transaction(CAROL, 1, tip=9, fee=999)
     for given in (capped, tipping, too_low, follower):
         pool.add(given)
-    assert list(pool.candidates(base_fee_per_gas=100)) == [tipping, capped]
+    assert ranked(pool, base_fee_per_gas=100) == [tipping, capped]
 
 
 def test_what_an_operator_sent_before_a_vote_goes_with_it(pool):
@@ -213,9 +227,9 @@ def test_what_an_operator_sent_before_a_vote_goes_with_it(pool):
     )
     for given in (rich, commitment, stale, later):
         pool.add(given)
-    assert list(pool.candidates()) == [commitment, rich, stale]
+    assert ranked(pool) == [commitment, rich, stale]
     pool.add(vote)
-    assert list(pool.candidates()) == [stale, vote, commitment, rich, later]
+    assert ranked(pool) == [stale, vote, commitment, rich, later]
 
 
 def test_no_vote_is_first_behind_more_gas_than_it_may_carry(head):
@@ -228,12 +242,12 @@ def test_no_vote_is_first_behind_more_gas_than_it_may_carry(head):
     given = [rich, *junk, transaction(CAROL, 3, to=ALICE)]
     for each in given:
         pool.add(each)
-    assert list(pool.candidates()) == given
+    assert ranked(pool) == given
     # A miner's commitment carries nothing: any account may be a miner.
     miner = [transaction(BOB, 0, tip=1), transaction(BOB, 1, to=BOB)]
     for each in miner:
         pool.add(each)
-    assert next(pool.candidates()) == rich
+    assert ranked(pool)[0] == rich
 
 
 def test_no_tip_evicts_a_vote_by_what_its_operator_sent_before(head):
@@ -262,16 +276,16 @@ def test_contracts_are_asked_about_few_calls_of_a_sender_that_they_accept(head):
     assert head.classified == mempool.ACCEPTED_CALLS_LIMIT
     rich = transaction(DAVE, 0, tip=9)
     pool.add(rich)
-    assert list(pool.candidates()).index(rich) == mempool.ACCEPTED_CALLS_LIMIT
+    assert ranked(pool).index(rich) == mempool.ACCEPTED_CALLS_LIMIT
     pool.on_finalized([])
-    assert list(pool.candidates()) == [*votes, rich]
+    assert ranked(pool) == [*votes, rich]
 
 
 def test_candidates_do_not_change_with_the_pool(pool):
     given = [transaction(ALICE, 0), transaction(ALICE, 1), transaction(BOB, 0)]
     for each in given:
         pool.add(each)
-    candidates = pool.candidates()
+    candidates = pool.candidates().transactions
     pool.drop(given[0].hash)
     pool.drop(given[2].hash)
     assert list(candidates) == given
@@ -287,7 +301,7 @@ def test_final_and_stale_transactions_are_removed(pool, head):
         pool.add(given)
     head.nonces[ALICE] = 2
     pool.on_finalized([included, transaction(ALICE, 1, tip=7), transaction(DAVE, 0)])
-    assert list(pool.candidates()) == [next_one]
+    assert ranked(pool) == [next_one]
     assert pool.hashes() == (next_one.hash,)
 
 
@@ -358,7 +372,7 @@ def test_sender_with_a_balance_may_queue_and_leave_gaps_without_a_fee(head):
     given = [transaction(ALICE, nonce, fee=0) for nonce in (0, 1, 2, 3, 4, 9)]
     for each in given:
         pool.add(each)
-    assert list(pool.candidates()) == given[:5]
+    assert ranked(pool) == given[:5]
 
 
 def test_free_commitments_evict_no_transaction_that_pays(pool, head):
@@ -396,7 +410,7 @@ def test_sender_has_one_commitment_with_priority_in_a_task(pool):
     rich = transaction(DAVE, 0, tip=5)
     for given in (first, second, rich):
         pool.add(given)
-    assert list(pool.candidates()) == [first, rich, second]
+    assert ranked(pool) == [first, rich, second]
 
 
 def test_task_with_the_most_commitments_makes_room_for_another_task(pool, head):
@@ -410,7 +424,7 @@ def test_task_with_the_most_commitments_makes_room_for_another_task(pool, head):
     pool.add(given[3])
     rich = transaction(DAVE, 0, tip=50)
     pool.add(rich)
-    assert list(pool.candidates()) == [given[2], given[0], rich, given[3]]
+    assert ranked(pool) == [given[2], given[0], rich, given[3]]
 
 
 def test_vote_that_came_a_block_too_early_gets_its_priority_later(pool, head):
@@ -418,10 +432,10 @@ def test_vote_that_came_a_block_too_early_gets_its_priority_later(pool, head):
     head.early = {vote.hash}
     for given in (rich, vote):
         pool.add(given)
-    assert list(pool.candidates()) == [rich, vote]
+    assert ranked(pool) == [rich, vote]
     head.early = set()
     pool.on_finalized([])
-    assert list(pool.candidates()) == [vote, rich]
+    assert ranked(pool) == [vote, rich]
 
 
 def test_vote_is_examined_at_each_block_while_it_waits(pool, head):
@@ -433,7 +447,7 @@ def test_vote_is_examined_at_each_block_while_it_waits(pool, head):
         pool.on_finalized([])
     head.early = set()
     pool.on_finalized([])
-    assert list(pool.candidates()) == [vote, rich]
+    assert ranked(pool) == [vote, rich]
 
 
 def test_gapped_calls_are_not_examined_again(pool, head):
@@ -455,7 +469,7 @@ def test_miners_take_no_place_of_an_operators_early_vote(head):
         pool.add(given)
     head.early = set()
     pool.on_finalized([])
-    assert next(pool.candidates()) == vote
+    assert ranked(pool)[0] == vote
 
 
 def test_sender_has_one_early_call_of_a_subject(head):
@@ -467,7 +481,7 @@ def test_sender_has_one_early_call_of_a_subject(head):
         pool.add(given)
     head.early = set()
     pool.on_finalized([])
-    assert list(pool.candidates())[:3] == [honest, repeated[0], rich]
+    assert ranked(pool)[:3] == [honest, repeated[0], rich]
 
 
 def test_oldest_early_commitment_makes_room_for_another(head):
@@ -479,7 +493,7 @@ def test_oldest_early_commitment_makes_room_for_another(head):
         pool.add(each)
     head.early = set()
     pool.on_finalized([])
-    assert list(pool.candidates()) == [*given[1:], given[0]]
+    assert ranked(pool) == [*given[1:], given[0]]
 
 
 def test_contracts_are_not_asked_about_what_is_refused_anyway(pool, head):
@@ -512,7 +526,7 @@ def test_contracts_are_asked_about_few_calls_of_a_sender_that_they_refuse(pool, 
     refusal(pool, transaction(DAVE, 0, tip=1, fee=20))
     head.early.clear()
     pool.add(calls[0])
-    assert next(pool.candidates()) == calls[0]
+    assert ranked(pool)[0] == calls[0]
 
 
 def test_gapped_transactions_share_a_quarter_and_evict_no_others(pool):
@@ -739,7 +753,7 @@ class MempoolMachine(RuleBasedStateMachine):
 
     @rule(count=st.integers(0, 3))
     def finalize(self, count):
-        included = [given for _, given in zip(range(count), self.pool.candidates(), strict=False)]
+        included = [given for _, given in zip(range(count), ranked(self.pool), strict=False)]
         for given in included:
             self.head.nonces[given.sender] = given.nonce + 1
         self.pool.on_finalized(included)
@@ -763,7 +777,7 @@ class MempoolMachine(RuleBasedStateMachine):
         ]
         assert len(free) <= LIMITS.transactions // FREE_SHARE
         assert sum(len(given.raw) for given in free) <= LIMITS.size_bytes // FREE_SHARE
-        due = set(self.pool.candidates())
+        due = set(self.pool.candidates().transactions)
         gapped = [given for given in held if given not in due]
         assert self.pool.counts() == (len(due), len(gapped))
         assert len(gapped) <= LIMITS.transactions // GAPPED_SHARE
@@ -772,7 +786,7 @@ class MempoolMachine(RuleBasedStateMachine):
     @invariant()
     def candidates_are_the_runs_from_the_accounts_nonces(self):
         due = dict(self.head.nonces)
-        for given in self.pool.candidates():
+        for given in self.pool.candidates().transactions:
             assert given.nonce == due.get(given.sender, 0)
             due[given.sender] = given.nonce + 1
         for sender in self.senders:
@@ -785,7 +799,7 @@ class MempoolMachine(RuleBasedStateMachine):
     @invariant()
     def candidates_are_ordered_from_best_to_worst(self):
         seen: list[Transaction] = []
-        for given in self.pool.candidates():
+        for given in self.pool.candidates().transactions:
             # A transaction cannot go before an earlier one of its own sender.
             free_to_go = not seen or seen[-1].sender != given.sender
             if seen and free_to_go:
@@ -794,7 +808,10 @@ class MempoolMachine(RuleBasedStateMachine):
             seen.append(given)
 
     def order(self, given: Transaction) -> tuple[int, int]:
-        return self.pool._entries[given.hash].priority, -given.max_priority_fee_per_gas
+        # What waits before an operator's vote has the priority of the vote.
+        ranks = self.pool._queues[given.sender].rank()
+        priority = next(rank for rank, entry in ranks if entry.transaction == given)
+        return priority, -given.max_priority_fee_per_gas
 
 
 MempoolMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

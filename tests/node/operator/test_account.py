@@ -104,7 +104,7 @@ class Market:
         operators = {each.address for each in self.accounts}
         candidates = [
             each
-            for each in self.pool.candidates(self.base_fee)
+            for each in self.pool.candidates(self.base_fee).transactions
             if not (leaves_out_operators and each.sender in operators)
         ]
         self.chain.local.extend(*(each.raw for each in candidates))

@@ -1,0 +1,89 @@
+"""The gas that a proposer gives to transactions that offer too little for it (docs/adr/0035).
+
+Gas may cost nothing, so that operators and new miners need no coins. Yet each transaction takes
+time of all nodes, and what it stores stays on their disks for ever. So *free* transactions share a
+ration: ordinary ones that offer less than this node's gas price. It decides which transactions this
+node proposes and takes into its pool, never which blocks are valid.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Final, Self
+
+from chain.genesis import GenesisConfig
+from chain.types.transaction import Transaction
+
+FREE_SECONDS: Final = 1
+"""The most execution of free transactions in one block. Blocks of one second are still made in the
+first view; longer ones may not be (docs/spec/consensus.md, section 5)."""
+
+CROWDED_SECONDS: Final = 10
+"""If the waiting free transactions ask for the ration of more than this time, a node suggests its
+gas price: the next one would wait as long."""
+
+
+@dataclass(frozen=True, slots=True)
+class FreeGasPolicy:
+    """The limits of free transactions."""
+
+    price_wei: int
+    """A transaction that pays less for a unit of gas is free. With 0 none is."""
+    gas_per_second: int
+    """The ration of the whole network."""
+    block_gas: int
+    """The most gas of all free transactions in a block, and so the largest gas limit of one."""
+
+    @classmethod
+    def build(cls, config: GenesisConfig, *, price_wei: int, gas_per_second: int) -> Self:
+        """The policy of a node's settings on a network."""
+        block_gas = FREE_SECONDS * config.parameters.execution_gas_per_second
+        return cls(price_wei, gas_per_second, min(block_gas, config.gas_limit))
+
+    def is_free(self, transaction: Transaction, base_fee_per_gas: int) -> bool:
+        """Whether an ordinary transaction pays less than the price in a block with a base fee."""
+        return transaction.compute_effective_gas_price(base_fee_per_gas) < self.price_wei
+
+    def suggest_price(self, waiting_gas: int) -> int:
+        """What to offer for a unit of gas, in wei, if free transactions ask for `waiting_gas`."""
+        is_crowded = waiting_gas > CROWDED_SECONDS * self.gas_per_second
+        return self.price_wei if is_crowded else 0
+
+
+NO_RATION: Final = FreeGasPolicy(price_wei=0, gas_per_second=0, block_gas=0)
+"""No transaction is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class FreeGasBucket:
+    """A proposer's own part of the ration: gas that it may give to free transactions.
+
+    It fills with time up to the gas of one block. As long as it holds any gas, the next free
+    transaction may take more than is left: so a large one waits no longer than a small one. What
+    is overdrawn fills first. So in any time a proposer gives at most its part of the ration for
+    that time and twice `block_gas`.
+    """
+
+    milligas: int
+    """A thousandth of a unit of gas, since a small part of the ration fills less than one in a
+    millisecond; negative if overdrawn."""
+    filled_at_ms: int
+
+    @classmethod
+    def full(cls, policy: FreeGasPolicy, now_ms: int) -> Self:
+        """A bucket that holds as much as it can."""
+        return cls(1000 * policy.block_gas, now_ms)
+
+    @property
+    def gas(self) -> int:
+        """The gas that is left; 0 or less if no free transaction may begin."""
+        return -(-self.milligas // 1000)
+
+    def fill(self, policy: FreeGasPolicy, now_ms: int, validator_count: int) -> Self:
+        """The bucket at a later time; all validators together fill theirs at the whole rate."""
+        # A unit of gas in a second is a thousandth of it in a millisecond.
+        gained = (now_ms - self.filled_at_ms) * policy.gas_per_second // validator_count
+        level = min(1000 * policy.block_gas, self.milligas + gained)
+        return replace(self, milligas=level, filled_at_ms=now_ms)
+
+    def take(self, gas: int) -> Self:
+        """The bucket after a block with `gas` of free transactions."""
+        return replace(self, milligas=self.milligas - 1000 * gas)

@@ -1,0 +1,202 @@
+"""Free transactions share a ration of gas; others, and what operators owe, do not."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chain.errors import InvalidTransaction, RejectionReason
+from chain.params import ChainParameters
+from chain.primitives import Address
+from chain.types.transaction import Transaction
+from node.mempool.free_gas import (
+    CROWDED_SECONDS,
+    NO_RATION,
+    FreeGasBucket,
+    FreeGasPolicy,
+)
+from node.mempool.pool import Mempool
+from tests.node.mempool.test_pool import ALICE, BOB, CAROL, DAVE, FakeHead, transaction
+from tests.worlds.chain import genesis_config
+
+GWEI = 10**9
+POLICY = FreeGasPolicy(price_wei=GWEI, gas_per_second=500_000, block_gas=8_000_000)
+
+
+@pytest.fixture
+def head() -> FakeHead:
+    return FakeHead()
+
+
+@pytest.fixture
+def pool(head: FakeHead) -> Mempool:
+    return Mempool(head, free_gas=POLICY)
+
+
+def with_gas(gas: int, sender: Address = CAROL, nonce: int = 0, **offer: int) -> Transaction:
+    return replace(transaction(sender, nonce, **offer), gas_limit=gas)
+
+
+# The bucket.
+
+
+@given(
+    validator_count=st.integers(1, 100),
+    steps=st.lists(st.tuples(st.integers(0, 200_000), st.lists(st.integers(21_000, 16_777_216)))),
+)
+def test_proposer_gives_at_most_its_part_of_the_ration_and_two_blocks(
+    validator_count: int, steps: list[tuple[int, list[int]]]
+) -> None:
+    bucket, now_ms, total = FreeGasBucket.full(POLICY, 0), 0, 0
+    for waited_ms, wanted in steps:
+        now_ms += waited_ms
+        bucket = bucket.fill(POLICY, now_ms, validator_count)
+        used = 0
+        for gas in wanted:
+            if used < bucket.gas and used + gas <= POLICY.block_gas:
+                used += gas
+        bucket = bucket.take(used)
+        total += used
+        rate = POLICY.gas_per_second / validator_count
+        assert used <= POLICY.block_gas
+        assert total <= rate * now_ms / 1000 + 2 * POLICY.block_gas
+
+
+@given(
+    validator_count=st.integers(1, 100),
+    pauses=st.lists(st.integers(0, 10_000), max_size=50),
+    overdrawn=st.integers(0, 8_000_000),
+)
+def test_bucket_fills_alike_in_many_steps_and_in_one(
+    validator_count: int, pauses: list[int], overdrawn: int
+) -> None:
+    start = FreeGasBucket.full(POLICY, 0).take(POLICY.block_gas + overdrawn)
+    bucket, now_ms = start, 0
+    for pause in pauses:
+        now_ms += pause
+        bucket = bucket.fill(POLICY, now_ms, validator_count)
+    at_once = start.fill(POLICY, now_ms, validator_count)
+    # Each step rounds down by less than a thousandth of a unit of gas.
+    assert at_once.milligas - len(pauses) <= bucket.milligas <= at_once.milligas
+    assert bucket.milligas <= 1000 * POLICY.block_gas
+
+
+def test_slowest_part_of_the_ration_fills_in_the_shortest_block_interval() -> None:
+    slow = replace(POLICY, gas_per_second=1)
+    empty = FreeGasBucket(0, 0)
+    assert empty.fill(slow, 100, validator_count=100).milligas == 1
+    assert empty.fill(slow, 100, validator_count=100).gas == 1
+
+
+# The policy.
+
+
+def test_free_transactions_of_a_block_take_at_most_a_second() -> None:
+    config = genesis_config()
+    built = FreeGasPolicy.build(config, price_wei=GWEI, gas_per_second=500_000)
+    assert built == POLICY
+    unpriced = genesis_config(gas_per_tick=0)
+    assert FreeGasPolicy.build(unpriced, price_wei=1, gas_per_second=1).block_gas == 1_000_000
+    small = replace(config, gas_limit=5_000_000)
+    assert FreeGasPolicy.build(small, price_wei=1, gas_per_second=1).block_gas == 5_000_000
+
+
+def test_blocks_of_free_transactions_are_made_in_the_first_view() -> None:
+    # The primary executes them while it builds, then the others do.
+    parameters = ChainParameters()
+    seconds = POLICY.block_gas / parameters.execution_gas_per_second
+    assert 2 * seconds * 1000 <= parameters.view_timeout_base_ms
+
+
+@pytest.mark.parametrize(
+    ("tip", "fee", "base_fee", "is_free"),
+    [
+        (0, 0, 0, True),
+        (GWEI - 1, GWEI - 1, 0, True),
+        (GWEI, GWEI, 0, False),
+        (0, 10 * GWEI, 0, True),
+        (0, 10 * GWEI, GWEI, False),
+        (GWEI // 2, 10 * GWEI, GWEI // 2, False),
+        (GWEI, GWEI // 2, 0, True),
+    ],
+)
+def test_transaction_is_free_below_the_price_that_it_would_pay(
+    tip: int, fee: int, base_fee: int, is_free: bool
+) -> None:
+    given = transaction(CAROL, 0, tip, fee=fee)
+    assert POLICY.is_free(given, base_fee) is is_free
+    assert not NO_RATION.is_free(given, base_fee)
+
+
+# The pool.
+
+
+def test_gas_limit_that_no_block_includes_for_nothing_is_refused(pool: Mempool) -> None:
+    pool.add(with_gas(8_000_000))
+    with pytest.raises(InvalidTransaction) as refused:
+        pool.add(with_gas(8_000_001, DAVE))
+    assert refused.value.reason is RejectionReason.UNDERPRICED
+    assert refused.value.detail == (
+        "gas limit 8000001; without a price, validators include at most 8000000: "
+        "offer 1000000000 wei for a unit of gas"
+    )
+    pool.add(with_gas(8_000_001, DAVE, tip=GWEI))
+    assert pool.waiting_free_gas == 8_000_000
+
+
+def test_only_ordinary_transactions_below_the_price_are_free(pool: Mempool, head: FakeHead) -> None:
+    vote, commitment = transaction(CAROL, 0, to=ALICE), transaction(DAVE, 0, to=BOB)
+    free, paying = transaction(ALICE, 0), transaction(BOB, 0, tip=GWEI)
+    for each in (vote, commitment, free, paying):
+        pool.add(each)
+    candidates = pool.candidates()
+    assert candidates.transactions == (vote, commitment, paying, free)
+    assert candidates.free == {free.hash}
+    assert pool.waiting_free_gas == 21_000
+
+
+def test_vote_without_priority_and_what_waits_before_a_vote_are_not_free(
+    pool: Mempool, head: FakeHead
+) -> None:
+    early = transaction(DAVE, 0, to=ALICE)
+    head.early.add(early.hash)
+    before, vote = transaction(CAROL, 0), transaction(CAROL, 1, to=ALICE)
+    for each in (early, before, vote):
+        pool.add(each)
+    assert pool.candidates().free == frozenset()
+
+
+def test_early_commitment_is_free_until_the_contracts_accept_it(
+    pool: Mempool, head: FakeHead
+) -> None:
+    early = transaction(DAVE, 0, to=BOB)
+    head.early.add(early.hash)
+    pool.add(early)
+    assert pool.candidates().free == {early.hash}
+    head.early.clear()
+    pool.on_finalized([])
+    assert pool.candidates().free == frozenset()
+    assert pool.waiting_free_gas == 0
+
+
+def test_price_is_suggested_while_free_transactions_have_to_wait(
+    pool: Mempool,
+) -> None:
+    gas = POLICY.gas_per_second * CROWDED_SECONDS
+    pool.add(with_gas(gas))
+    assert pool.suggest_price() == 0
+    last = with_gas(21_000, DAVE)
+    pool.add(last)
+    assert pool.suggest_price() == GWEI
+    pool.add(replace(with_gas(21_000, DAVE, tip=GWEI)))
+    assert last.hash not in pool
+    assert pool.suggest_price() == 0
+
+
+def test_nothing_is_suggested_without_a_ration(head: FakeHead) -> None:
+    pool = Mempool(head)
+    for nonce in range(4):
+        pool.add(with_gas(16_000_000, nonce=nonce))
+    assert pool.suggest_price() == 0
+    assert pool.candidates().free == frozenset()

@@ -422,6 +422,14 @@ def main() -> int:
     except MemoryError:
         print("error: the memory limit is reached", file=sys.stderr)  # noqa: T201
         return 1
+    except RuntimeError as error:
+        # A task of a stranger can need more memory than the limit, or be too much for a kernel of
+        # torch. Subclasses such as RecursionError are faults of this program.
+        if type(error) not in (RuntimeError, torch.OutOfMemoryError):
+            raise
+        (problem, *_) = str(error).splitlines() or [""]
+        print(f"error: torch cannot work on this task: {problem}", file=sys.stderr)  # noqa: T201
+        return 1
     except (KeyboardInterrupt, BrokenPipeError):
         return 0
     return 0

@@ -1,5 +1,6 @@
 """The verifier worker as a node sees it: a process behind two pipes."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -210,9 +211,10 @@ def test_task_above_the_memory_limit_ends_its_worker(files: Files) -> None:
     frame = WORKER_QUESTIONS.encode({**files.dry_run(), **paths})
     with worker_process("--memory-bytes", str(2**20)) as process:
         output, errors = process.communicate(frame, timeout=60)
-    assert process.returncode != 0
+    assert process.returncode == 1
     assert output == b""
-    assert b"memory" in errors.lower()
+    line = errors.decode()
+    assert re.fullmatch(r"error: .*memory.*\n", line), line
 
 
 @pytest.mark.process

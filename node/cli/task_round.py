@@ -146,7 +146,7 @@ def count_costs(round_: JsonObject) -> str:
     return ", ".join(f"{count} {name}{'s'[: count > 1]}" for count, name in counts if count)
 
 
-def describe_fines(found: JsonObject, token: str) -> list[str]:
+def describe_fines(found: JsonObject, token: str, width: int = LINE_WIDTH) -> list[str]:
     """The fines of one attempt: each with its amounts and its reason, and the votes on it."""
     lines = []
     for fine in list_objects(found, "fines"):
@@ -159,24 +159,31 @@ def describe_fines(found: JsonObject, token: str) -> list[str]:
             f"{get_text(fine, 'reason')}, in ballot {get_integer(fine, 'ballot') + 1}; "
             f"{STATES.get(state, state)}",
             "  ",
+            width,
         )
     voters = {get_text(each, "validator") for each in list_objects(found, "votes")}
     needed = get_integer(found, "quorum")
     silent = found.get("silent")
     missing = [str(each)[:ADDRESS_DIGITS] for each in silent] if isinstance(silent, list) else []
     if lines and len(voters) < needed:
-        lines += _wrap(f"{len(voters)} votes of {needed}; no vote of {', '.join(missing)}", "  ")
+        silence = f"{len(voters)} votes of {needed}; no vote of {', '.join(missing)}"
+        lines += _wrap(silence, "  ", width)
     return lines
 
 
-def describe_finable(found: Sequence[JsonObject]) -> list[str]:
-    """The fines that are due, and those that were imposed lately, by attempt."""
+def describe_finable(found: Sequence[JsonObject], width: int = LINE_WIDTH) -> list[str]:
+    """The fines that are due, and those that were imposed lately, by attempt.
+
+    Args:
+        found: The fines of attempts.
+        width: The length of a line.
+    """
     lines = []
     for each in found:
         place = f"round {get_integer(each, 'round') + 1}, attempt {get_integer(each, 'ordinal')}"
         until = get_integer(each, "slashedUntil")
         lines.append(f"fines of {place} of the task, until block {until}:")
-        lines += describe_fines(each, name_token(each["token"]))
+        lines += describe_fines(each, name_token(each["token"]), width)
     return lines
 
 
@@ -193,5 +200,5 @@ def _describe_attempt(attempt: JsonObject, token: str) -> list[str]:
     return [*lines, *(describe_fines(fines, token) if isinstance(fines, dict) else [])]
 
 
-def _wrap(text: str, indent: str = "") -> list[str]:
-    return textwrap.wrap(text, LINE_WIDTH, initial_indent=indent, subsequent_indent=indent + "  ")
+def _wrap(text: str, indent: str = "", width: int = LINE_WIDTH) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent + "  ")

@@ -27,6 +27,7 @@ from chain.json_types import Json, JsonObject
 from chain.primitives import Address
 from node.cli.account import Account, KeyOption, PasswordOption, unlock_account
 from node.cli.output import (
+    LINE_WIDTH,
     JsonOption,
     RpcOption,
     parse_address,
@@ -51,6 +52,9 @@ SLASHED_TOPIC: Final = next(
 
 PROPOSALS_SHOWN: Final = 100
 """Number of shown proposals, the latest ones; older ones are closed or expired."""
+
+INDENT: Final = "  "
+"""Before lines that belong to the one above."""
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -394,42 +398,35 @@ def _decode_events(receipt: JsonObject) -> list[object]:
 
 
 def _print_status(document: JsonObject) -> None:
-
-    rows = [
-        (
-            str(row["index"]),
-            str(row["validator"]),
-            str(row["operator"]),
-            "slashed" if row["slashed"] else str(row["status"]),
-            f"{format_amount(int(str(row['stake'])))} POT",
-        )
-        for row in get_objects(document, "validators")
-    ]
-    print_table(("", "validator", "operator", "status", "stake"), rows)
+    rows: list[tuple[str, ...]] = []
+    for row in get_objects(document, "validators"):
+        status = "slashed" if row["slashed"] else str(row["status"])
+        stake = f"{format_amount(int(str(row['stake'])))} POT"
+        rows.append((str(row["index"]), str(row["validator"]), status, stake))
+        rows.append(("", str(row["operator"]), "operator", ""))
+    print_table(("", "validator, and its operator", "status", "stake"), rows)
     change = document["change"]
     if isinstance(change, dict):
-        joins = [f"{each} joins" for each in _strings(change["joins"])]
-        leaves = [f"{each} leaves" for each in _strings(change["leaves"])]
-        block = change["activationBlock"]
-        print_line(f"block {block}: {', '.join([*joins, *leaves])}")
+        print_line(f"block {change['activationBlock']}:")
+        for what in ("joins", "leaves"):
+            for each in _strings(change[what]):
+                print_line(f"  {each} {what}")
     proposals = get_objects(document, "proposals")
     for row in proposals:
-        print_line(
-            f"proposal {row['id']}: {row['change']} {row['validator']}, {row['votes']} of "
-            f"{row['needed']} votes, until block {row['expiryBlock']}"
-        )
+        print_line(f"proposal {row['id']}: {row['change']} {row['validator']}")
+        print_line(f"  {row['votes']} of {row['needed']} votes, until block {row['expiryBlock']}")
     if not proposals:
         print_line("no open proposals")
     for row in get_objects(document, "slashings"):
         lost = format_amount(int(str(row["amount"])))
+        print_line(f"block {row['blockNumber']}: {row['validator']} lost its stake")
         print_line(
-            f"block {row['blockNumber']}: {row['validator']}\n  lost its stake of {lost} POT, "
-            f"because it signed two votes for one place in block {row['evidenceBlock']}"
+            f"  of {lost} POT: it signed two votes for one place in block {row['evidenceBlock']}"
         )
     for row in get_objects(document, "fines"):
         print_line(f"task {row['task']}:")
-        for line in describe_finable([row]):
-            print_line(f"  {line}")
+        for line in describe_finable([row], LINE_WIDTH - len(INDENT)):
+            print_line(f"{INDENT}{line}")
 
 
 def _strings(value: Json) -> list[str]:

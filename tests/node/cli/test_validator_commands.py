@@ -152,7 +152,8 @@ def test_a_candidate_is_proposed_voted_in_and_leaves_with_its_stake(
     for chain.sender in OPERATORS[:2]:
         assert pot("validator", "vote", 1, *key, *rpc) == "voted for proposal 1\n"
     shown = pot("validator", "status", *rpc)
-    assert f"proposal 1: join {candidate}, 2 of 3 votes" in shown
+    assert f"proposal 1: join {candidate}\n  2 of 3 votes, until block " in shown
+    assert max(map(len, shown.splitlines())) <= 80
     chain.sender = OPERATORS[2]
     activation = FIRST_BLOCK + CHANGE_BLOCKS
     assert pot.json("validator", "vote", 1, *key, *rpc)["activationBlock"] == activation
@@ -164,7 +165,9 @@ def test_a_candidate_is_proposed_voted_in_and_leaves_with_its_stake(
         "leaves": [],
     }
     assert status["proposals"] == []
-    assert f"block {activation}: {candidate} joins" in pot("validator", "status", *rpc)
+    shown = pot("validator", "status", *rpc)
+    assert f"block {activation}:\n  {candidate} joins\n" in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
     chain.world.mine(CHANGE_BLOCKS)
     chain.sender = JOINER
@@ -224,7 +227,10 @@ def test_status_shows_members_with_operators_and_stake(
     assert {row["status"] for row in status["validators"]} == {ValidatorStatus.ACTIVE.name.lower()}
     (proposal,) = status["proposals"]
     assert (proposal["change"], proposal["votes"], proposal["needed"]) == ("remove", 1, 3)
-    assert "500 POT" in pot("validator", "status", *rpc)
+    first = f"0  0x{VALIDATORS[0].hex()}  active    500 POT\n   0x{OPERATORS[0].hex()}  operator\n"
+    shown = pot("validator", "status", *rpc)
+    assert first in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_status_says_why_a_validator_lost_its_stake(
@@ -242,8 +248,8 @@ def test_status_says_why_a_validator_lost_its_stake(
     ]
     shown = pot("validator", "status", *rpc)
     assert shown.endswith(
-        f"block 9: 0x{VALIDATORS[1].hex()}\n"
-        "  lost its stake of 500 POT, because it signed two votes for one place in block 7\n"
+        f"block 9: 0x{VALIDATORS[1].hex()} lost its stake\n"
+        "  of 500 POT: it signed two votes for one place in block 7\n"
     )
     (row,) = pot.json("validator", "status", *rpc)["slashings"]
     assert (row["amount"], row["evidenceBlock"]) == (str(STAKE), 7)

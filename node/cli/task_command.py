@@ -261,7 +261,7 @@ def _upload(
             try:
                 wait_for_task(client, TaskId(task_id))
                 for name, blob in sorted(bundle.blobs.items()):
-                    client.put_blob(name, blob, progress)
+                    client.put_blob(name, blob, progress, print_note)
             except OperatorError as error:
                 failed.append(client.url)
                 reason = str(error)

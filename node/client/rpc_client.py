@@ -3,6 +3,7 @@
 It is synchronous, and reports every failure as one line of text.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias, TypeVar
 
@@ -37,6 +38,19 @@ Progress: TypeAlias = Callable[[int], None]
 ANSWER_SECONDS: Final = 60.0
 """The longest wait for an answer: eth_call may run for seconds, and a node hashes an uploaded blob
 before it answers."""
+
+UPLOAD_PATIENCE_SECONDS: Final = 60.0
+"""How long a node without a place or room for a blob is asked again: a node frees disk every ten
+seconds, and an upload of others keeps its place for seconds."""
+
+UPLOAD_WAIT_SECONDS: Final = 5.0
+"""The longest wait between two tries, and the one if a node does not say how long to wait."""
+
+UPLOAD_LACKS: Final = {
+    503: "has no place for the upload, because it takes in others",
+    507: "has no room for the data until tasks are closed, or its blobs.quota_bytes is raised",
+}
+"""What a node lacks that answers an upload with these codes of HTTP."""
 
 LOG_RANGE_BLOCKS: Final = 5_000
 """The range of blocks of one eth_getLogs request; nodes limit it."""
@@ -101,25 +115,83 @@ class RpcClient(ChainClient):
 
     # Blobs.
 
-    def put_blob(self, content_id: Hash32, data: bytes, progress: Progress) -> None:
-        """Upload the blob `data` with the content id `content_id`."""
+    def put_blob(
+        self,
+        content_id: Hash32,
+        data: bytes,
+        progress: Progress,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Upload the blob `data` with the content id `content_id`.
+
+        A node that has no place or no room for it now is asked again for a while.
+
+        Args:
+            content_id: The content id.
+            data: The blob.
+            progress: Is told of the bytes sent; of less than none when they are sent again.
+            note: Is told in a sentence what is waited for.
+
+        Raises:
+            ClientError: The node does not take it.
+        """
+        give_up_at = time.monotonic() + UPLOAD_PATIENCE_SECONDS
+        noted = None
+        while True:
+            try:
+                response = self._send_blob(content_id, data, progress)
+            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
+                # A node that refuses a blob does not wait for its end, and its answer may be lost.
+                lack, wait_seconds = f"cut the upload off ({describe_failure(error)})", 1.0
+            except (httpx.HTTPError, ValueError) as error:
+                raise self._unreachable(error) from error
+            else:
+                if response.is_success:
+                    return
+                if response.status_code not in UPLOAD_LACKS:
+                    url = self._blob_url(content_id)
+                    raise ClientError(f"{url}: {_describe_refusal(response)}")
+                lack = UPLOAD_LACKS[response.status_code]
+                wait_seconds = _read_retry_after(response)
+            if time.monotonic() + wait_seconds > give_up_at:
+                raise ClientError(
+                    f"{self.url} {lack}, for {UPLOAD_PATIENCE_SECONDS:g} s; try again later, or "
+                    "upload to another node with --rpc"
+                )
+            if lack != noted:
+                note(f"{self.url} {lack}; trying again for {UPLOAD_PATIENCE_SECONDS:g} s")
+                noted = lack
+            time.sleep(wait_seconds)
+
+    def _send_blob(self, content_id: Hash32, data: bytes, progress: Progress) -> httpx.Response:
+        """The node's answer to a blob.
+
+        Raises:
+            httpx.HTTPError: The node does not answer.
+            ValueError: The answer is too large, or takes too long.
+        """
+        sent_bytes = 0
 
         def parts() -> Iterator[bytes]:
+            nonlocal sent_bytes
             for start in range(0, len(data), CHUNK_BYTES):
                 part = data[start : start + CHUNK_BYTES]
                 yield part
+                sent_bytes += len(part)
                 progress(len(part))
 
         # The length is sent first, so that a node can refuse before it receives the blob.
         headers = {"content-length": str(len(data))}
         url = self._blob_url(content_id)
+        is_taken = False
         try:
             request = self._http.build_request("PUT", url, content=parts(), headers=headers)
             response = send_request(self._http, request)
-        except (httpx.HTTPError, ValueError) as error:
-            raise self._unreachable(error) from error
-        if not response.is_success:
-            raise ClientError(f"{url}: {_describe_refusal(response)}")
+            is_taken = response.is_success
+            return response
+        finally:
+            if not is_taken:
+                progress(-sent_bytes)
 
     def get_blob(
         self, content_id: Hash32, byte_count: int, progress: Progress | None = None
@@ -159,6 +231,13 @@ class RpcClient(ChainClient):
 
     def _blob_url(self, content_id: Hash32) -> str:
         return f"{self.url}/v1/blobs/{to_hex(content_id)}"
+
+
+def _read_retry_after(response: httpx.Response) -> float:
+    """For how many seconds a node that does not take a blob is left alone."""
+    value = response.headers.get("retry-after", "")
+    is_told = value.isascii() and value.isdigit() and len(value) < 10
+    return min(UPLOAD_WAIT_SECONDS, max(1.0, float(value))) if is_told else UPLOAD_WAIT_SECONDS
 
 
 def _describe_refusal(response: httpx.Response) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 from chain.crypto import content_id
 from chain.primitives import Address, PrivateKey
+from node.client import rpc_client
 from node.client.rpc_client import (
     RpcClient,
     get_integer,
@@ -87,6 +88,63 @@ def test_blob_arrives_as_sent_and_progress_counts_its_bytes() -> None:
     client.put_blob(name, BLOB, sent.append)
     assert client.get_blob(name, len(BLOB), received.append) == BLOB
     assert sum(sent) == sum(received) == len(BLOB)
+
+
+class Clock:
+    """Time that passes only when the client waits."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        self.waits: list[float] = []
+        monkeypatch.setattr(rpc_client.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(rpc_client.time, "sleep", self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.now += seconds
+
+
+def test_upload_waits_for_a_place_and_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    answers = [
+        httpx.Response(503, headers={"retry-after": "2"}),
+        httpx.Response(503, headers={"retry-after": "99"}),
+        httpx.Response(507, json={"error": "quota", "message": "no room"}),
+        httpx.WriteError("closed"),
+        httpx.Response(201),
+    ]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        request.read()
+        given = answers.pop(0)
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    sent: list[int] = []
+    notes: list[str] = []
+    client_of(answer).put_blob(content_id(BLOB), BLOB, sent.append, notes.append)
+    assert clock.waits == [2, 5, 5, 1]
+    assert sum(sent) == len(BLOB), "what is sent again is not counted twice"
+    assert [note.split(",")[0] for note in notes] == [
+        "http://node has no place for the upload",
+        "http://node has no room for the data until tasks are closed",
+        "http://node cut the upload off (closed); trying again for 60 s",
+    ]
+
+
+def test_upload_that_finds_no_room_ends_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    client = client_of(lambda _: httpx.Response(507))
+    with pytest.raises(OperatorError, match=r"blobs.quota_bytes.* another node with --rpc"):
+        client.put_blob(content_id(BLOB), BLOB, lambda _: None)
+    assert clock.now == 60
+    # Any other refusal is final.
+    clock.waits.clear()
+    client = client_of(lambda _: httpx.Response(403, json={"message": "takes no part"}))
+    with pytest.raises(OperatorError, match="takes no part"):
+        client.put_blob(content_id(BLOB), BLOB, lambda _: None)
+    assert clock.waits == []
 
 
 @pytest.mark.parametrize("forgery", [b"", BLOB[:-1], BLOB + b"!", b"!" + BLOB[1:]])

@@ -248,11 +248,8 @@ def test_small_newcomers_do_not_displace_large_seats(world: World) -> None:
 # ---- taking a seat again
 
 
-def displaced_world() -> World:
-    """Two miners past their term that newcomers with half of their units have displaced.
-
-    The newcomers have worked in one attempt, and the next one is open.
-    """
+def full_world(attempts: int) -> World:
+    """Two miners that have all units of a task, and have worked in so many attempts."""
     world = new_world()
     world.submit(budget=20 * BUDGET)
     world.ready()
@@ -260,8 +257,17 @@ def displaced_world() -> World:
         world.register(miner, 4)
     world.advance()
     world.mine(1, 1)
-    for _ in range(SEAT_ATTEMPTS - 1):
+    for _ in range(attempts):
         play(world, *MINERS[:2], units=4)
+    return world
+
+
+def displaced_world() -> World:
+    """Two miners past their term that newcomers with half of their units have displaced.
+
+    The newcomers have worked in one attempt, and the next one is open.
+    """
+    world = full_world(attempts=SEAT_ATTEMPTS - 1)
     for newcomer, miner in zip(MINERS[2:], MINERS[:2], strict=True):
         world.register(newcomer, 3, [miner])
     play(world, *MINERS[:2], units=4)
@@ -413,15 +419,7 @@ def test_newcomer_that_has_displaced_a_seat_owes_an_attempt() -> None:
 
 
 def test_newcomer_to_a_paused_task_does_not_displace_a_seat_and_leave() -> None:
-    world = new_world()
-    world.submit(budget=20 * BUDGET)
-    world.ready()
-    for miner in MINERS[:2]:
-        world.register(miner, 4)
-    world.advance()
-    world.mine(1, 1)
-    for _ in range(SEAT_ATTEMPTS):
-        play(world, *MINERS[:2], units=4)
+    world = full_world(attempts=SEAT_ATTEMPTS)
     while world.money.status is TaskStatus.ACTIVE:
         for miner in MINERS[:2]:
             world.commit(miner, 4)

@@ -1,14 +1,13 @@
 """`pot` in this process, and a node behind a port that gives the answers of a test."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from node.cli.main import main
+from tests.worlds.http_server import serve_http
 
 Answers = dict[str, Callable[..., object]]
 
@@ -62,44 +61,26 @@ def serve(
     """
     stored = {} if blobs is None else blobs
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            call = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            try:
-                answer = {"result": answers[call["method"]](*call["params"])}
-            except RuntimeError as error:
-                code, message = error.args
-                answer = {"error": {"code": code, "message": message}}
-            self._answer(200, json.dumps({"id": 1, **answer}).encode())
-
-        def do_PUT(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            if refuses_blobs:
-                self._answer(507, b'{"error": "quota", "message": "no room"}')
-                return
-            stored[self.path] = body
-            self._answer(201, b"{}")
-
-        def do_GET(self) -> None:
-            if self.path in stored:
-                self._answer(200, stored[self.path])
-            else:
-                self._answer(404, b'{"error": "not_found", "message": "not here"}')
-
-        def _answer(self, status: int, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    def call(method: str, params: list[object]) -> dict[str, object]:
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+            return {"result": answers[method](*params)}
+        except RuntimeError as error:
+            code, message = error.args
+            return {"error": {"code": code, "message": message}}
+
+    def respond(method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        if method == "POST":
+            request = json.loads(body)
+            answer = {"id": 1, **call(request["method"], request["params"])}
+            return 200, json.dumps(answer).encode()
+        if method == "GET" and path not in stored:
+            return 404, b'{"error": "not_found", "message": "not here"}'
+        if method == "GET":
+            return 200, stored[path]
+        if refuses_blobs:
+            return 507, b'{"error": "quota", "message": "no room"}'
+        stored[path] = body
+        return 201, b"{}"
+
+    with serve_http(respond, is_threaded=True) as url:
+        yield url

@@ -3,10 +3,8 @@
 import asyncio
 import json
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
@@ -22,6 +20,7 @@ from node.ipc.server import IpcServer
 from node.rpc.calls import CallWorkers
 from node.rpc.http import AccessRules
 from node.rpc.service import RpcOptions, build_service
+from tests.worlds.http_server import serve_http
 from tests.worlds.stored_chain import StoredChain
 
 
@@ -172,23 +171,9 @@ def rpc_harness(directory: Path, chain: StoredChain | None = None) -> Iterator[R
 def served(rpc: RpcHarness) -> Iterator[str]:
     """The URL of a node that makes a block of every transaction it is sent."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            body = json.dumps(rpc.post(request)).encode()
-            self.send_response(200)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def respond(_method: str, _path: str, body: bytes) -> tuple[int, bytes]:
+        return 200, json.dumps(rpc.post(json.loads(body))).encode()
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    # The harness has one event loop, and so one thread.
+    with serve_http(respond, is_threaded=False) as url:
+        yield url

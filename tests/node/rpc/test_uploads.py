@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from chain.training.history import TaskHistory
 from chain.training.reveal import Reveal
 from chain.training.task_spec import TaskSpec
 from node.rpc import http
-from node.rpc.http import HttpError, Message, Request
+from node.rpc.http import HttpError, Message, Request, Response
 from node.rpc.uploads import Uploads
 from node.storage.blobs import BlobStore
 from node.training.reveal_store import RevealStore
@@ -113,6 +114,7 @@ class Client:
 
     def __init__(self, path: str, body: bytes, address: str = "192.0.2.1") -> None:
         self.go_on = asyncio.Event()
+        self._is_awaited = asyncio.Event()
         self._parts = [body[:1], body[1:]]
         scope: Message = {
             "method": "PUT",
@@ -125,9 +127,32 @@ class Client:
 
     async def _receive(self) -> Message:
         if len(self._parts) == 1:
+            self._is_awaited.set()
             await self.go_on.wait()
         part = self._parts.pop(0)
         return {"type": "http.request", "body": part, "more_body": bool(self._parts)}
+
+    async def stall(self, upload: "asyncio.Task[Response]") -> None:
+        """Wait until the node waits for the last part of the body, or has refused the upload."""
+        awaited = asyncio.create_task(self._is_awaited.wait())
+        await asyncio.wait((awaited, upload), return_when=asyncio.FIRST_COMPLETED)
+        awaited.cancel()
+
+
+@asynccontextmanager
+async def stalled(
+    begin: Callable[[Request], Coroutine[None, None, Response]], *clients: Client
+) -> AsyncIterator[None]:
+    """Uploads that have come as far as they do, until the context ends."""
+    tasks = [asyncio.create_task(begin(each.request)) for each in clients]
+    for client, task in zip(clients, tasks, strict=True):
+        await client.stall(task)
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def reveal_by(index: int, address: str = "192.0.2.1") -> Client:
@@ -161,45 +186,34 @@ def uploads(tmp_path: Path, training: FakeTraining) -> Uploads:
     return Uploads(BlobStore(tmp_path / "blobs", quota_bytes=2**26), training, FakeNode())
 
 
+def put_shard(uploads: Uploads) -> Callable[[Request], Coroutine[None, None, Response]]:
+    return lambda request: uploads.put_blob(request, shard_id())
+
+
 def test_stalled_uploads_of_content_take_no_place_of_a_reveal(uploads: Uploads) -> None:
-    async def run() -> int:
-        stalled = [shard_from(f"192.0.2.{number}") for number in range(100)]
-        tasks = [
-            asyncio.create_task(uploads.put_blob(each.request, shard_id())) for each in stalled
-        ]
-        await asyncio.sleep(0.05)
+    async def run() -> list[int]:
+        shards = [shard_from(f"192.0.2.{number}") for number in range(100)]
         honest = reveal_by(0)
         honest.go_on.set()
-        try:
-            return (await uploads.post_reveal(honest.request)).status
-        except HttpError as error:
-            return error.status
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        async with stalled(put_shard(uploads), *shards):
+            return await gather_statuses(uploads, honest)
 
-    assert asyncio.run(run()) == 201
+    assert asyncio.run(run()) == [201]
 
 
 def test_uploads_of_another_task_take_no_place_of_a_reveal(uploads: Uploads) -> None:
     async def run() -> list[int]:
         # Sixteen seats of one unit, each from four addresses, as long as they are fast enough.
-        held = asyncio.gather(
-            *(
-                uploads.post_reveal(reveal_of(reveal, PAYLOADS[0], f"198.51.100.{number}").request)
-                for reveal in OTHER_REVEALS
-                for number in range(4)
-            ),
-            return_exceptions=True,
-        )
-        await asyncio.sleep(0.2)
+        others = [
+            reveal_of(reveal, PAYLOADS[0], f"198.51.100.{number}")
+            for reveal in OTHER_REVEALS
+            for number in range(4)
+        ]
         honest = [reveal_by(index, "203.0.113.7") for index in range(3)]
         for each in honest:
             each.go_on.set()
-        statuses = await gather_statuses(uploads, *honest)
-        held.cancel()
-        return statuses
+        async with stalled(uploads.post_reveal, *others):
+            return await gather_statuses(uploads, *honest)
 
     assert asyncio.run(run()) == [201, 201, 201]
 
@@ -235,16 +249,9 @@ def test_uploads_of_one_tasks_content_reserve_little_more_than_it_pays_for(
     uploads = Uploads(store, training, FakeNode())
 
     async def run() -> int:
-        tasks = [
-            asyncio.create_task(uploads.put_blob(each.request, shard_id()))
-            for each in (shard_from(f"192.0.2.{number}") for number in range(40))
-        ]
-        await asyncio.sleep(0.2)
-        used = store.used_bytes()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        return used
+        shards = [shard_from(f"192.0.2.{number}") for number in range(40)]
+        async with stalled(put_shard(uploads), *shards):
+            return store.used_bytes()
 
     two_tasks, own, lent = 2, 2, 2
     assert asyncio.run(run()) == two_tasks * (own + lent) * len(SHARDS[0])
@@ -256,7 +263,7 @@ def test_upload_of_content_ends_when_its_task_is_closed(
     async def run() -> int:
         client = shard_from("192.0.2.1")
         upload = asyncio.create_task(uploads.put_blob(client.request, shard_id()))
-        await asyncio.sleep(0.05)
+        await client.stall(upload)
         training.is_closed = True
         client.go_on.set()
         try:

@@ -76,6 +76,10 @@ class Backend:
         """The numbers of transactions in the mempool without and behind a nonce gap."""
         return self._mempool.counts()
 
+    def get_gas_price(self) -> int:
+        """What to offer for a unit of gas, in wei, so as not to wait with free transactions."""
+        return self._mempool.suggest_price()
+
     def get_node_info(self) -> JsonObject:
         """The part of `pot_nodeInfo` that is not on the chain."""
         return {

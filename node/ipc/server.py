@@ -54,6 +54,7 @@ class IpcServer:
             "pending_nonce": self._pending_nonce,
             "pooled_transaction": self._pooled_transaction,
             "pool_counts": self._pool_counts,
+            "gas_price": self._gas_price,
             "node_info": self._node_info,
             "validators": self._validators,
             "consensus_state": self._consensus_state,
@@ -136,6 +137,9 @@ class IpcServer:
     async def _pool_counts(self, _params: JsonObject) -> Json:
         pending, queued = self._backend.get_pool_counts()
         return {"pending": pending, "queued": queued}
+
+    async def _gas_price(self, _params: JsonObject) -> Json:
+        return self._backend.get_gas_price()
 
     async def _node_info(self, _params: JsonObject) -> Json:
         return self._backend.get_node_info()

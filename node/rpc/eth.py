@@ -259,12 +259,13 @@ class EthMethods:
 
     async def _gas_price(self, params: Parameters) -> Json:
         params.end()
-        tip = await self._slow(self._fees.suggest_tip)
-        return quantity(self._fees.next_base_fee() + tip)
+        price = self._fees.next_base_fee() + await self._slow(self._fees.suggest_tip)
+        return quantity(max(price, await self._ask_price()))
 
     async def _max_priority_fee(self, params: Parameters) -> Json:
         params.end()
-        return quantity(await self._slow(self._fees.suggest_tip))
+        tip = await self._slow(self._fees.suggest_tip)
+        return quantity(max(tip, await self._ask_price() - self._fees.next_base_fee()))
 
     async def _fee_history(self, params: Parameters) -> Json:
         count = params.required(
@@ -274,7 +275,17 @@ class EthMethods:
         newest = params.required("newestBlock", parse_block)
         percentiles = params.optional("rewardPercentiles", parse_percentiles, None)
         params.end()
-        return await self._slow(self._fees.history, min(count, HISTORY_LIMIT), newest, percentiles)
+        price = await self._ask_price() if percentiles else 0
+        limited = min(count, HISTORY_LIMIT)
+        return await self._slow(self._fees.history, limited, newest, percentiles, price)
+
+    async def _ask_price(self) -> int:
+        """The node's gas price, in wei, while free transactions have to wait; else 0."""
+        try:
+            price = await self._node.call("gas_price")
+        except IpcError:
+            return 0  # as without a node: the chain alone suggests a price
+        return price if isinstance(price, int) else 0
 
     # Blocks.
 

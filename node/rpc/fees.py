@@ -53,9 +53,16 @@ class FeeOracle:
         return tips[(len(tips) - 1) * SUGGESTED_PERCENTILE // 100] if tips else 0
 
     def history(
-        self, block_count: int, newest: BlockSelector, percentiles: list[float] | None
+        self,
+        block_count: int,
+        newest: BlockSelector,
+        percentiles: list[float] | None,
+        least_price: int = 0,
     ) -> JsonObject:
         """The result of `eth_feeHistory` for up to `block_count` blocks, the last one `newest`.
+
+        Wallets take their offers from the rewards. While free transactions have to wait, these are
+        not below `least_price`, what a transaction pays for a unit of gas that does not wait.
 
         Raises:
             RpcError: -32000: There is no such block. 4444: This node does not hold it.
@@ -76,22 +83,28 @@ class FeeOracle:
             "gasUsedRatio": [header.gas_used / header.gas_limit for header in headers],
         }
         if percentiles:
-            history["reward"] = [self._rewards(header.number, percentiles) for header in headers]
+            history["reward"] = [
+                [
+                    quantity(max(tip, least_price - header.base_fee_per_gas))
+                    for tip in self._rewards(header.number, percentiles)
+                ]
+                for header in headers
+            ]
         return history
 
-    def _rewards(self, number: BlockNumber, percentiles: list[float]) -> Json:
+    def _rewards(self, number: BlockNumber, percentiles: list[float]) -> list[int]:
         executed = self.chain.executed(number)
         assert executed is not None, "its header was there"
         tips = sorted(_paid_tips(executed))
         total_gas = executed.block.header.gas_used
-        rewards: list[Json] = []
+        rewards: list[int] = []
         for percentile in percentiles:
             wanted, tip = total_gas * percentile / 100, 0
             for tip, gas in tips:  # noqa: B007 - the tip at which the loop ends is the result
                 wanted -= gas
                 if wanted <= 0:
                     break
-            rewards.append(quantity(tip))
+            rewards.append(tip)
         return rewards
 
 

@@ -531,6 +531,9 @@ class Backend:
     def get_pool_counts(self) -> tuple[int, int]:
         return 13, 14
 
+    def get_gas_price(self) -> int:
+        return 21
+
     def get_node_info(self) -> dict[str, object]:
         return {"peerId": "é"}
 

@@ -35,6 +35,7 @@ class InstantNode:
         self.reveals: list[Reveal] = []
         self.peers = 3
         self.best_ahead = 0
+        self.gas_price = 0
 
     async def submit_transaction(self, raw: bytes) -> Hash32:
         transaction = decode_transaction(raw)
@@ -56,6 +57,9 @@ class InstantNode:
 
     def get_pool_counts(self) -> tuple[int, int]:
         return len(self.pool), 0
+
+    def get_gas_price(self) -> int:
+        return self.gas_price
 
     def get_node_info(self) -> JsonObject:
         return {"peerId": "12D3KooWTest", "listen": [], "validator": None, "role": "validator"}

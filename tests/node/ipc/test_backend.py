@@ -18,6 +18,7 @@ from chain.training.attempt import AttemptId
 from chain.training.reveal import Reveal
 from node.health.reader import HealthReader
 from node.ipc.backend import Backend
+from node.mempool.free_gas import FreeGasPolicy
 from node.mempool.intake import Pool
 from tests.worlds.chain import ALICE, BOB, sign
 from tests.worlds.cluster import (
@@ -113,6 +114,17 @@ async def test_submitted_transaction_is_pooled_announced_and_found(
         assert backend.get_pooled_transaction(first.hash) == first.raw
         assert backend.get_pooled_transaction(Hash32(bytes(32))) is None
         assert backend.get_pool_counts() == (1, 1)
+
+
+async def test_gas_price_is_suggested_while_free_transactions_wait(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with running_backend(tmp_path) as (backend, node, _):
+        node.mempool.free_gas = FreeGasPolicy(10**9, gas_per_second=2_000, block_gas=30_000)
+        assert backend.get_gas_price() == 0
+        free = sign(ALICE, 0, get_address(BOB), maxFeePerGas=0, maxPriorityFeePerGas=0)
+        await backend.submit_transaction(free.raw)
+        assert backend.get_gas_price() == 10**9
 
 
 async def test_submitting_a_transaction_recovers_its_signature_once(

@@ -47,6 +47,9 @@ class FakeBackend:
     def get_pool_counts(self) -> tuple[int, int]:
         return 1, 2
 
+    def get_gas_price(self) -> int:
+        return 5
+
     def get_node_info(self) -> JsonObject:
         return {"peerId": "me"}
 
@@ -139,6 +142,7 @@ def test_client_gets_the_answers_of_the_backend(tmp_path: Path) -> None:
             == "0x02726177"
         )
         assert runner.run(client.call("pool_counts")) == {"pending": 1, "queued": 2}
+        assert runner.run(client.call("gas_price")) == 5
         assert runner.run(client.call("sync_state")) == {"peers": 3, "best": 9}
         runner.run(client.call("blob_arrived"))
         assert backend.stored_blobs == 1

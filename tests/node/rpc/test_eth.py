@@ -384,6 +384,20 @@ def test_gas_estimate_is_for_the_next_block_unless_one_is_given(world: World) ->
     assert world.rpc.error("eth_estimateGas", create, "latest")["code"] == 3
 
 
+def test_fees_are_the_nodes_price_while_free_transactions_wait(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rpc = world.rpc
+    monkeypatch.setattr(rpc.node, "gas_price", 4)
+    assert rpc.result("eth_maxPriorityFeePerGas") == "0x4"
+    assert rpc.result("eth_gasPrice") == "0x4"
+    history = rpc.result("eth_feeHistory", "0x4", "latest", [0, 100])
+    assert history["reward"] == [["0x4", "0x5"], ["0x4", "0x4"], ["0x4", "0x4"], ["0x4", "0x4"]]
+    monkeypatch.setattr(rpc.node, "gas_price", 2)
+    assert rpc.result("eth_maxPriorityFeePerGas") == "0x3"
+    assert rpc.result("eth_gasPrice") == "0x3"
+
+
 def test_fees_follow_recent_blocks(world: World) -> None:
     rpc = world.rpc
     assert rpc.result("eth_maxPriorityFeePerGas") == "0x3"

@@ -9,6 +9,7 @@ node proposes and takes into its pool, never which blocks are valid.
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
+from chain.errors import InvalidTransaction, RejectionReason
 from chain.genesis import GenesisConfig
 from chain.types.transaction import Transaction
 
@@ -41,6 +42,19 @@ class FreeGasPolicy:
     def is_free(self, transaction: Transaction, base_fee_per_gas: int) -> bool:
         """Whether an ordinary transaction pays less than the price in a block with a base fee."""
         return transaction.compute_effective_gas_price(base_fee_per_gas) < self.price_wei
+
+    def validate(self, free_gas: int) -> None:
+        """Refuse a free transaction that no block includes for nothing, by its gas limit.
+
+        Raises:
+            InvalidTransaction: UNDERPRICED, with the price that would do.
+        """
+        if free_gas > self.block_gas:
+            raise InvalidTransaction(
+                RejectionReason.UNDERPRICED,
+                f"gas limit {free_gas}; without a price, validators include at most "
+                f"{self.block_gas}: offer {self.price_wei} wei for a unit of gas",
+            )
 
     def suggest_price(self, waiting_gas: int) -> int:
         """What to offer for a unit of gas, in wei, if free transactions ask for `waiting_gas`."""

@@ -200,7 +200,7 @@ class Mempool:
         replaced = queue.entries.get(transaction.nonce)
         if replaced is None:
             self._check_nonce_limit(transaction, queue)
-        else:
+        elif not replaced.free_gas:
             _check_replacement(transaction, replaced.transaction)
         self._check_funds(transaction, queue)
         is_gapped = transaction.nonce - queue.nonce > len(queue.pending())
@@ -214,8 +214,11 @@ class Mempool:
         priority, subject = self._classify(transaction, queue, is_asked=is_asked)
         if subject is not None and is_asked:
             self._refused_calls[sender] = refused_calls + 1
+        # What is due takes the place of a free transaction, behind which it would have to wait.
+        if replaced is not None and replaced.free_gas and priority is Priority.ORDINARY:
+            _check_replacement(transaction, replaced.transaction)
         entry = self._build_entry(transaction, priority, subject, authorities)
-        self._check_free_gas(entry)
+        self.free_gas.validate(entry.free_gas)
         if replaced is None:
             self._check_free_limits(entry, queue)
         self._make_room(entry, replaced, is_gapped=is_gapped)
@@ -421,15 +424,6 @@ class Mempool:
         if is_ordinary and len(queue.entries) >= self._limits.free_sender_transactions:
             raise InvalidTransaction(
                 RejectionReason.POOL_FULL, "too many transactions of an account without a balance"
-            )
-
-    def _check_free_gas(self, entry: Entry) -> None:
-        policy = self.free_gas
-        if entry.free_gas > policy.block_gas:
-            raise InvalidTransaction(
-                RejectionReason.UNDERPRICED,
-                f"gas limit {entry.free_gas}; without a price, validators include at most "
-                f"{policy.block_gas}: offer {policy.price_wei} wei for a unit of gas",
             )
 
     def _check_funds(self, transaction: Transaction, queue: Queue) -> None:

@@ -180,6 +180,37 @@ def test_early_commitment_is_free_until_the_contracts_accept_it(
     assert pool.waiting_free_gas == 0
 
 
+@pytest.mark.parametrize("recipient", [ALICE, BOB])
+def test_due_call_takes_the_place_of_a_free_transaction(
+    pool: Mempool, head: FakeHead, recipient: Address
+) -> None:
+    waiting, due = transaction(CAROL, 0, fee=0), transaction(CAROL, 0, fee=0, to=recipient)
+    pool.add(waiting)
+    pool.add(due)
+    assert pool.candidates().transactions == (due,)
+    assert pool.waiting_free_gas == 0
+    with pytest.raises(InvalidTransaction) as refused:
+        pool.add(transaction(CAROL, 0, fee=0, size=101, to=recipient))
+    assert refused.value.reason is RejectionReason.REPLACEMENT_UNDERPRICED
+
+
+def test_call_that_is_not_due_must_pay_to_take_the_place_of_a_free_one(
+    pool: Mempool, head: FakeHead
+) -> None:
+    waiting = transaction(CAROL, 0, fee=0)
+    early = transaction(CAROL, 0, fee=0, to=BOB)
+    head.early.add(early.hash)
+    pool.add(waiting)
+    for each in (early, transaction(CAROL, 0, fee=0, size=101)):
+        with pytest.raises(InvalidTransaction) as refused:
+            pool.add(each)
+        assert refused.value.reason is RejectionReason.REPLACEMENT_UNDERPRICED
+    assert pool.candidates().transactions == (waiting,)
+    paying = transaction(CAROL, 0, tip=GWEI)
+    pool.add(paying)
+    assert pool.candidates().transactions == (paying,)
+
+
 def test_price_is_suggested_while_free_transactions_have_to_wait(
     pool: Mempool,
 ) -> None:

@@ -47,6 +47,7 @@ def run(options: MinerOptions, load_task_opener: Callable[[MinerOptions], OpenTa
         cure="give another --data-dir",
     ):
         client = FailoverClient(options.rpc, private_data_hosts=options.private_data_host)
+        client.gas_price = options.gas_price
         # Before torch is loaded, so that a wrong URL shows at once.
         light = LightClient(client, find_network(client, options.genesis, options.key))
         light.prefer_highest(len(options.rpc))

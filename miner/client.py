@@ -128,6 +128,7 @@ class FailoverClient(ChainClient):
         """
         super().__init__()
         assert urls
+        self.on_wait = _log_wait
         self._urls = [url.rstrip("/") for url in urls]
         self._current = 0
         self._network: tuple[int, Hash32] | None = None
@@ -562,4 +563,11 @@ def _unavailable(content_id: Hash32) -> ContentUnavailableError:
     return ContentUnavailableError(
         f"no node has blob {to_hex(content_id)} complete; wait for the nodes to sync, or name "
         "another"
+    )
+
+
+def _log_wait(price: int) -> None:
+    _log.warning(
+        "a transaction waits: gas is free up to a ration, for which too many wait; with coins, "
+        f"start the miner again with --gas-price {price}"
     )

@@ -45,6 +45,7 @@ class MinerOptions:
     lock_days: float
     claim: bool
     leave_at_end: bool
+    gas_price: int
     private_data_host: tuple[str, ...]
     log_format: MinerLogFormat
     poll_ms: int
@@ -116,6 +117,12 @@ def build_command(run: Callable[[MinerOptions], None]) -> Callable[..., None]:
                 "the bonds; wait for them, too, when the task closes. Stop again to end at once.",
             ),
         ] = False,
+        gas_price: Annotated[
+            int,
+            typer.Option(
+                metavar="WEI", min=0, help="Pay this for a unit of gas where it could be free."
+            ),
+        ] = 0,
         private_data_host: Annotated[
             list[str] | None,
             typer.Option(
@@ -151,6 +158,7 @@ def build_command(run: Callable[[MinerOptions], None]) -> Callable[..., None]:
                 lock_days=lock_days,
                 claim=claim,
                 leave_at_end=leave_at_end,
+                gas_price=gas_price,
                 private_data_host=tuple(private_data_host or ()),
                 log_format=log_format,
                 poll_ms=poll_ms,

@@ -15,6 +15,7 @@ import httpx
 from pydantic import TypeAdapter
 
 from chain.contracts.abi import ContractCall, ContractView, InvalidAnswerError
+from chain.contracts.calls import CallKind, identify_call
 from chain.contracts.errors import decode_error
 from chain.contracts.reverts import describe_revert
 from chain.crypto import get_address
@@ -174,6 +175,11 @@ class ChainClient(ABC):
     def __init__(self) -> None:
         self._waiting: dict[Address, Transaction] = {}
         """The last transaction of an account that was in no block when its call gave up."""
+        self.gas_price = 0
+        """What transactions pay for a unit of gas where it is free, in wei. Where a base fee is
+        due, they pay at least this."""
+        self.on_wait: Callable[[int], None] = lambda _price: None
+        """Called once for a transaction that waits, with the price in wei that would do."""
 
     @abstractmethod
     def call(self, method: str, *params: Json) -> Json:
@@ -242,7 +248,8 @@ class ChainClient(ABC):
         """Sign and send a transaction, wait until it is final, and return its receipt.
 
         It takes the place of an earlier one that this client sent and that is still in no block,
-        since it would wait behind it.
+        since it would wait behind it. With a `gas_price`, and for a gradient commitment, it takes
+        the place of any transaction of the account that waits and offers nothing.
 
         Args:
             private_key: The sender's.
@@ -271,7 +278,7 @@ class ChainClient(ABC):
             value,
             estimate + GAS_MARGIN if call.data else estimate,
         )
-        number, transaction = self._send_first(account, sign)
+        number, transaction = self._send_first(account, call, value, sign)
         self._waiting[account] = transaction
         receipt, transaction_hash = self._await_receipt(account, transaction, number, sign)
         del self._waiting[account]
@@ -295,15 +302,20 @@ class ChainClient(ABC):
     def _compute_offer(self) -> tuple[int, GasOffer]:
         """The latest block, and an offer that is enough until the base fee doubles."""
         block = self.call_object("eth_getBlockByNumber", "latest", False) or {}
-        tip = self.suggest_tip()
         base_fee = read_quantity(block.get("baseFeePerGas", "0x0"))
+        # Where gas is free, the account may have no coins to follow a suggestion.
+        tip = max(self.suggest_tip() if base_fee else 0, self.gas_price - base_fee)
         return read_quantity(block.get("number", "0x0")), GasOffer(2 * base_fee + tip, tip)
 
     def _get_nonce(self, account: Address, block: str) -> int:
         return self.quantity("eth_getTransactionCount", to_hex(account), block)
 
     def _send_first(
-        self, account: Address, sign: Callable[[int, GasOffer], Transaction]
+        self,
+        account: Address,
+        call: ContractCall,
+        value: int,
+        sign: Callable[[int, GasOffer], Transaction],
     ) -> tuple[int, Transaction]:
         """Send a call in the place of the account's transaction that waits, or as its next one.
 
@@ -311,19 +323,38 @@ class ChainClient(ABC):
         """
         waiting = self._waiting.get(account)
         number, offer = self._compute_offer()
-        if (
-            waiting is not None
-            and offer.may_raise_tip(waiting)
-            and self._get_nonce(account, "latest") <= waiting.nonce
-        ):
-            transaction = sign(waiting.nonce, offer.raise_above(waiting))
-            # The earlier one may be in a block by now, or the balance too low for a higher fee.
+        choices: list[Transaction] = []
+        if waiting is not None and self._get_nonce(account, "latest") <= waiting.nonce:
+            if (waiting.to, waiting.data, waiting.value) == (call.to, call.data, value) and (
+                waiting.max_fee_per_gas >= offer.max_fee
+            ):
+                self.resend(waiting.raw)
+                return number, waiting
+            if self._may_raise(offer, waiting):
+                choices.append(sign(waiting.nonce, offer.raise_above(waiting)))
+        pending = self._get_nonce(account, "pending")
+        if self.gas_price or identify_call(call.to, call.data)[0] is CallKind.COMMITMENT:
+            first = self._get_nonce(account, "latest")
+            choices += [sign(first, offer)] if first < pending else []
+        for transaction in choices:
+            # The earlier one may be in a block by now or pay, or the balance be too low for more.
             with suppress(RpcCallError):
                 self.call("eth_sendRawTransaction", to_hex(transaction.raw))
                 return number, transaction
-        transaction = sign(self._get_nonce(account, "pending"), offer)
+        transaction = sign(pending, offer)
         self.call("eth_sendRawTransaction", to_hex(transaction.raw))
         return number, transaction
+
+    def _may_raise(self, offer: GasOffer, transaction: Transaction) -> bool:
+        """Whether a transaction may be sent again for more; a price that was given stays."""
+        return not self.gas_price and offer.may_raise_tip(transaction)
+
+    def _find_price(self, transaction: Transaction) -> int | None:
+        """The price in wei with which a transaction need not wait; None if it offers that."""
+        with suppress(ClientError):  # only a hint to the user
+            price = self.quantity("eth_gasPrice")
+            return price if price > transaction.max_fee_per_gas else None
+        return None
 
     def _await_receipt(
         self,
@@ -335,6 +366,7 @@ class ChainClient(ABC):
         """The receipt of a transaction or of one with higher fees in its place, and its hash."""
         sent = [first]
         started = sent_at = time.monotonic()
+        price: int | None = None
         for poll in count():
             if time.monotonic() - started >= RECEIPT_SECONDS:
                 break
@@ -347,15 +379,25 @@ class ChainClient(ABC):
                 sent_at = time.monotonic()
                 number, offer = self._compute_offer()
                 is_next = self._get_nonce(account, "latest") == first.nonce
-                if is_next and number >= raised_at + RAISE_BLOCKS and offer.may_raise_tip(sent[-1]):
+                if (
+                    is_next
+                    and number >= raised_at + RAISE_BLOCKS
+                    and self._may_raise(offer, sent[-1])
+                ):
                     raised_at = number
                     sent.append(sign(first.nonce, offer.raise_above(sent[-1])))
                     self._waiting[account] = sent[-1]
                 self.resend(sent[-1].raw)
+                was_told, price = price is not None, self._find_price(sent[-1])
+                if price is not None and not was_told:
+                    self.on_wait(price)
             time.sleep(POLL_SECONDS)
+        cause = "does the network make blocks?"
+        if price is not None:
+            cause = f"it offers too little for gas: repeat it with --gas-price {price}, or wait;"
         raise ClientError(
             f"transaction {to_hex(sent[-1].hash)} is not in a block after {RECEIPT_SECONDS:.0f} s; "
-            "does the network make blocks? `eth_getTransactionReceipt` will tell when it is in one"
+            f"{cause} `eth_getTransactionReceipt` will tell when it is in one"
         )
 
 

@@ -11,6 +11,7 @@ from chain.contracts.abi import ContractCall
 from chain.crypto import get_address
 from chain.json_types import JsonObject
 from chain.primitives import Address, PrivateKey
+from node.cli.output import print_note
 from node.client.rpc_client import RpcClient
 from pot_common.keystore import unlock_key
 
@@ -28,6 +29,19 @@ PasswordOption = Annotated[
     typer.Option("--password-file", help="A file with the password; without it, you are asked."),
 ]
 """The file with the key's password; None to ask at the terminal."""
+
+
+GasPriceOption = Annotated[
+    int,
+    typer.Option(
+        "--gas-price",
+        metavar="WEI",
+        min=0,
+        help="Pay this for a unit of gas, and take the place of a transaction of this account that "
+        "waits and pays nothing.",
+    ),
+]
+"""The price of gas; 0 pays nothing where gas is free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +76,21 @@ def find_key_file(key: Path) -> Path:
     return named if is_name and not key.is_file() and named.is_file() else key
 
 
-def unlock_account(client: RpcClient, key: Path, password_file: Path | None) -> Account:
+def unlock_account(
+    client: RpcClient, key: Path, password_file: Path | None, gas_price: int
+) -> Account:
     """The account of a keystore, unlocked with a password from a file or the terminal.
+
+    The client pays `gas_price` from now on, and tells the user why a transaction waits.
 
     Raises:
         OperatorError: The keystore cannot be read, or the password is wrong.
     """
     private_key = unlock_key(find_key_file(key), password_file, setting="--password-file")
+    client.gas_price, client.on_wait = gas_price, _tell_why_it_waits
     return Account(client, private_key)
+
+
+def _tell_why_it_waits(price: int) -> None:
+    print_note("it waits: gas is free up to a ration, for which too many transactions wait")
+    print_note(f"to pay, stop this command and give it again with --gas-price {price}")

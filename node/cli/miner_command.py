@@ -22,6 +22,7 @@ from chain.json_types import JsonObject
 from chain.primitives import TaskId
 from node.cli.account import (
     Account,
+    GasPriceOption,
     KeyOption,
     PasswordOption,
     find_key_file,
@@ -79,6 +80,7 @@ def leave(
     task: TaskArgument,
     key: KeyOption,
     password_file: PasswordOption = None,
+    gas_price: GasPriceOption = 0,
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
@@ -90,7 +92,7 @@ def leave(
     `pot miner withdraw`.
     """
     client = RpcClient(rpc)
-    account = unlock_account(client, key, password_file)
+    account = unlock_account(client, key, password_file, gas_price)
     seat = fetch_seat(client, task, account.address)
     if seat is not None and seat.last_attempt is not None:
         raise OperatorError(describe_ended_seat(seat))
@@ -108,6 +110,7 @@ def withdraw(
         ),
     ] = False,
     password_file: PasswordOption = None,
+    gas_price: GasPriceOption = 0,
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
@@ -118,7 +121,7 @@ def withdraw(
     """
     call = withdraw_seat_bond if pot_only else withdraw_bond
     client = RpcClient(rpc)
-    account = unlock_account(client, key, password_file)
+    account = unlock_account(client, key, password_file, gas_price)
     _require_free(fetch_seat(client, task, account.address), task)
     _send_to_seats(task, call, account, client, as_json, "bond withdrawn")
 

@@ -19,7 +19,7 @@ from chain.hexadecimal import to_hex
 from chain.primitives import TaskId
 from chain.training.task_spec_codec import compute_spec_hash
 from node.cli import task_money_command, task_round
-from node.cli.account import KeyOption, PasswordOption, unlock_account
+from node.cli.account import GasPriceOption, KeyOption, PasswordOption, unlock_account
 from node.cli.output import (
     JsonOption,
     RpcOption,
@@ -100,6 +100,7 @@ def submit(
     file: Annotated[Path, typer.Argument(help="A task file; see examples/digits.toml.")],
     key: KeyOption,
     password_file: PasswordOption = None,
+    gas_price: GasPriceOption = 0,
     budget: Annotated[
         str | None, typer.Option(help="POT to put in escrow; by default enough for all rounds.")
     ] = None,
@@ -144,7 +145,7 @@ def submit(
     clients = [RpcClient(url) for url in rpc or [DEFAULT_RPC_URL]]
     blob_bytes_per_second = fetch_parameters(clients[0]).blob_bytes_per_second
     check_task(bundle, blob_bytes_per_second)
-    account = unlock_account(clients[0], key, password_file)
+    account = unlock_account(clients[0], key, password_file, gas_price)
     bundle = _declare(bundle, blob_bytes_per_second, dry_run=dry_run)
     offer = make_offer(clients[0], bundle, read_wishes(lifetime, attempts, max_fee))
     if not as_json:

@@ -18,7 +18,7 @@ from chain.contracts.task_registry import (
 )
 from chain.json_types import JsonObject
 from chain.primitives import TaskId
-from node.cli.account import KeyOption, PasswordOption, unlock_account
+from node.cli.account import GasPriceOption, KeyOption, PasswordOption, unlock_account
 from node.cli.output import (
     JsonOption,
     RpcOption,
@@ -72,6 +72,7 @@ def fund(
     amount: Annotated[str, typer.Option(help="POT to add to the escrow, such as 12.5.")],
     key: KeyOption,
     password_file: PasswordOption = None,
+    gas_price: GasPriceOption = 0,
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
@@ -84,7 +85,7 @@ def fund(
         raise OperatorError("--amount is 0; give what is to be added")
     client = RpcClient(rpc)
     get_task(client, task)
-    account = unlock_account(client, key, password_file)
+    account = unlock_account(client, key, password_file, gas_price)
     receipt = fund_task(client, account.private_key, TaskId(task), base_units)
     _print_done(client, task, receipt, as_json, f"added {format_amount(base_units)} POT")
 
@@ -103,6 +104,7 @@ def extend(
         bool, typer.Option("--dry-run", help="Print the price, and pay nothing.")
     ] = False,
     password_file: PasswordOption = None,
+    gas_price: GasPriceOption = 0,
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
@@ -131,7 +133,7 @@ def extend(
     if not as_json:
         for line in format_table(("", ""), describe_extension(offer)):
             print_note(line)
-    account = unlock_account(client, key, password_file)
+    account = unlock_account(client, key, password_file, gas_price)
     receipt = extend_task(client, account.private_key, TaskId(task), offer)
     done = f"added {describe_purchase(purchase)} for about {format_short(offer.quote.fee)} POT"
     _print_done(client, task, receipt, as_json, done)
@@ -144,6 +146,7 @@ def cancel(
     task: TaskArgument,
     key: KeyOption,
     password_file: PasswordOption = None,
+    gas_price: GasPriceOption = 0,
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
@@ -151,7 +154,7 @@ def cancel(
 
     It is closed at once, or after the round in progress is settled and paid.
     """
-    _send_to_registry(task, cancel_task, key, password_file, rpc, as_json, "cancelled")
+    _send_to_registry(task, cancel_task, key, password_file, gas_price, rpc, as_json, "cancelled")
 
 
 @app.command(epilog="Example:  pot task resume 1 --key alice")
@@ -159,6 +162,7 @@ def resume(
     task: TaskArgument,
     key: KeyOption,
     password_file: PasswordOption = None,
+    gas_price: GasPriceOption = 0,
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
@@ -166,7 +170,7 @@ def resume(
 
     A task is paused after three attempts in a row without a result.
     """
-    _send_to_registry(task, resume_task, key, password_file, rpc, as_json, "resumed")
+    _send_to_registry(task, resume_task, key, password_file, gas_price, rpc, as_json, "resumed")
 
 
 @app.command(epilog="Example:  pot task refund 1 --key alice")
@@ -174,6 +178,7 @@ def refund(
     task: TaskArgument,
     key: KeyOption,
     password_file: PasswordOption = None,
+    gas_price: GasPriceOption = 0,
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
@@ -185,7 +190,7 @@ def refund(
     """
     client = RpcClient(rpc)
     found = get_task(client, task)
-    account = unlock_account(client, key, password_file)
+    account = unlock_account(client, key, password_file, gas_price)
     receipt: JsonObject | None = None
     if get_integer(found, "lease", "refundable"):
         receipt = account.send_call(refund_fee(TaskId(task)))
@@ -202,6 +207,7 @@ def _send_to_registry(
     make_call: Callable[[TaskId], ContractCall],
     key: Path,
     password_file: Path | None,
+    gas_price: int,
     rpc: str,
     as_json: bool,
     done: str,
@@ -209,7 +215,8 @@ def _send_to_registry(
 
     client = RpcClient(rpc)
     get_task(client, task)
-    receipt = unlock_account(client, key, password_file).send_call(make_call(TaskId(task)))
+    account = unlock_account(client, key, password_file, gas_price)
+    receipt = account.send_call(make_call(TaskId(task)))
     _print_done(client, task, receipt, as_json, done)
 
 

@@ -25,7 +25,7 @@ from chain.crypto import get_address, recover, sign
 from chain.hexadecimal import from_hex, to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address
-from node.cli.account import Account, KeyOption, PasswordOption, unlock_account
+from node.cli.account import Account, GasPriceOption, KeyOption, PasswordOption, unlock_account
 from node.cli.output import (
     LINE_WIDTH,
     JsonOption,
@@ -179,6 +179,7 @@ def propose(
     validator: ValidatorArgument,
     key: KeyOption,
     password_file: PasswordOption = None,
+    gas_price: GasPriceOption = 0,
     consensus_key: Annotated[
         Path | None,
         typer.Option("--consensus-key", help="For a join: V3 keystore of the consensus key."),
@@ -202,7 +203,7 @@ def propose(
     """
     address = parse_address(validator)
     client = RpcClient(rpc)
-    account = unlock_account(client, key, password_file)
+    account = unlock_account(client, key, password_file, gas_price)
     if change is Change.REMOVE:
         call = validator_set.propose_removal(address)
     else:
@@ -228,11 +229,12 @@ def vote(
     proposal: ProposalArgument,
     key: KeyOption,
     password_file: PasswordOption = None,
+    gas_price: GasPriceOption = 0,
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
     """Vote for a proposal with the operator account of a validator in the set."""
-    account = unlock_account(RpcClient(rpc), key, password_file)
+    account = unlock_account(RpcClient(rpc), key, password_file, gas_price)
     _send(vote_on_proposal(proposal), account, as_json, f"voted for proposal {proposal}")
 
 
@@ -240,6 +242,7 @@ def vote(
 def leave(
     key: KeyOption,
     password_file: PasswordOption = None,
+    gas_price: GasPriceOption = 0,
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
@@ -247,7 +250,7 @@ def leave(
 
     Keep the node running until `pot validator status` shows that the change has taken effect.
     """
-    account = unlock_account(RpcClient(rpc), key, password_file)
+    account = unlock_account(RpcClient(rpc), key, password_file, gas_price)
     _send(leave_set(), account, as_json, "the validator is leaving")
 
 
@@ -255,11 +258,12 @@ def leave(
 def withdraw(
     key: KeyOption,
     password_file: PasswordOption = None,
+    gas_price: GasPriceOption = 0,
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
     """Take the stake back, of an open join proposal or of a validator that has left."""
-    account = unlock_account(RpcClient(rpc), key, password_file)
+    account = unlock_account(RpcClient(rpc), key, password_file, gas_price)
     candidacy = account.client.read(validator_set.candidacy_of(account.address))
     call = (
         validator_set.withdraw_proposal(candidacy) if candidacy else validator_set.withdraw_stake()

@@ -20,6 +20,7 @@ from node.cli.account import (
     ACCOUNT_NAME,
     DEFAULT_WALLET,
     Account,
+    GasPriceOption,
     KeyOption,
     PasswordOption,
     find_key_file,
@@ -134,6 +135,7 @@ def send(
     amount: Annotated[str, typer.Option(help="The amount in whole tokens, such as 12.5.")],
     asset: Annotated[str, typer.Option("--token", help="POT, or coin: the native one.")] = POT,
     password_file: PasswordOption = None,
+    gas_price: GasPriceOption = 0,
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
@@ -142,7 +144,7 @@ def send(
     if asset not in (POT, COIN):
         raise OperatorError(f"--token is {asset!r}; give {POT} or {COIN}")
     client = RpcClient(rpc)
-    account = unlock_account(client, key, password_file)
+    account = unlock_account(client, key, password_file, gas_price)
     sender = account.address
     held = client.balance(sender) if asset == COIN else _token_balance(client, sender)
     if held < base_units:
@@ -165,6 +167,7 @@ def claim(
         str | None, typer.Option("--for", help="Claim for another account, which gets the money.")
     ] = None,
     password_file: PasswordOption = None,
+    gas_price: GasPriceOption = 0,
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
@@ -173,7 +176,7 @@ def claim(
     If the token of one task refuses to pay, the rewards of the others are claimed all the same.
     """
     client = RpcClient(rpc)
-    sender = unlock_account(client, key, password_file)
+    sender = unlock_account(client, key, password_file, gas_price)
     owner = sender.address if account is None else parse_address(account)
     claims: list[RewardClaim] = []
     amounts: dict[int, int] = {}
@@ -244,6 +247,7 @@ def credit(
         bool, typer.Option("--dry-run", help="Only show what there is, and what it is for.")
     ] = False,
     password_file: PasswordOption = None,
+    gas_price: GasPriceOption = 0,
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
@@ -269,7 +273,7 @@ def credit(
             print_line("no credit")
         return
     transaction = None
-    account = unlock_account(client, key, password_file)
+    account = unlock_account(client, key, password_file, gas_price)
     if share:
         transaction = account.send_call(withdraw_credit(shared))["transactionHash"]
     if pay:
@@ -293,6 +297,7 @@ def credit(
 def faucet(
     key: KeyOption,
     password_file: PasswordOption = None,
+    gas_price: GasPriceOption = 0,
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
@@ -300,7 +305,7 @@ def faucet(
     client = RpcClient(rpc)
     if not client.node_info().has_faucet:
         raise OperatorError("this network has no faucet: only development networks do; buy or mine")
-    account = unlock_account(client, key, password_file)
+    account = unlock_account(client, key, password_file, gas_price)
     before = _token_balance(client, account.address)
     receipt = account.send_call(drip(account.address))
     received = _token_balance(client, account.address) - before

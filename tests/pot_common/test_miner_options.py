@@ -11,6 +11,7 @@ ALL = [
     *("--device", "cuda:1", "--threads", "4", "--claim", "--log-format", "json", "--poll-ms", "5"),
     *("--memory-gib", "3.5", "--data-gib", "8", "--lock-days", "0.5"),
     "--leave-at-end",
+    *("--gas-price", "1000000000"),
     *("--private-data-host", "nas", "--private-data-host", "lab"),
 ]
 
@@ -41,6 +42,7 @@ def test_every_option_is_read() -> None:
         lock_days=0.5,
         claim=True,
         leave_at_end=True,
+        gas_price=10**9,
         private_data_host=("nas", "lab"),
         log_format=MinerLogFormat.JSON,
         poll_ms=5,

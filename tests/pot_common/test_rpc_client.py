@@ -7,11 +7,12 @@ from typing import TypeAlias
 import httpx
 import pytest
 
+from chain.contracts import gradient_ledger
 from chain.contracts.abi import ContractCall, compute_selector
 from chain.crypto import get_address
 from chain.hexadecimal import from_hex, to_hex
 from chain.json_types import Json
-from chain.primitives import Address, Hash32, PrivateKey
+from chain.primitives import Address, Hash32, PrivateKey, TaskId
 from chain.types.transaction import Transaction, decode_transaction, sign_transaction
 from pot_common.rpc_client import (
     GAS_MARGIN,
@@ -40,6 +41,7 @@ class ScriptedClient(ChainClient):
             "eth_estimateGas": "0x5208",
             "eth_getBlockByNumber": {"baseFeePerGas": "0xa", "number": "0x1"},
             "eth_maxPriorityFeePerGas": "0x2",
+            "eth_gasPrice": "0x0",
             "eth_chainId": "0x7a69",
             "eth_getTransactionCount": "0x3",
             "eth_sendRawTransaction": "0x00",
@@ -232,6 +234,91 @@ def test_nothing_is_raised_where_gas_is_free_or_another_call_is_first(
             chain.transact(KEY, ContractCall(TO, b"\x01"))
         ours = [each for each in chain.sent if each.data]
         assert len(ours) == 1
+
+
+def test_gas_is_free_whatever_the_node_suggests_unless_a_price_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for price, base_fee, offered in ((0, 0, (0, 0)), (5, 0, (5, 5)), (12, 10, (22, 2))):
+        chain = FullChain(Clock(monkeypatch), base_fee=base_fee, tip=0 if base_fee else 7)
+        chain.results["eth_getTransactionReceipt"] = {"status": "0x1", "blockNumber": "0x5"}
+        chain.gas_price = price
+        chain.transact(KEY, ContractCall(TO, b""))
+        sent = chain.sent[0]
+        assert (sent.max_fee_per_gas, sent.max_priority_fee_per_gas) == offered
+
+
+def test_user_is_told_once_why_a_free_transaction_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = FullChain(Clock(monkeypatch), base_fee=0)
+    told: list[int] = []
+    chain.on_wait = told.append
+    chain.results["eth_gasPrice"] = lambda: hex(10**9 if chain.clock.seconds > 8 else 0)
+    with pytest.raises(ClientError) as failure:
+        chain.transact(KEY, ContractCall(TO, b""))
+    assert told == [10**9]
+    assert "repeat it with --gas-price 1000000000, or wait" in str(failure.value)
+    assert len(chain.sent) == 1, "it is not raised"
+
+
+def test_nothing_is_told_while_the_price_is_paid(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = FullChain(Clock(monkeypatch), base_fee=0)
+    chain.gas_price = 10**9
+    told: list[int] = []
+    chain.on_wait = told.append
+    chain.results["eth_gasPrice"] = hex(10**9)
+    with pytest.raises(ClientError, match="does the network make blocks"):
+        chain.transact(KEY, ContractCall(TO, b""))
+    assert told == []
+    assert len(chain.sent) == 1, "a price that was given is not raised"
+
+
+def test_call_that_still_waits_is_not_sent_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = FullChain(Clock(monkeypatch), base_fee=0)
+    with pytest.raises(ClientError, match="is not in a block"):
+        chain.transact(KEY, ContractCall(TO, b"\x01"))
+    with pytest.raises(ClientError, match="is not in a block"):
+        chain.transact(KEY, ContractCall(TO, b"\x01"))
+    assert len(chain.sent) == 1
+    with pytest.raises(ClientError, match="is not in a block"):
+        chain.transact(KEY, ContractCall(TO, b"\x02"))
+    assert [each.nonce for each in chain.sent] == [3, 4]
+
+
+COMMIT = gradient_ledger.commit_gradient(TaskId(1), 0, 0, 1, Hash32(bytes(32)))
+
+
+@pytest.mark.parametrize(
+    ("call", "price"), [(COMMIT, 0), (ContractCall(TO, b"\x02"), 10**9)], ids=["commitment", "paid"]
+)
+def test_commitment_and_paid_call_take_the_place_of_one_that_waits(
+    monkeypatch: pytest.MonkeyPatch, call: ContractCall, price: int
+) -> None:
+    chain = FullChain(Clock(monkeypatch), base_fee=0)
+    with pytest.raises(ClientError, match="is not in a block"):
+        chain.transact(KEY, ContractCall(TO, b"\x01"))
+    later = FullChain(Clock(monkeypatch), base_fee=0)  # another process
+    later.sent.extend(chain.sent)
+    later.results["eth_getTransactionReceipt"] = {"status": "0x1", "blockNumber": "0x5"}
+    later.gas_price = price
+    later.transact(KEY, call)
+    assert [(each.nonce, each.max_fee_per_gas) for each in later.sent] == [(3, 0), (3, price)]
+
+
+def test_paid_call_waits_behind_one_that_pays_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = FullChain(Clock(monkeypatch), base_fee=0)
+    chain.gas_price = 10**9
+    with pytest.raises(ClientError, match="is not in a block"):
+        chain.transact(KEY, ContractCall(TO, b"\x01"))
+
+    def receive(raw: Json) -> Json:
+        if decode_transaction(from_hex(str(raw))).nonce == 3:
+            raise RpcCallError(-32000, "replacement transaction underpriced")
+        return chain.receive(raw)
+
+    chain.results["eth_sendRawTransaction"] = receive
+    chain.results["eth_getTransactionReceipt"] = {"status": "0x1", "blockNumber": "0x5"}
+    chain.transact(KEY, ContractCall(TO, b"\x02"))
+    assert [each.nonce for each in chain.sent] == [3, 4]
 
 
 def test_resent_transaction_may_be_known_to_the_node(

@@ -446,6 +446,9 @@ class FakeNode:
     def eth_maxPriorityFeePerGas(self) -> object:  # noqa: N802
         return "0x1"
 
+    def eth_gasPrice(self) -> object:  # noqa: N802
+        return "0x8"
+
     def eth_sendRawTransaction(self, raw: str) -> object:  # noqa: N802
         transaction = decode_transaction(bytes.fromhex(raw[2:]))
         self.transactions.append(transaction)

@@ -134,6 +134,34 @@ def test_send_moves_tokens_or_coins(pot: Pot, account: tuple[str, list[str]]) ->
     assert "0x" + coins.sender.hex() == account[0]
 
 
+def test_user_learns_why_a_transaction_waits_and_what_would_help(
+    pot: Pot, account: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pot_common.rpc_client.RESEND_SECONDS", 0.0)
+    notes: list[str] = []
+    monkeypatch.setattr("node.cli.account.print_note", notes.append)
+    chain = FakeChain()
+    receipts = iter([None, {"status": "0x1", "blockNumber": "0x1", "transactionHash": "0x1"}])
+    answers = {
+        **chain.answers(),
+        "eth_maxPriorityFeePerGas": lambda: hex(10**9),
+        "eth_gasPrice": lambda: hex(10**9),
+        "eth_getTransactionReceipt": lambda name: next(receipts),
+    }
+    to = "0x" + "22" * 20
+    with serve(answers) as url:
+        pot("wallet", "send", *account[1], "--to", to, "--amount", "1", "--rpc", url)
+    assert notes == [
+        "it waits: gas is free up to a ration, for which too many transactions wait",
+        "to pay, stop this command and give it again with --gas-price 1000000000",
+    ]
+    assert all(len(note) <= 80 for note in notes)
+    with serve(chain.answers()) as url:
+        options = (*account[1], "--to", to, "--amount", "1", "--rpc", url)
+        pot("wallet", "send", *options, "--gas-price", 10**9)
+    assert {each.max_fee_per_gas for each in chain.transactions} == {0, 10**9}
+
+
 def test_claim_takes_the_rewards_of_every_task_in_one_transaction(
     pot: Pot, account: tuple[str, list[str]]
 ) -> None:

@@ -13,12 +13,16 @@ from chain.hexadecimal import from_plain_hex, to_hex
 from chain.json_types import Json
 from chain.primitives import Address
 from chain.types.certificate import MAX_VALIDATORS
+from chain.types.validator_set import compute_max_faulty
 
 UNPRICED_GAS_PER_SECOND: Final = 1_000_000
 """The slowest execution of Ethereum's gas on this engine; it counts if `gas_per_tick` is 0."""
 
 TICKS_PER_SECOND: Final = 4_000_000
 """A tick is 250 ns on the machine of docs/measurements.md (`chain.execution.effort`)."""
+
+BALLOTS: Final = 3
+"""The most ballots of an attempt: MAX_BALLOTS of TaskRegistry."""
 
 TIMEOUT_CAP_FACTOR: Final = 3
 """The largest view timeout must be this many times the slowest full block, or views may never
@@ -168,7 +172,34 @@ def parse_parameters(section: Mapping[str, Json]) -> ChainParameters:
     )
     _require_order(parameters, "min_block_interval_ms", "empty_block_interval_ms")
     _require_order(parameters, "view_timeout_base_ms", "view_timeout_cap_ms")
+    _require_attempt_in_lifetime(parameters)
     return parameters
+
+
+def compute_least_attempt_seconds(parameters: ChainParameters, validator_count: int) -> int:
+    """The longest course of an attempt whose phases are as short as the blocks of a phase allow.
+
+    It is counted as TaskRegistry does: three ballots with their votes and results, commitments,
+    the payment, and the turns of all operators before each of these but the payment.
+    """
+    floor_blocks = max(parameters.phase_floor_blocks, 2 * (compute_max_faulty(validator_count) + 1))
+    turn_blocks = 2 * validator_count
+    interval_ms = parameters.empty_block_interval_ms
+    floor_seconds = -(-floor_blocks * interval_ms // 1_000)
+    turn_seconds = -(-turn_blocks * interval_ms // 1_000)
+    return (2 + 2 * BALLOTS) * floor_seconds + (1 + BALLOTS) * turn_seconds
+
+
+def _require_attempt_in_lifetime(parameters: ChainParameters) -> None:
+    """Refuse parameters with which no lifetime is long enough for an attempt."""
+    needed = compute_least_attempt_seconds(parameters, max(1, len(parameters.validators)))
+    longest = parameters.max_lifetime_seconds
+    if needed > longest:
+        raise InvalidGenesisError(
+            f"config.proofOfTraining.max_lifetime_seconds is {longest}, and no task could ever be "
+            f"active: an attempt can take {needed} s even with the shortest phases; lower "
+            "phase_floor_blocks or empty_block_interval_ms, or raise max_lifetime_seconds"
+        )
 
 
 def _require_order(parameters: ChainParameters, lower: str, upper: str) -> None:

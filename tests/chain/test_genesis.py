@@ -117,6 +117,11 @@ def test_genesis_file_may_contain_the_parameters_commitment() -> None:
         ("config/proofOfTraining/task_slots", 1_025, "task_slots"),
         ("config/proofOfTraining/pending_seconds", 599, "pending_seconds"),
         ("config/proofOfTraining/max_lifetime_seconds", 3_599, "max_lifetime_seconds"),
+        (
+            "config/proofOfTraining/phase_floor_blocks",
+            65_535,
+            "max_lifetime_seconds is 2592000.* 2621560 s .*lower phase_floor_blocks or",
+        ),
         ("config/proofOfTraining/base_fee_floor_wei", 5, "base_fee_floor_wei"),
         ("config/proofOfTraining/validators", VALIDATORS[::-1], "sort the addresses"),
         ("config/proofOfTraining/validators", [VALIDATORS[0]] * 2, "name each once"),

@@ -22,7 +22,13 @@ from chain.contracts.task_registry import (
     TaskResources,
     TaskStatus,
 )
-from chain.params import BOUNDS
+from chain.params import (
+    BOUNDS,
+    ChainParameters,
+    InvalidGenesisError,
+    compute_least_attempt_seconds,
+    parse_parameters,
+)
 from chain.primitives import TaskId
 from chain.training.fees import (
     compute_computation_fee,
@@ -684,3 +690,32 @@ def test_the_longest_times_of_genesis_fit_a_lease(interval_ms: int) -> None:
     assert (world.lease.idle_seconds, world.lease.end_time) == (idle, now + lifetime)
     assert world.lease.idle_blocks == -(-idle * 1000 // interval_ms)
     assert world.lease.end_block == number - (-lifetime * 1000 // interval_ms)
+
+
+@pytest.mark.parametrize(("floor", "interval_ms"), [(1, 10), (8, 5_000), (65_535, 599)])
+def test_genesis_allows_the_longest_lifetime_that_one_attempt_fills(
+    floor: int, interval_ms: int
+) -> None:
+    parameters = ChainParameters(
+        validators=VALIDATORS,
+        min_block_interval_ms=10,
+        empty_block_interval_ms=interval_ms,
+        phase_floor_blocks=floor,
+    )
+    least = compute_least_attempt_seconds(parameters, len(VALIDATORS))
+    prices = replace(
+        PRICES,
+        max_lifetime_seconds=least,
+        empty_block_milliseconds=interval_ms,
+        phase_floor_blocks=floor,
+    )
+    world = World(AtomicDB())
+    deploy_contracts(world, prices=prices)
+    terms = with_terms(commit_seconds=1, verdict_seconds=1, result_seconds=1)
+    assert world.read(task_registry.get_attempt_seconds(terms)) == least
+    longest = replace(parameters, max_lifetime_seconds=max(3_600, least))
+    section = {**longest.to_json(), "validators": [f"0x{each.hex()}" for each in VALIDATORS]}
+    assert parse_parameters(section) == longest
+    if least > 3_600:
+        with pytest.raises(InvalidGenesisError, match="no task could ever be active"):
+            parse_parameters({**section, "max_lifetime_seconds": least - 1})

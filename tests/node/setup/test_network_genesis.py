@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -72,10 +73,21 @@ def test_contracts_know_validators_operators_and_holders() -> None:
     assert config.alloc[OPERATORS[0]].balance == 5
 
 
-@pytest.mark.parametrize("edge", [0, 1], ids=["lowest", "highest"])
-def test_parameters_at_their_bounds_reach_the_contracts_whole(edge: int) -> None:
+@pytest.mark.parametrize(
+    ("edge", "changed"),
+    [
+        (0, {}),
+        # An attempt has to fit into the longest lifetime.
+        (1, {"empty_block_interval_ms": 60_000}),
+        (1, {"phase_floor_blocks": 6_000}),
+    ],
+    ids=["lowest", "highest", "slowest blocks"],
+)
+def test_parameters_at_their_bounds_reach_the_contracts_whole(
+    edge: int, changed: Mapping[str, int]
+) -> None:
     values = {name: bounds[edge] for name, bounds in BOUNDS.items()}
-    parameters = parse_parameters({**values})
+    parameters = parse_parameters({**values, **changed})
     names = [Address(keccak256(bytes([n]))[12:]) for n in range(2 * parameters.min_validators)]
     half = len(names) // 2
     seats = tuple(map(Seat, names[:half], names[half:]))

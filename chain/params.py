@@ -176,23 +176,34 @@ def parse_parameters(section: Mapping[str, Json]) -> ChainParameters:
     return parameters
 
 
-def compute_least_attempt_seconds(parameters: ChainParameters, validator_count: int) -> int:
-    """The longest course of an attempt whose phases are as short as the blocks of a phase allow.
+def compute_attempt_seconds(
+    parameters: ChainParameters,
+    validator_count: int,
+    *,
+    commit_seconds: int = 0,
+    verdict_seconds: int = 0,
+    result_seconds: int = 0,
+) -> int:
+    """The longest course of an attempt with phases of these lengths, if all blocks are empty.
 
-    It is counted as TaskRegistry does: three ballots with their votes and results, commitments,
-    the payment, and the turns of all operators before each of these but the payment.
+    It is counted as TaskRegistry does: the commitments, three ballots and the payment, each of them
+    as long as the least blocks of a phase take, and the turns of all operators before each ballot
+    and at the end.
     """
     floor_blocks = max(parameters.phase_floor_blocks, 2 * (compute_max_faulty(validator_count) + 1))
-    turn_blocks = 2 * validator_count
     interval_ms = parameters.empty_block_interval_ms
     floor_seconds = -(-floor_blocks * interval_ms // 1_000)
-    turn_seconds = -(-turn_blocks * interval_ms // 1_000)
-    return (2 + 2 * BALLOTS) * floor_seconds + (1 + BALLOTS) * turn_seconds
+    turn_seconds = -(-2 * validator_count * interval_ms // 1_000)
+    commitments = max(commit_seconds, floor_seconds)
+    verdicts = max(verdict_seconds, floor_seconds)
+    results = max(result_seconds, floor_seconds)
+    ballots = BALLOTS * (verdicts + results + turn_seconds)
+    return commitments + turn_seconds + ballots + results
 
 
 def _require_attempt_in_lifetime(parameters: ChainParameters) -> None:
     """Refuse parameters with which no lifetime is long enough for an attempt."""
-    needed = compute_least_attempt_seconds(parameters, max(1, len(parameters.validators)))
+    needed = compute_attempt_seconds(parameters, max(1, len(parameters.validators)))
     longest = parameters.max_lifetime_seconds
     if needed > longest:
         raise InvalidGenesisError(

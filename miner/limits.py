@@ -4,8 +4,8 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-from chain.contracts.gradient_ledger import MAX_BALLOTS, compute_late_blocks, compute_window_blocks
-from chain.params import ChainParameters
+from chain.contracts.gradient_ledger import compute_late_blocks, compute_window_blocks
+from chain.params import ChainParameters, compute_attempt_seconds
 from chain.primitives import TaskId
 from chain.training.resources import count_content_bytes
 from chain.training.task_checks import find_commitment_objection, find_phase_objection
@@ -77,13 +77,19 @@ def compute_lock_seconds(spec: TaskSpec, parameters: ChainParameters, validator_
 
     They are locked during the attempt in progress, which may need all its ballots, and then as
     long as that attempt can be fined. This is a number of blocks, all of which may be empty ones.
+    The bonds can be taken in the block after the last of them.
     """
     phases, quorum = spec.phases, compute_quorum(validator_count)
-    attempt = MAX_BALLOTS * (phases.verdict_seconds + phases.result_seconds)
-    attempt += phases.commit_seconds + phases.result_seconds
+    attempt_seconds = compute_attempt_seconds(
+        parameters,
+        validator_count,
+        commit_seconds=phases.commit_seconds,
+        verdict_seconds=phases.verdict_seconds,
+        result_seconds=phases.result_seconds,
+    )
     late_blocks = compute_late_blocks(quorum, phases.verdict_seconds)
-    blocks = late_blocks + 2 * compute_window_blocks(quorum)
-    return attempt + -(-blocks * parameters.empty_block_interval_ms // 1_000)
+    blocks = late_blocks + 2 * compute_window_blocks(quorum) + 1
+    return attempt_seconds + -(-blocks * parameters.empty_block_interval_ms // 1_000)
 
 
 def require_short_lock(task: TaskId, lock_seconds: int, limits: MinerLimits) -> None:

@@ -26,7 +26,7 @@ from chain.params import (
     BOUNDS,
     ChainParameters,
     InvalidGenesisError,
-    compute_least_attempt_seconds,
+    compute_attempt_seconds,
     parse_parameters,
 )
 from chain.primitives import TaskId
@@ -38,9 +38,11 @@ from chain.training.fees import (
 from chain.training.leases import is_expired
 from chain.training.task_spec import Phases, TaskSpec
 from chain.training.task_spec_codec import compute_terms
+from miner.limits import compute_lock_seconds
 from tests.worlds.contracts import (
     BUDGET,
     FEE_LIMIT,
+    FLOOR,
     MINERS,
     OPERATORS,
     PRICES,
@@ -702,7 +704,7 @@ def test_genesis_allows_the_longest_lifetime_that_one_attempt_fills(
         empty_block_interval_ms=interval_ms,
         phase_floor_blocks=floor,
     )
-    least = compute_least_attempt_seconds(parameters, len(VALIDATORS))
+    least = compute_attempt_seconds(parameters, len(VALIDATORS))
     prices = replace(
         PRICES,
         max_lifetime_seconds=least,
@@ -719,3 +721,17 @@ def test_genesis_allows_the_longest_lifetime_that_one_attempt_fills(
     if least > 3_600:
         with pytest.raises(InvalidGenesisError, match="no task could ever be active"):
             parse_parameters({**section, "max_lifetime_seconds": least - 1})
+
+
+@pytest.mark.parametrize("seconds", [1, 39, 40, 41, 86_400])
+def test_miner_counts_an_attempt_as_the_registry_does(seconds: int) -> None:
+    """It was counted without the least blocks of phases and the turns of operators."""
+    parameters = ChainParameters(phase_floor_blocks=FLOOR)
+    phases = {"commit_seconds": seconds, "verdict_seconds": 5, "result_seconds": 2 * seconds}
+    world = World(AtomicDB())
+    deploy_contracts(world, prices=PRICES)
+    needed = world.read(task_registry.get_attempt_seconds(with_terms(**phases)))
+    assert compute_attempt_seconds(parameters, len(VALIDATORS), **phases) == needed
+    spec = replace(SMALL_SPEC, phases=Phases(**phases))
+    fined_blocks = 3 * 64 + 1
+    assert compute_lock_seconds(spec, parameters, len(VALIDATORS)) == needed + 5 * fined_blocks

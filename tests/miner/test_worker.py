@@ -307,8 +307,8 @@ def test_registration_says_how_long_bonds_are_locked(tmp_path: Path) -> None:
     with capture_logs() as logs:
         Stage(tmp_path, FakeNode(MINER), []).play()
     (entry,) = (each for each in logs if each["event"] == "miner registered")
-    # 192 blocks of 5 s, after an attempt of 190 s.
-    assert entry["lock_days"] == round((192 * 5 + 190) / 86_400, 2)
+    # 193 blocks of 5 s, after an attempt of eight phases of 40 s and four turns of all operators.
+    assert entry["lock_days"] == round((193 * 5 + 8 * 40 + 4 * 40) / 86_400, 2)
 
 
 def test_gradient_is_pushed_again_until_enough_validators_hold_it(

@@ -9,9 +9,13 @@ from chain.primitives import Address, Hash32
 from node.mempool.policy import Priority, Subject
 
 EARLY_LIMIT: Final = 16
-"""The most votes, and the most commitments, that are examined again at the next block, because the
+"""The most votes, and the most commitments, that are examined again at a block, because the
 contracts would not accept them yet: the sender's node may be a block ahead. Each takes about 2 ms.
 """
+
+KEPT_EARLY_LIMIT: Final = 256
+"""The most votes, and the most commitments, that wait to be examined again: sixteen blocks of them.
+What is forgotten stays ordinary, and may wait for the ration of free gas."""
 
 
 class EarlyCalls:
@@ -19,8 +23,8 @@ class EarlyCalls:
 
     def __init__(self) -> None:
         self._kinds: dict[Priority, FIFOCache[tuple[Address, Subject], Hash32]] = {
-            Priority.OPERATOR_VOTE: FIFOCache(EARLY_LIMIT),
-            Priority.COMMITMENT: FIFOCache(EARLY_LIMIT),
+            Priority.OPERATOR_VOTE: FIFOCache(KEPT_EARLY_LIMIT),
+            Priority.COMMITMENT: FIFOCache(KEPT_EARLY_LIMIT),
         }
 
     def get(self, sender: Address, subject: Subject) -> Hash32 | None:
@@ -32,8 +36,7 @@ class EarlyCalls:
         self._kinds[subject.priority][sender, subject] = transaction_hash
 
     def take(self) -> Iterator[Hash32]:
-        """Forget all transactions, and yield them: votes first, in the order of `put`."""
+        """Forget what this block examines, and yield it: votes first, in the order of `put`."""
         for kind in self._kinds.values():
-            hashes = list(kind.values())
-            kind.clear()
-            yield from hashes
+            for key in list(kind)[:EARLY_LIMIT]:
+                yield kind.pop(key)

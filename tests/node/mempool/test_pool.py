@@ -12,7 +12,7 @@ from chain.primitives import Address, Hash32, TaskId
 from chain.types.transaction import Authorization, Transaction
 from node.mempool import pool as mempool
 from node.mempool.authorizations import AUTHORIZATIONS_LIMIT
-from node.mempool.early_calls import EARLY_LIMIT
+from node.mempool.early_calls import EARLY_LIMIT, KEPT_EARLY_LIMIT
 from node.mempool.entries import CARRIED_GAS_LIMIT
 from node.mempool.policy import MempoolLimits, Priority, Subject
 from node.mempool.pool import FREE_SHARE, GAPPED_SHARE, Mempool
@@ -484,16 +484,34 @@ def test_sender_has_one_early_call_of_a_subject(head):
     assert ranked(pool)[:3] == [honest, repeated[0], rich]
 
 
-def test_oldest_early_commitment_makes_room_for_another(head):
-    pool = Mempool(head, MempoolLimits())
-    senders = [Address(bytes([9 + each]) * 20) for each in range(EARLY_LIMIT + 1)]
+def early_commitments(head: FakeHead, pool: Mempool, count: int) -> list[Transaction]:
+    """Commitments of as many senders, all due since they were admitted."""
+    senders = [Address(each.to_bytes(20, "big")) for each in range(99, 99 + count)]
     given = [transaction(sender, 0, to=BOB) for sender in senders]
     head.early = {each.hash for each in given}
     for each in given:
         pool.add(each)
     head.early = set()
-    pool.on_finalized([])
+    return given
+
+
+def test_oldest_early_commitment_makes_room_for_another(head):
+    pool = Mempool(head, MempoolLimits())
+    given = early_commitments(head, pool, KEPT_EARLY_LIMIT + 1)
+    for _ in range(KEPT_EARLY_LIMIT // EARLY_LIMIT):
+        pool.on_finalized([])
     assert ranked(pool) == [*given[1:], given[0]]
+
+
+def test_each_block_examines_some_early_commitments_until_all_are(head):
+    pool = Mempool(head, MempoolLimits())
+    given = early_commitments(head, pool, EARLY_LIMIT + 2)
+    rich = transaction(BOB, 0, tip=5)
+    pool.add(rich)
+    pool.on_finalized([])
+    assert ranked(pool) == [*given[:EARLY_LIMIT], rich, *given[EARLY_LIMIT:]]
+    pool.on_finalized([])
+    assert ranked(pool) == [*given, rich]
 
 
 def test_contracts_are_not_asked_about_what_is_refused_anyway(pool, head):

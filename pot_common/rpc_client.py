@@ -62,6 +62,10 @@ answers without an end must not fill the memory of the caller."""
 GAS_MARGIN: Final = 300_000
 """Added to an estimate: by the time it runs, the transaction may be the one that ends a phase."""
 
+UNDERPRICED: Final = "transaction underpriced"
+"""The beginning of the error of a transaction that asks for more gas than nodes include for
+nothing."""
+
 _NODE_INFO: Final = TypeAdapter(NodeInfo)
 _REWARD_PROOF: Final[TypeAdapter[RewardProof | None]] = TypeAdapter(RewardProof | None)
 
@@ -342,7 +346,12 @@ class ChainClient(ABC):
                 self.call("eth_sendRawTransaction", to_hex(transaction.raw))
                 return number, transaction
         transaction = sign(pending, offer)
-        self.call("eth_sendRawTransaction", to_hex(transaction.raw))
+        try:
+            self.call("eth_sendRawTransaction", to_hex(transaction.raw))
+        except RpcCallError as error:
+            if str(error).startswith(UNDERPRICED):
+                raise RpcCallError(error.code, f"{error}; give --gas-price") from error
+            raise
         return number, transaction
 
     def _may_raise(self, offer: GasOffer, transaction: Transaction) -> bool:

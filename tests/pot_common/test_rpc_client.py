@@ -248,6 +248,15 @@ def test_gas_is_free_whatever_the_node_suggests_unless_a_price_is_given(
         assert (sent.max_fee_per_gas, sent.max_priority_fee_per_gas) == offered
 
 
+def test_refusal_of_too_much_free_gas_names_the_option() -> None:
+    def refuse(_raw: Json) -> Json:
+        raise RpcCallError(-32000, "transaction underpriced: offer 5 wei for a unit of gas")
+
+    client = ScriptedClient(eth_sendRawTransaction=refuse)
+    with pytest.raises(RpcCallError, match="offer 5 wei for a unit of gas; give --gas-price"):
+        client.transact(KEY, ContractCall(TO, b""))
+
+
 def test_user_is_told_once_why_a_free_transaction_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = FullChain(Clock(monkeypatch), base_fee=0)
     told: list[int] = []

@@ -20,6 +20,7 @@ from node.health.reader import HealthReader
 from node.ipc.backend import Backend
 from node.mempool.free_gas import FreeGasPolicy
 from node.mempool.intake import Pool
+from node.rpc.errors import build_rejection
 from tests.worlds.chain import ALICE, BOB, sign
 from tests.worlds.cluster import (
     VALIDATORS,
@@ -125,6 +126,14 @@ async def test_gas_price_is_suggested_while_free_transactions_wait(
         free = sign(ALICE, 0, get_address(BOB), maxFeePerGas=0, maxPriorityFeePerGas=0)
         await backend.submit_transaction(free.raw)
         assert backend.get_gas_price() == 10**9
+        large = sign(BOB, 0, None, data=b"", gas=60_000, maxFeePerGas=0, maxPriorityFeePerGas=0)
+        with pytest.raises(RejectedInputError) as refused:
+            await backend.submit_transaction(large.raw)
+        error = build_rejection(refused.value.reason, refused.value.detail)
+        assert error.message == (
+            "transaction underpriced: gas limit 60000; without a price, validators include at most "
+            "30000: offer 1000000000 wei for a unit of gas"
+        )
 
 
 async def test_submitting_a_transaction_recovers_its_signature_once(

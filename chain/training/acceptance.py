@@ -27,7 +27,7 @@ class Verdict(IntEnum):
     MISSING = 3
     """Late in the phase, the validator holds no well-formed payload that opens the commitment."""
     UNCHECKED = 4
-    """The validator holds all that it needs, but lacked the time to check it. This never counts
+    """Late in the phase, the validator holds the payload, but has not checked it. This never counts
     against the miner."""
 
 

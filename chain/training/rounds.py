@@ -6,6 +6,7 @@ answers, so no event can be missed and no restart forgets a duty.
 The contract's `phase` decides which phase it is; its answer is an argument.
 """
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,9 +60,9 @@ class OwnWork:
     """Whether the training state is held that the round in progress starts from."""
     verdicts: tuple[Verdict | None, ...]
     """One for each commitment so far; None while it is not checked."""
-    held: frozenset[int]
-    """The indices of unchecked commitments with all bytes in hand that a check needs; it matters
-    only late in a verdict phase."""
+    held: frozenset[int] | None
+    """The indices of unchecked commitments whose gradients are held; None while more may be held
+    than is known. It matters only late in a verdict phase."""
     result: ResultVote | None
     """The result that this node computed for the ballot in progress; None before."""
     is_evaluation_over: bool
@@ -290,13 +291,18 @@ def _verdict_duties(
         return duties
     # Late in the phase the node votes on what it has. Only what it does not hold is missing: that
     # it lacked the time for a check says nothing about the miner.
-    if missing and not is_late(spec, view, now):
+    if missing and (own.held is None or not is_late(spec, view, now)):
         return duties
+    held = own.held or frozenset()
     verdicts = tuple(
-        _judge_unchecked(i, own) if verdict is None else verdict
+        _judge_unchecked(i, held) if verdict is None else verdict
         for i, verdict in enumerate(own.verdicts)
     )
     return (*duties, PostVerdict(verdicts))
+
+
+def _judge_unchecked(index: int, held: AbstractSet[int]) -> Verdict:
+    return Verdict.UNCHECKED if index in held else Verdict.MISSING
 
 
 def is_late(spec: TaskSpec, view: PhaseView, now: int) -> bool:
@@ -320,10 +326,6 @@ def compute_late_blocks(phase_floor_blocks: int, max_faulty: int) -> int:
     """
     least = max(phase_floor_blocks, 2 * (max_faulty + 1))
     return max(least // 4, max_faulty + 2)
-
-
-def _judge_unchecked(index: int, own: OwnWork) -> Verdict:
-    return Verdict.UNCHECKED if index in own.held else Verdict.MISSING
 
 
 def is_evaluated(spec: TaskSpec, round_number: int) -> bool:

@@ -30,7 +30,7 @@ from node.chain.contract_reader import ContractReader
 from node.chain.training_index import TrainingIndex
 from node.storage.blobs import BlobStore
 from node.training.checks import get_checks_path
-from node.training.content import Content, Need, get_integer, list_shard_ids
+from node.training.content import Content, Need, get_integer
 from node.training.jobs import RETRY_SECONDS
 from node.training.known_reveals import AttemptReveals, KnownReveals
 from node.training.reveal_store import RevealStore
@@ -104,7 +104,7 @@ class Gradients:
         self._descriptions: FIFOCache[tuple[AttemptId, BlockNumber], AttemptDescription] = (
             FIFOCache(DESCRIPTIONS_LIMIT)
         )
-        self._known = KnownReveals(reveals)
+        self._known = KnownReveals(reveals, blobs)
         self._fetching: set[Hash32] = set()
         for path in directory.glob("*" + PARTIAL_SUFFIX):
             path.unlink()  # left by a node that was killed
@@ -147,6 +147,17 @@ class Gradients:
         if attempt.id != reveal.attempt_id:
             return None
         return self._known.get(attempt).indices.get(reveal.miner)
+
+    def pop_hints(self, attempt: Attempt) -> list[Reveal]:
+        """The reveals that peers announced before this node knew of the commitments to them.
+
+        They are to be taken as any that is announced. Each commitment is looked up once.
+        """
+        known = self._known.get(attempt)
+        new = attempt.commitments[known.hinted_count :]
+        known.hinted_count += len(new)
+        hints = (self._hints.pop((attempt.id, each.miner), None) for each in new)
+        return [hint for hint in hints if hint is not None]
 
     async def take(self, reveal: Reveal) -> None:
         """Fetch the gradient of a wanted reveal at once, and announce it in turn.
@@ -217,7 +228,9 @@ class Gradients:
         try:
             await self._check(task, attempt, index, known)
         except UnavailableError as error:
-            known.held.discard(index)
+            header = self._build_header(task, attempt, attempt.commitments[index].miner)
+            if not self._known.is_held(known.opened[index], header):
+                known.held.discard(index)
             waiting = len(known.opened) - len(known.held)
             seconds = max(RETRY_SECONDS, waiting / RETRIES_PER_SECOND)
             raise UnavailableError(str(error), wait_seconds=seconds) from error
@@ -228,10 +241,6 @@ class Gradients:
         spec, work = task.spec, task.work
         record, reveal = attempt.commitments[index], known.opened[index]
         header = self._build_header(task, attempt, record.miner)
-        needed = [reveal.gradient_root, header.theta_root, *list_shard_ids(spec)]
-        if all(self._blobs.has(content_id) for content_id in needed):
-            known.held.add(index)
-        known.unseen.discard(index)
         payload_bytes = count_payload_bytes(header.parameter_count)
         need = self._build_need(attempt)
         await self._content.ensure(reveal.gradient_root, payload_bytes, need)
@@ -240,11 +249,11 @@ class Gradients:
             problem = f"{size} bytes instead of {payload_bytes}"
             work.note_check(attempt.id, index, _refuse(record.miner, problem))
             return
+        known.held.add(index)
         await self._announce(reveal)
         theta_bytes = FLOAT32_BYTES * header.parameter_count
         await self._content.ensure(header.theta_root, theta_bytes, need)
         await self._content.ensure_shards(spec, need)
-        known.held.add(index)
         rows_id = await self._rows.ensure(task)
         used = [reveal.gradient_root, header.theta_root, rows_id]
         try:
@@ -392,11 +401,6 @@ class Gradients:
         header = self._build_header(task, attempt, Address(bytes(20)))
         async with work.asking:
             await self._known.read(known, header)
-            for index in known.list_missing() if self._hints else ():
-                miner = attempt.commitments[index].miner
-                hint = self._hints.pop((attempt.id, miner), None)
-                if hint is not None:
-                    await self._open(known, hint, header)
             now = trio.current_time()
             if len(known.opened) == len(attempt.commitments) or now < work.ask_again_at:
                 return

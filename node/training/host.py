@@ -203,6 +203,12 @@ class TrainingHost:
                 if is_served and self._gradients.is_wanted(reveal):
                     nursery.start_soon(self._take, reveal)
 
+    async def _take_hints(self, hints: Sequence[Reveal], nursery: trio.Nursery) -> None:
+        for hint in hints:
+            nursery.start_soon(self._take, hint)
+            # Consensus runs in the same thread, and an attempt can have a thousand commitments.
+            await trio.lowlevel.checkpoint()
+
     async def _take(self, reveal: Reveal) -> None:
         try:
             await self._gradients.take(reveal)
@@ -289,6 +295,9 @@ class TrainingHost:
             return
         work = self._work.setdefault(task_id, TaskWork())
         self._gradients.keep_reveals(KnownTask(history, work))
+        if history.attempt is not None:
+            hints = self._gradients.pop_hints(history.attempt)
+            nursery.start_soon(self._take_hints, hints, nursery)
         work.keep_checks(history, gives_late_verdicts=self._slashings is not None)
         is_trained = history.status is TaskStatus.ACTIVE and work.is_accepted is not False
         # The slashing of a closed task waits for blocks, as a round does.
@@ -399,8 +408,6 @@ class TrainingHost:
             case rounds.CheckGradients(indices):
                 return self._list_checks(task, _get_attempt(task), indices)
             case rounds.PostVerdict(verdicts):
-                if not self._gradients.get_reveals(_get_attempt(task)).is_seen:
-                    return []  # more may be held than is known
                 call = partial(self._make_verdict, task, _get_attempt(task), verdicts)
                 return [self._vote_in_ballot(task, JobKind.VERDICT, call)]
             case rounds.ComputeResult():
@@ -472,13 +479,13 @@ class TrainingHost:
     ) -> rounds.OwnWork:
         attempt = history.attempt
         verdicts: tuple[Verdict | None, ...] = ()
-        held: frozenset[int] = frozenset()
+        held: frozenset[int] | None = None
         result = None
         if attempt is not None and spec is not None:
             found = map(work.checks.get(attempt.id, {}).get, range(len(attempt.commitments)))
             verdicts = tuple(None if check is None else check.verdict for check in found)
             if is_late:
-                held = frozenset(self._gradients.get_reveals(attempt).held)
+                held = self._gradients.get_reveals(attempt).find_held()
             result = work.results.get(attempt.ballot_number)
         wanted = history.training_state_root if history.rounds_settled else work.state_root
         is_state_held = work.state is not None and work.state_root == wanted

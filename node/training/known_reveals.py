@@ -14,8 +14,9 @@ import trio
 from chain.primitives import Address, TaskId
 from chain.training.attempt import AttemptId
 from chain.training.attempt_records import Attempt, CommitmentRecord
-from chain.training.encoding import GradientHeader
+from chain.training.encoding import GradientHeader, count_payload_bytes
 from chain.training.reveal import Reveal
+from node.storage.blobs import BlobStore
 from node.training.reveal_store import RevealStore
 
 
@@ -27,10 +28,9 @@ class AttemptReveals:
         commitments: The commitments so far.
         indices: The index of each miner's commitment.
         opened: The reveals, by index of the commitment.
-        held: The indices of the commitments with all bytes in hand that a check needs.
+        held: The indices of the opened commitments whose gradients are held.
         is_read: Whether the store has been read. What it had may be held without being known.
-        unseen: The indices of commitments whose reveals the store had then, until their checks
-            have begun.
+        hinted_count: For so many commitments, announcements that came before them were looked up.
     """
 
     commitments: Sequence[CommitmentRecord]
@@ -38,12 +38,21 @@ class AttemptReveals:
     opened: dict[int, Reveal] = field(default_factory=dict)
     held: set[int] = field(default_factory=set)
     is_read: bool = False
-    unseen: set[int] = field(default_factory=set)
+    hinted_count: int = 0
 
-    @property
-    def is_seen(self) -> bool:
-        """Whether all that was held when this node began with the attempt is known."""
-        return self.is_read and not self.unseen
+    def note(self, index: int, reveal: Reveal, *, is_held: bool) -> None:
+        """Note a reveal together with what is held of it: there is no moment between the two."""
+        self.opened[index] = reveal
+        if is_held:
+            self.held.add(index)
+
+    def find_held(self) -> frozenset[int] | None:
+        """The commitments whose gradients are held; None if there may be more than are known.
+
+        The store has no more once each commitment is opened, however the reveals came.
+        """
+        is_complete = self.is_read or len(self.opened) == len(self.commitments)
+        return frozenset(self.held) if is_complete else None
 
     def list_missing(self) -> list[int]:
         """The indices of the commitments without a reveal."""
@@ -66,12 +75,13 @@ class AttemptReveals:
 class KnownReveals:
     """The reveals of attempts, read from a store.
 
-    What is known of an attempt cannot be read again: the store does not tell which checks have
-    begun. So it lives as long as the attempt is kept, however many attempts other tasks open.
+    What is known lives as long as the attempt is kept, however many attempts other tasks open:
+    reading it again takes a thread and a file for each miner.
     """
 
-    def __init__(self, store: RevealStore) -> None:
+    def __init__(self, store: RevealStore, blobs: BlobStore) -> None:
         self._store = store
+        self._blobs = blobs
         self._tasks: dict[TaskId, dict[AttemptId, AttemptReveals]] = {}
         """The attempts of each task that this node works on."""
 
@@ -113,24 +123,31 @@ class KnownReveals:
             return False
         if is_stored:
             await trio.to_thread.run_sync(self._store.put, reveal)
-        known.opened[index] = reveal
+        known.note(index, reveal, is_held=self.is_held(reveal, header))
         return True
+
+    def is_held(self, reveal: Reveal, header: GradientHeader) -> bool:
+        """Whether the blob that a reveal names is here, and is as long as a gradient."""
+        size = self._blobs.get_size(reveal.gradient_root)
+        return size == count_payload_bytes(header.parameter_count)
 
     async def read(self, known: AttemptReveals, header: GradientHeader) -> None:
         """Read the reveals that the store has and that are not known yet."""
         miners = {known.commitments[index].miner for index in known.list_missing()}
         try:
-            for reveal in await trio.to_thread.run_sync(self._read, header.attempt_id, miners):
+            for reveal, is_held in await trio.to_thread.run_sync(self._read, header, miners):
                 index = known.find(reveal, header)
                 if index is not None:
-                    known.opened[index] = reveal
-                    known.unseen |= set() if known.is_read else {index}
+                    known.note(index, reveal, is_held=is_held)
                 # A thousand may be read at once, and consensus runs in the same thread.
                 await trio.lowlevel.checkpoint()
         finally:
             known.is_read = True
 
-    def _read(self, attempt_id: AttemptId, miners: AbstractSet[Address]) -> list[Reveal]:
+    def _read(
+        self, header: GradientHeader, miners: AbstractSet[Address]
+    ) -> list[tuple[Reveal, bool]]:
+        attempt_id = header.attempt_id
         stored = self._store.list_miners(attempt_id)
         found = [self._store.get(attempt_id, miner) for miner in stored if miner in miners]
-        return [reveal for reveal in found if reveal is not None]
+        return [(each, self.is_held(each, header)) for each in found if each is not None]

@@ -77,7 +77,7 @@ async def test_each_stored_reveal_is_read_once(autojump_clock: MockClock, tmp_pa
     store.put(replace(REVEALS[0], miner=Address(b"\x77" * 20)))
     history = judging().histories[TASK]
     assert history.attempt is not None
-    reveals = KnownReveals(store)
+    reveals = KnownReveals(store, Node(tmp_path, unrevealed()).blobs)
     known = reveals.get(history.attempt)
 
     for _ in range(3):
@@ -93,7 +93,7 @@ async def test_only_reveals_that_open_a_commitment_are_stored(
 ) -> None:
     history = judging().histories[TASK]
     assert history.attempt is not None
-    reveals = KnownReveals(RevealStore(tmp_path))
+    reveals = KnownReveals(RevealStore(tmp_path), Node(tmp_path, unrevealed()).blobs)
     known = reveals.get(history.attempt)
     false = replace(REVEALS[0], salt=Hash32(b"\x66" * 32))
     for reveal, is_true in ((false, False), (REVEALS[0], True)):
@@ -153,7 +153,7 @@ async def test_attempts_of_others_take_no_vote_from_a_longer_one(
 async def test_reveals_are_known_as_long_as_their_attempt_is_kept(tmp_path: Path) -> None:
     attempt = judging().histories[TASK].attempt
     assert attempt is not None
-    reveals = KnownReveals(RevealStore(tmp_path))
+    reveals = KnownReveals(RevealStore(tmp_path), Node(tmp_path, unrevealed()).blobs)
     assert reveals.get(attempt) is not reveals.get(attempt)
     reveals.keep(TASK, ())
     known = reveals.get(attempt)

@@ -13,22 +13,32 @@ is recomputed from the bytes, so it cannot be wrong after a crash. At most one c
 """
 
 import os
-import secrets
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, Final, NoReturn, Self
+from typing import BinaryIO, Final, NoReturn
 
 from chain.crypto import CHUNK_BYTES, merkle_leaf
 from chain.crypto import content_id as compute_content_id
 from chain.errors import RejectedInputError, RejectionReason
 from chain.hexadecimal import to_hex
 from chain.primitives import Hash32
+from node.storage.blob_files import (
+    ASIDE,
+    BLOB,
+    LEAVES,
+    PARTIAL,
+    UPLOAD,
+    BlobDownload,
+    BlobUpload,
+    build_disk_error,
+    compute_leaves,
+    touch,
+)
 from node.storage.blob_manifest import BlobManifest
-from pot_common.atomic_file import TEMPORARY_SUFFIX, sync_directory, sync_file, write_atomically
-from pot_common.errors import OperatorError, StorageError
+from pot_common.atomic_file import TEMPORARY_SUFFIX, write_atomically
+from pot_common.errors import OperatorError
 from pot_common.lock_file import wait_for_lock
 
 CACHED_MANIFESTS: Final = 16
@@ -40,19 +50,9 @@ PROMISED_SHARE: Final = 2
 Content of other tasks is let in only while the rest has room for it, so it never takes that part.
 """
 
-_BLOB: Final = ".blob"
-_PARTIAL: Final = ".partial"
-_LEAVES: Final = ".leaves"
-_UPLOAD: Final = ".upload"
-_ASIDE: Final = ".aside"
-
 
 class BlobQuotaError(OperatorError):
     """The blob does not fit into blobs.quota_bytes; the message names the setting."""
-
-
-class BlobDiskError(StorageError):
-    """The disk refused a blob. Nothing promised is lost: a blob can be fetched again."""
 
 
 class BlobDamagedError(Exception):
@@ -110,16 +110,16 @@ class BlobStore:
             BlobDiskError: The disk refused.
         """
         try:
-            _touch(self.path(content_id))
+            touch(self.path(content_id))
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise _disk_failed(self._directory, error) from error
+            raise build_disk_error(self._directory, error) from error
         return True
 
     def path(self, content_id: Hash32) -> Path:
         """The path of the whole blob, whether it exists or not."""
-        return self._directory / (content_id.hex() + _BLOB)
+        return self._directory / (content_id.hex() + BLOB)
 
     def size_bytes(self, content_id: Hash32) -> int:
         """The length of a stored blob.
@@ -170,7 +170,7 @@ class BlobStore:
         except (FileNotFoundError, RejectedInputError):
             pass
         with self.open(content_id) as file:
-            manifest = BlobManifest(size_bytes, tuple(_leaves_of(file)))
+            manifest = BlobManifest(size_bytes, tuple(compute_leaves(file)))
         if manifest.content_id != content_id:
             self._drop_damaged(content_id)
         with suppress(OSError):  # the file is only a cache: next time the hashes are computed again
@@ -210,7 +210,7 @@ class BlobStore:
 
     def upload(
         self, size_limit: int, expected: Hash32 | None = None, *, is_content: bool = False
-    ) -> "BlobUpload":
+    ) -> BlobUpload:
         """A new blob that is written from start to end.
 
         Args:
@@ -228,9 +228,9 @@ class BlobStore:
                 self._check_quota(size_limit, limit)
                 return BlobUpload(self._directory, size_limit, expected)
         except OSError as error:
-            raise _disk_failed(self._directory, error) from error
+            raise build_disk_error(self._directory, error) from error
 
-    def download(self, manifest: BlobManifest) -> "BlobDownload":
+    def download(self, manifest: BlobManifest) -> BlobDownload:
         """A blob that is written chunk by chunk; it continues where an earlier download ended.
 
         There can be only one at a time for a content id.
@@ -240,7 +240,7 @@ class BlobStore:
             BlobDiskError: The disk refused.
         """
         content_id = manifest.content_id
-        partial = self._directory / (content_id.hex() + _PARTIAL)
+        partial = self._directory / (content_id.hex() + PARTIAL)
         try:
             reserved_bytes = partial.stat().st_size if partial.exists() else -1
             is_reserved = reserved_bytes == manifest.size_bytes
@@ -251,7 +251,7 @@ class BlobStore:
                 write_atomically(self._leaves_path(content_id), b"".join(manifest.leaves))
                 return BlobDownload(partial, manifest, self._check_growth)
         except OSError as error:
-            raise _disk_failed(self._directory, error) from error
+            raise build_disk_error(self._directory, error) from error
 
     def _check_growth(self, more_bytes: int) -> None:
         with wait_for_lock(self._directory):
@@ -259,12 +259,12 @@ class BlobStore:
 
     def delete(self, content_id: Hash32) -> None:
         """Delete the blob and any download of it."""
-        for suffix in (_BLOB, _PARTIAL, _LEAVES):
+        for suffix in (BLOB, PARTIAL, LEAVES):
             (self._directory / (content_id.hex() + suffix)).unlink(missing_ok=True)
 
     def content_ids(self) -> tuple[Hash32, ...]:
         """The whole blobs, by ascending content id."""
-        return tuple(sorted(self._stored(_BLOB)))
+        return tuple(sorted(self._stored(BLOB)))
 
     def used_bytes(self) -> int:
         """The used part of the quota: all files, with downloads and uploads at their full length.
@@ -281,7 +281,7 @@ class BlobStore:
                     except FileNotFoundError:  # another process just renamed or deleted it
                         continue
         except OSError as error:
-            raise _disk_failed(self._directory, error) from error
+            raise build_disk_error(self._directory, error) from error
         return used
 
     def list_unwanted(self, before_ns: int) -> Mapping[Hash32, int]:
@@ -291,7 +291,7 @@ class BlobStore:
         with os.scandir(self._directory) as entries:
             for entry in entries:
                 stem, _, suffix = entry.name.partition(".")
-                if len(stem) != 64 or f".{suffix}" not in (_BLOB, _PARTIAL, _LEAVES):
+                if len(stem) != 64 or f".{suffix}" not in (BLOB, PARTIAL, LEAVES):
                     continue
                 content_id = Hash32(bytes.fromhex(stem))
                 try:
@@ -309,9 +309,9 @@ class BlobStore:
         absent. For this it is renamed first, and renamed back if it was needed meanwhile.
         """
         freed = 0
-        for suffix in (_BLOB, _PARTIAL):
+        for suffix in (BLOB, PARTIAL):
             path = self._directory / (content_id.hex() + suffix)
-            aside = path.with_name(path.name + _ASIDE)
+            aside = path.with_name(path.name + ASIDE)
             try:
                 path.rename(aside)
             except FileNotFoundError:
@@ -337,9 +337,9 @@ class BlobStore:
         """
         count = 0
         for path in tuple(self._directory.iterdir()):
-            if path.suffix in (_UPLOAD, TEMPORARY_SUFFIX):
+            if path.suffix in (UPLOAD, TEMPORARY_SUFFIX):
                 path.unlink(missing_ok=True)
-            elif path.suffix == _ASIDE:
+            elif path.suffix == ASIDE:
                 path.rename(path.with_suffix(""))
             else:
                 continue
@@ -349,13 +349,13 @@ class BlobStore:
     def remove_uploads(self, before_ns: int) -> None:
         """Delete uploads that were last written to before `before_ns`."""
         for path in tuple(self._directory.iterdir()):
-            if path.suffix in (_UPLOAD, TEMPORARY_SUFFIX):
+            if path.suffix in (UPLOAD, TEMPORARY_SUFFIX):
                 with suppress(FileNotFoundError):
                     if path.stat().st_mtime_ns < before_ns:
                         path.unlink()
 
     def _leaves_path(self, content_id: Hash32) -> Path:
-        return self._directory / (content_id.hex() + _LEAVES)
+        return self._directory / (content_id.hex() + LEAVES)
 
     def _load_manifest(self, content_id: Hash32, size_bytes: int) -> BlobManifest:
         data = self._leaves_path(content_id).read_bytes()
@@ -382,213 +382,3 @@ class BlobStore:
         self.delete(content_id)
         self._manifests.cache_clear()
         raise BlobDamagedError(f"the disk of {self._directory} changed blob {to_hex(content_id)}")
-
-
-class BlobUpload:
-    """A blob that is written from start to end; it is deleted unless `finish` was called."""
-
-    def __init__(self, directory: Path, size_limit: int, expected: Hash32 | None) -> None:
-        self._size_limit = size_limit
-        self._expected = expected
-        self._size_bytes = 0
-        self._leaves: list[Hash32] = []
-        self._chunk = bytearray()
-        self._path = directory / (secrets.token_hex(16) + _UPLOAD)
-        try:
-            self._file = self._path.open("x+b")
-        except OSError as error:
-            raise _disk_failed(directory, error) from error
-        try:
-            # This reserves the space: other uploads count these bytes as used.
-            self._file.truncate(size_limit)
-        except OSError as error:
-            self._discard()
-            raise _disk_failed(directory, error) from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._discard()
-
-    def _discard(self) -> None:
-        with suppress(OSError):  # closing retries the write that the disk has refused already
-            self._file.close()
-        self._path.unlink(missing_ok=True)
-
-    @property
-    def path(self) -> Path:
-        """The file, at its full length, for another process that writes it."""
-        return self._path
-
-    def finish_written(self, expected: Hash32 | None = None) -> Hash32:
-        """Make the blob appear that another process has written to the whole of `path`.
-
-        Args:
-            expected: Its content id; None if that is not known.
-
-        Raises:
-            RejectedInputError: CONTENT_MISMATCH if it is not the expected content id.
-            BlobDiskError: The disk refused.
-        """
-        leaves = tuple(_leaves_of(self._file))
-        return self._publish(BlobManifest(self._size_limit, leaves), expected)
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Append `data`.
-
-        Raises:
-            RejectedInputError: TOO_LARGE above the size limit.
-            BlobDiskError: The disk refused.
-        """
-        view = memoryview(data).cast("B")
-        self._size_bytes += len(view)
-        if self._size_bytes > self._size_limit:
-            raise RejectedInputError(
-                RejectionReason.TOO_LARGE, f"more than the {self._size_limit} bytes announced"
-            )
-        while view:
-            taken = view[: CHUNK_BYTES - len(self._chunk)]
-            self._chunk += taken
-            view = view[len(taken) :]
-            if len(self._chunk) == CHUNK_BYTES:
-                self._flush_chunk()
-
-    def finish(self) -> Hash32:
-        """Make the blob appear under its content id, and return that.
-
-        Raises:
-            RejectedInputError: CONTENT_MISMATCH if it is not the expected content id.
-            BlobDiskError: The disk refused.
-        """
-        if self._chunk or not self._leaves:
-            self._flush_chunk()
-        manifest = BlobManifest(self._size_bytes, tuple(self._leaves))
-        return self._publish(manifest, self._expected)
-
-    def _publish(self, manifest: BlobManifest, expected: Hash32 | None) -> Hash32:
-        if expected is not None and manifest.content_id != expected:
-            raise RejectedInputError(
-                RejectionReason.CONTENT_MISMATCH, f"the bytes are {to_hex(manifest.content_id)}"
-            )
-        try:
-            self._file.truncate(manifest.size_bytes)
-            sync_file(self._file)
-            return _publish(self._path, manifest)
-        except OSError as error:
-            raise _disk_failed(self._path.parent, error) from error
-
-    def _flush_chunk(self) -> None:
-        self._leaves.append(merkle_leaf(bytes(self._chunk)))
-        try:
-            self._file.write(self._chunk)
-        except OSError as error:
-            raise _disk_failed(self._path.parent, error) from error
-        self._chunk.clear()
-
-
-class BlobDownload:
-    """A blob that is written in chunks, in any order; each is verified before it is written.
-
-    Chunks may be written from several threads. The hashes of the chunks do not fix the length of
-    the last one, so the manifest may be wrong about it, and the last chunk itself is right.
-    """
-
-    def __init__(
-        self, path: Path, manifest: BlobManifest, check_growth: Callable[[int], None]
-    ) -> None:
-        self._path = path
-        self._manifest = manifest
-        self._check_growth = check_growth
-        self._missing = set(range(len(manifest.leaves)))
-        resumed = path.exists()
-        if resumed:
-            _touch(path)
-        self._file = path.open("r+b" if resumed else "x+b")
-        self._file.truncate(manifest.size_bytes)
-        if resumed:
-            held = enumerate(_leaves_of(self._file))
-            self._missing -= {index for index, leaf in held if leaf == manifest.leaves[index]}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def missing(self) -> tuple[int, ...]:
-        """The indices of the missing chunks, ascending."""
-        return tuple(sorted(self._missing))
-
-    def write_chunk(self, index: int, data: bytes) -> None:
-        """Write the chunk at `index`.
-
-        Raises:
-            RejectedInputError: MALFORMED if there is no such chunk, CONTENT_MISMATCH if these are
-                not its bytes.
-            BlobQuotaError: The last chunk is longer than announced, and does not fit.
-            BlobDiskError: The disk refused.
-        """
-        told = self._manifest
-        if not 0 <= index < len(told.leaves):
-            raise RejectedInputError(RejectionReason.MALFORMED, f"no chunk {index}")
-        is_last = index == len(told.leaves) - 1
-        right_size = is_last or len(data) == told.chunk_size(index)
-        if not right_size or merkle_leaf(data) != told.leaves[index]:
-            raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, f"chunk {index}")
-        try:
-            if is_last and len(data) != told.chunk_size(index):
-                size_bytes = index * CHUNK_BYTES + len(data)
-                right = BlobManifest(size_bytes, told.leaves)
-                self._check_growth(size_bytes - told.size_bytes)
-                self._file.truncate(size_bytes)
-                self._manifest = right
-            written = os.pwrite(self._file.fileno(), data, index * CHUNK_BYTES)
-            if written != len(data):
-                raise OSError(f"wrote {written} of {len(data)} bytes")
-        except OSError as error:
-            raise _disk_failed(self._path.parent, error) from error
-        self._missing.discard(index)
-
-    def finish(self) -> Hash32:
-        """Make the blob appear under its content id, and return that. No chunk may be missing.
-
-        Raises:
-            BlobDiskError: The disk refused.
-        """
-        assert not self._missing
-        try:
-            sync_file(self._file)
-            return _publish(self._path, self._manifest)
-        except OSError as error:
-            raise _disk_failed(self._path.parent, error) from error
-
-
-def _publish(written: Path, manifest: BlobManifest) -> Hash32:
-    """Rename a verified file to its final name, durably."""
-    content_id = manifest.content_id
-    stem = written.with_name(content_id.hex())
-    write_atomically(stem.with_suffix(_LEAVES), b"".join(manifest.leaves))
-    written.replace(stem.with_suffix(_BLOB))
-    sync_directory(written.parent)
-    return content_id
-
-
-def _touch(path: Path) -> None:
-    now_ns = time.time_ns()
-    os.utime(path, ns=(now_ns, now_ns))
-
-
-def _disk_failed(directory: Path, error: OSError) -> BlobDiskError:
-    return BlobDiskError(
-        f"cannot use the blobs in {directory}: {error}; free or repair the disk of data_dir"
-    )
-
-
-def _leaves_of(file: BinaryIO) -> Iterator[Hash32]:
-    """The hash of every chunk of `file`, which is read chunk by chunk."""
-    file.seek(0)
-    chunk = file.read(CHUNK_BYTES)
-    yield merkle_leaf(chunk)
-    while len(chunk) == CHUNK_BYTES and (chunk := file.read(CHUNK_BYTES)):
-        yield merkle_leaf(chunk)

@@ -17,7 +17,8 @@ import trio
 from chain.json_types import JsonObject
 from chain.primitives import Hash32, TaskId
 from chain.training.resources import count_rows_bytes
-from node.storage.blobs import BlobStore, BlobUpload
+from node.storage.blob_files import BlobUpload
+from node.storage.blobs import BlobStore
 from node.training.content import Content, Need, list_shard_ids
 from node.training.turns import Turn
 from node.training.work import ServedTask, UnavailableError

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from chain.crypto import CHUNK_BYTES, chunk_hashes, content_id, merkle_node
 from chain.errors import RejectedInputError, RejectionReason
+from node.storage.blob_files import BlobDiskError
 from node.storage.blob_manifest import BlobManifest
 from node.storage.blobs import (
     BlobDamagedError,
-    BlobDiskError,
     BlobQuotaError,
     BlobStore,
 )

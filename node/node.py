@@ -330,6 +330,7 @@ class _Node:
             policy=RetentionPolicy(config.blobs.retention, closed_seconds),
             own_validator=validator,
             is_served=self._training.is_served,
+            is_refused=self._training.is_refused,
             metrics=metrics,
         )
         self._metrics_feed = MetricsFeed(

@@ -13,7 +13,7 @@ is recomputed from the bytes, so it cannot be wrong after a crash. At most one c
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -302,14 +302,25 @@ class BlobStore:
                 sizes[content_id] = sizes.get(content_id, 0) + status.st_size
         return {each: sizes[each] for each in sorted(wanted) if wanted[each] < before_ns}
 
+    def list_downloads(self) -> Sequence[Hash32]:
+        """The blobs of which a part was downloaded, by ascending content id."""
+        return tuple(sorted(self._stored(PARTIAL)))
+
+    def collect_download(self, content_id: Hash32, before_ns: int) -> int:
+        """Delete a download last written to before `before_ns`; returns the bytes freed."""
+        return self._collect(content_id, (PARTIAL,), before_ns)
+
     def collect(self, content_id: Hash32, before_ns: int) -> int:
         """Delete a blob or download last needed before `before_ns`; returns the bytes freed.
 
         If another process needs it at the same moment, that process either keeps it or finds it
         absent. For this it is renamed first, and renamed back if it was needed meanwhile.
         """
+        return self._collect(content_id, (BLOB, PARTIAL), before_ns)
+
+    def _collect(self, content_id: Hash32, suffixes: Iterable[str], before_ns: int) -> int:
         freed = 0
-        for suffix in (BLOB, PARTIAL):
+        for suffix in suffixes:
             path = self._directory / (content_id.hex() + suffix)
             aside = path.with_name(path.name + ASIDE)
             try:
@@ -322,6 +333,8 @@ class BlobStore:
                 return freed
             aside.unlink()
             freed += status.st_size
+        if self.has(content_id):
+            return freed
         leaves = self._leaves_path(content_id)
         try:
             size = leaves.stat().st_size

@@ -68,6 +68,8 @@ class _Wanted:
     named: AbstractSet[Hash32]
     """What tasks name that are open, or closed for less than a day. It goes a day after it was last
     wanted, and no sooner: a miner may name it as its gradient, or another task as its weights."""
+    fetched: AbstractSet[Hash32]
+    """The content that this node may still download: that of tasks that it has not refused."""
     unwanted_before_ns: int
 
 
@@ -87,6 +89,7 @@ class Collector:
         policy: RetentionPolicy,
         own_validator: Address | None,
         is_served: Callable[[TaskId], bool],
+        is_refused: Callable[[TaskId], bool],
         metrics: NodeMetrics,
     ) -> None:
         self._store = store
@@ -101,6 +104,8 @@ class Collector:
         self._own_validator = own_validator
         self._is_served = is_served
         """Whether this node works on a task, such as a dry run of one that others have closed."""
+        self._is_refused = is_refused
+        """Whether this node takes no part in a task, so that nothing is promised to it."""
         self._metrics = metrics
         self._closed: set[TaskId] = set()
         """Closed tasks that may need something."""
@@ -140,6 +145,7 @@ class Collector:
         worked_on: set[TaskId] = set()
         gone: list[TaskId] = []
         named: set[Hash32] = set()
+        fetched: set[Hash32] = set()
         graced_after = head.timestamp - GRACE_SECONDS
         # What is closed meanwhile is in both lists, or in the next collection.
         open_tasks = self._index.open_tasks()
@@ -160,11 +166,15 @@ class Collector:
                     head_timestamp=head.timestamp,
                     own_validator=self._own_validator,
                 )
-            if (task is not None and not history.is_closed) or self._is_served(task_id):
+            is_served = self._is_served(task_id)
+            if (task is not None and not history.is_closed) or is_served:
                 worked_on.add(task_id)
+            is_fetched = is_served or not history.is_closed
+            if spec is not None and is_fetched and not self._is_refused(task_id):
+                fetched.update(list_content(spec))
             if task is not None:
                 kept[task_id] = task
-            elif history.is_closed and not self._is_served(task_id):
+            elif history.is_closed and not is_served:
                 gone.append(task_id)
                 self._closed.discard(task_id)
             if task is None and spec is not None:
@@ -177,7 +187,9 @@ class Collector:
                         self._closed_at[each] = latest
         self._closed_at = {k: at for k, at in self._closed_at.items() if at > graced_after}
         named.update(self._closed_at)
-        return _Wanted(task_count, kept, frozenset(worked_on), gone, named, graced_after * 10**9)
+        unwanted_before_ns = graced_after * 10**9
+        worked = frozenset(worked_on)
+        return _Wanted(task_count, kept, worked, gone, named, fetched, unwanted_before_ns)
 
     def _note_closed(self, head: Header) -> None:
         """Note the tasks that were closed since the last collection.
@@ -280,6 +292,7 @@ class Collector:
     def _delete(self, wanted: _Wanted, started_ns: int) -> None:
         """Delete the blobs and records that no task needs."""
         needed = {each for task in wanted.kept.values() for each in task.content}
+        fetched = set(wanted.fetched)
         over: list[tuple[Sequence[Hash32], Callable[[], None]]] = []
         for attempt_id in self._reveals.attempts():
             reveals = self._reveals.list(attempt_id)
@@ -292,13 +305,20 @@ class Collector:
                 if is_unknown or (task is not None and task.keeps_gradient(attempt_id, each.miner))
             }
             needed.update(kept)
+            fetched.update(
+                each.gradient_root
+                for each in reveals
+                if is_unknown or (task is not None and task.needs_gradient(attempt_id, each.miner))
+            )
             free = [each.gradient_root for each in reveals if each.gradient_root not in kept]
             if free or not reveals:
                 over.append((free, partial(self._forget_reveals, attempt_id, kept)))
         for state in self._state_parts.states():
             task = wanted.kept.get(state.task_id)
-            is_kept = task is not None and task.keeps_state(state.rounds_settled)
-            if is_kept or state.task_id > wanted.task_count:
+            is_unknown = state.task_id > wanted.task_count
+            if is_unknown or (task is not None and task.needs_state(state.rounds_settled)):
+                fetched.update(state.part_ids)
+            if is_unknown or (task is not None and task.keeps_state(state.rounds_settled)):
                 needed.update(state.part_ids)
             else:
                 forget_state = partial(self._state_parts.remove, state.task_id, state.root)
@@ -313,6 +333,9 @@ class Collector:
                 if content_id not in needed and content_id not in wanted.named:
                     self._free(content_id, started_ns)
             forget()
+        for content_id in self._blobs.list_downloads():
+            if content_id not in fetched:
+                self._note_freed(self._blobs.collect_download(content_id, started_ns))
         for content_id in self._blobs.list_unwanted(wanted.unwanted_before_ns):
             if content_id not in needed:
                 self._free(content_id, wanted.unwanted_before_ns)
@@ -323,7 +346,9 @@ class Collector:
             self._reveals.remove(attempt_id)
 
     def _free(self, content_id: Hash32, before_ns: int) -> None:
-        freed = self._blobs.collect(content_id, before_ns)
+        self._note_freed(self._blobs.collect(content_id, before_ns))
+
+    def _note_freed(self, freed: int) -> None:
         if freed:
             self._metrics.blobs_collected.inc()
             self._metrics.blob_bytes_collected.inc(freed)

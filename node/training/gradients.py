@@ -104,6 +104,7 @@ class Gradients:
         self._descriptions: FIFOCache[tuple[AttemptId, BlockNumber], AttemptDescription] = (
             FIFOCache(DESCRIPTIONS_LIMIT)
         )
+        self._reveals = reveals
         self._known = KnownReveals(reveals, blobs)
         self._fetching: set[Hash32] = set()
         for path in directory.glob("*" + PARTIAL_SUFFIX):
@@ -171,9 +172,14 @@ class Gradients:
             BlobQuotaError: The quota has no room for the gradient.
         """
         root = reveal.gradient_root
+        is_noted = False
         while self.is_wanted(reveal):
             self._fetching.add(root)
             try:
+                if not is_noted:
+                    # First, so that what comes of the gradient is deleted with the attempt.
+                    await trio.to_thread.run_sync(self._reveals.put, reveal)
+                    is_noted = True
                 await self._fetch(reveal)
                 await self._announce(reveal)
                 return
@@ -193,8 +199,7 @@ class Gradients:
         attempt = history.attempt
         if attempt is not None and attempt.id == reveal.attempt_id:
             header = self._describe(spec, attempt).build_header(reveal.miner, attempt.theta_root)
-            await self._known.put(self._known.get(attempt), reveal, header)
-            # Stored in any case, so that what was fetched is deleted with the attempt.
+            await self._known.put(self._known.get(attempt), reveal, header, is_stored=False)
             if self._is_other_blob(reveal.gradient_root, header):
                 raise UnavailableError(f"{reveal.gradient_root.hex()[:16]} is no gradient")
 

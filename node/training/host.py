@@ -186,6 +186,11 @@ class TrainingHost:
         """Whether this node has or may have duties to a task; its files may then be in use."""
         return task_id in self._work
 
+    def is_refused(self, task_id: TaskId) -> bool:
+        """Whether this node takes no part in a task."""
+        work = self._work.get(task_id)
+        return work is not None and work.is_accepted is False
+
     def get_readiness(self, task_id: TaskId) -> TaskReadiness | None:
         """This node's answer to a task; None if its preparation has not begun."""
         return self._readiness.get(task_id)

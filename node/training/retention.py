@@ -36,23 +36,33 @@ class KeptTask:
     content: frozenset[Hash32]
     """The initial weights, the data shards, and the final model of a closed task."""
     first_attempt: AttemptId
-    """The first attempt of which all gradients are kept."""
+    """The first attempt of which all gradients may be needed."""
     accused: Mapping[AttemptId, frozenset[Address]]
     """The miners with gradients in earlier attempts that late verdicts may find guilty."""
     first_state: int
-    """The first state that is kept, counted in settled rounds."""
+    """The first state that may be needed, counted in settled rounds."""
+    keeps_all: bool = False
+    """Whether gradients and states of all rounds are kept, for `pot task verify`."""
     unpaid_since: int | None = None
     """The time from which on the fee of a closed task does not pay for its files, which then give
     way to those of other tasks; None as long as it pays."""
 
-    def keeps_gradient(self, attempt_id: AttemptId, miner: Address) -> bool:
-        """Whether the gradient of a miner in an attempt is kept."""
+    def needs_gradient(self, attempt_id: AttemptId, miner: Address) -> bool:
+        """Whether this node or a peer may need the gradient of a miner in an attempt."""
         is_recent = attempt_id >= self.first_attempt
         return is_recent or miner in self.accused.get(attempt_id, frozenset())
 
-    def keeps_state(self, rounds_settled: int) -> bool:
-        """Whether the state after `rounds_settled` rounds is kept."""
+    def keeps_gradient(self, attempt_id: AttemptId, miner: Address) -> bool:
+        """Whether the gradient of a miner in an attempt is kept once it is stored."""
+        return self.keeps_all or self.needs_gradient(attempt_id, miner)
+
+    def needs_state(self, rounds_settled: int) -> bool:
+        """Whether this node or a peer may need the state after `rounds_settled` rounds."""
         return rounds_settled >= self.first_state
+
+    def keeps_state(self, rounds_settled: int) -> bool:
+        """Whether the state after `rounds_settled` rounds is kept once it is stored."""
+        return self.keeps_all or self.needs_state(rounds_settled)
 
 
 def compute_kept(
@@ -104,9 +114,10 @@ def compute_kept(
         first_attempt = AttemptId(history.task_id, history.rounds_settled + 1, 0)
         paid_until = closed.timestamp + KEPT_SECONDS
         unpaid_since = paid_until if head_timestamp >= paid_until else None
-    if policy.retention is Retention.TASK:
-        first_attempt, first_state = AttemptId(history.task_id, 0, 0), 0
-    return KeptTask(frozenset(content), first_attempt, accused, first_state, unpaid_since)
+    keeps_all = policy.retention is Retention.TASK
+    return KeptTask(
+        frozenset(content), first_attempt, accused, first_state, keeps_all, unpaid_since
+    )
 
 
 def _find_first_attempt(

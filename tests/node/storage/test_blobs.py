@@ -347,6 +347,18 @@ def test_a_download_that_is_collected_begins_again(store, tmp_path):
         assert store.list_unwanted(NOW_NS - HOUR_NS // 2) == {}, "it goes on"
 
 
+def test_a_download_goes_alone_if_the_blob_came_otherwise(store, tmp_path):
+    manifest = manifest_of(BLOB)
+    with store.download(manifest):
+        store.put(BLOB)
+    assert store.list_downloads() == (manifest.content_id,)
+    assert store.collect_download(manifest.content_id, NOW_NS - HOUR_NS) == 0, "it is young"
+    assert store.collect_download(manifest.content_id, 2 * NOW_NS) == len(BLOB)
+    assert store.list_downloads() == ()
+    assert store.used_bytes() == len(BLOB) + 3 * 32
+    assert read(store, manifest.content_id) == BLOB
+
+
 def test_leftovers_of_a_killed_process_are_repaired(store, tmp_path):
     (tmp_path / "blobs" / "0123.upload").write_bytes(b"half")
     (tmp_path / "blobs" / "0123.leaves.1-2.tmp").write_bytes(b"half")

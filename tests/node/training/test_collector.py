@@ -30,9 +30,10 @@ from chain.contracts.task_registry import (
     TaskResumed,
     TaskStatus,
 )
-from chain.crypto import CHUNK_BYTES, content_id
+from chain.crypto import CHUNK_BYTES, chunk_hashes, content_id
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.acceptance import Verdict, encode_verdicts
+from chain.training.attempt import AttemptId
 from chain.training.attempt_records import Attempt, EndedAttempt, EndedMark, list_accused
 from chain.training.history import (
     BlockContext,
@@ -51,6 +52,7 @@ from chain.training.task_spec import (
 from node.chain.training_index import ClosedTask, describe_closed
 from node.config import Retention
 from node.metrics.registry import NodeMetrics
+from node.storage.blob_manifest import BlobManifest
 from node.storage.blobs import BlobStore
 from node.training import collector
 from node.training.checks import get_checks_path
@@ -117,6 +119,7 @@ class World:
         self.fined: dict[tuple[TaskId, int], EndedAttempt] = {}
         self.weights: dict[TaskId, bytes] = {}
         self.served: set[TaskId] = set()
+        self.refused: set[TaskId] = set()
         self.read: list[TaskId] = []
         self.made = 0
         self.metrics = NodeMetrics()
@@ -135,6 +138,7 @@ class World:
             policy=self.policy,
             own_validator=VALIDATORS[0],
             is_served=self.served.__contains__,
+            is_refused=self.refused.__contains__,
             metrics=self.metrics,
         )
 
@@ -180,6 +184,13 @@ class World:
         os.utime(leaves, (self.now, self.now))
         return name
 
+    def begin_download(self, data: bytes) -> BlobManifest:
+        """Fetch nothing of a blob but its manifest."""
+        manifest = BlobManifest(len(data), chunk_hashes(data))
+        with self.blobs.download(manifest):
+            pass
+        return manifest
+
     def make(self, size: int) -> bytes:
         self.made += 1
         return self.made.to_bytes(8, "big") * (size // 8)
@@ -224,12 +235,14 @@ class World:
         number = self.histories[task].rounds_settled
         self.apply(task, AttemptOpened(task, number, attempt, number + attempt + 1, 3, 1))
 
-    def reveal(self, task: TaskId = TASK, miners: int = 3) -> None:
+    def reveal(self, task: TaskId = TASK, miners: int = 3, *, is_sent: bool = True) -> None:
+        """Let miners commit and reveal gradients, of which they may send no chunk."""
         attempt = self.histories[task].attempt
         assert attempt is not None
         number = attempt.id.round_number
         for index, miner in enumerate(MINERS[:miners], len(attempt.commitments)):
-            gradient = self.put(self.make(GRADIENT_BYTES))
+            data = self.make(GRADIENT_BYTES)
+            gradient = self.put(data) if is_sent else self.begin_download(data).content_id
             salt = Hash32(bytes(32))
             self.apply(
                 task,
@@ -604,6 +617,57 @@ async def test_uploads_that_no_task_needs_are_deleted_after_a_day(tmp_path: Path
     world.pass_time(120)
     await world.collect()
     assert world.blobs.used_bytes() == 0
+
+
+@pytest.mark.parametrize("retention", list(Retention))
+async def test_gradients_that_are_not_sent_take_no_more_than_promised(
+    tmp_path: Path, retention: Retention
+) -> None:
+    world = World(tmp_path, retention)
+    world.start()
+    world.open()
+    for attempt_number in range(1, 8):
+        world.reveal(is_sent=False)
+        await world.collect()
+        place = AttemptId(TASK, 0, attempt_number - 1)
+        wanted = {each.gradient_root for each in world.reveals.list(place)}
+        assert wanted <= set(world.blobs.list_downloads()), "the fetch of each may go on"
+        assert world.blobs.used_bytes() <= CONTENT_BYTES + 2 * ROUND_BYTES
+        world.apply(TASK, AttemptVoided(TASK, 0, attempt_number - 1))
+        world.open(attempt=attempt_number)
+    world.apply(TASK, TaskClosed(TASK, 1))
+    await world.collect()
+    assert world.blobs.list_downloads() == ()
+
+
+@pytest.mark.parametrize("end", ["refused", "cancelled"])
+async def test_half_fetched_content_goes_with_the_promise(tmp_path: Path, end: str) -> None:
+    world = World(tmp_path)
+    for task in (TASK, OTHER):
+        world.submit(task)
+    world.blobs.collect(world.specs[TASK].initial_weights, 2**63)
+    world.blobs.collect(world.specs[OTHER].initial_weights, 2**63)
+    half, other = (world.begin_download(world.weights[task]) for task in (TASK, OTHER))
+    await world.collect()
+    assert set(world.blobs.list_downloads()) == {half.content_id, other.content_id}
+    if end == "refused":
+        world.served.add(TASK)
+        world.refused.add(TASK)
+    else:
+        world.apply(TASK, TaskClosed(TASK, 1))
+    await world.collect()
+    assert world.blobs.list_downloads() == (other.content_id,)
+
+
+async def test_half_fetched_content_of_a_task_to_be_judged_stays(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.submit()
+    world.blobs.collect(world.specs[TASK].initial_weights, 2**63)
+    half = world.begin_download(world.weights[TASK])
+    world.served.add(TASK)
+    world.apply(TASK, TaskClosed(TASK, 1))
+    await world.collect()
+    assert world.blobs.list_downloads() == (half.content_id,)
 
 
 async def test_syncing_node_keeps_blobs_of_tasks_it_does_not_know_yet(

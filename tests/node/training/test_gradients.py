@@ -412,6 +412,22 @@ async def test_announced_gradient_is_fetched_and_relayed_at_once(
     assert not node.blobs.has(content_id(PAYLOADS[1])), "the false reveal opens no commitment"
 
 
+async def test_announced_reveal_is_stored_before_its_gradient_comes(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    node = Node(tmp_path, judging(), has_content=False)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await trio.sleep(1)
+        node.served.on_announced_reveal(REVEALS[0])
+        await until(lambda: REVEALS[0].gradient_root in node.peers.asked)
+        # What a peer sends of it is then deleted with the attempt.
+        assert node.reveals.list(ATTEMPT) == (REVEALS[0],)
+        nursery.cancel_scope.cancel()
+    assert not node.blobs.has(REVEALS[0].gradient_root)
+    assert node.peers.announced == []
+
+
 @pytest.mark.parametrize("is_announced", [False, True])
 async def test_reveal_of_a_held_blob_that_is_no_gradient_is_not_stored(
     autojump_clock: MockClock, tmp_path: Path, is_announced: bool

@@ -62,9 +62,9 @@ answers without an end must not fill the memory of the caller."""
 GAS_MARGIN: Final = 300_000
 """Added to an estimate: by the time it runs, the transaction may be the one that ends a phase."""
 
-UNDERPRICED: Final = "transaction underpriced"
-"""The beginning of the error of a transaction that asks for more gas than nodes include for
-nothing."""
+REFUSED_FOR_THE_PRICE: Final = ("transaction underpriced", "txpool is full")
+"""Beginnings of the errors of a transaction that a node would take for a higher price: it asks for
+more gas than is included for nothing, or others offer more."""
 
 _NODE_INFO: Final = TypeAdapter(NodeInfo)
 _REWARD_PROOF: Final[TypeAdapter[RewardProof | None]] = TypeAdapter(RewardProof | None)
@@ -349,9 +349,11 @@ class ChainClient(ABC):
         try:
             self.call("eth_sendRawTransaction", to_hex(transaction.raw))
         except RpcCallError as error:
-            if str(error).startswith(UNDERPRICED):
-                raise RpcCallError(error.code, f"{error}; give --gas-price") from error
-            raise
+            if not str(error).startswith(REFUSED_FOR_THE_PRICE):
+                raise
+            price = self._find_price(transaction)
+            option = "--gas-price" if price is None else f"--gas-price {price}"
+            raise RpcCallError(error.code, f"{error}; give {option}") from error
         return number, transaction
 
     def _may_raise(self, offer: GasOffer, transaction: Transaction) -> bool:

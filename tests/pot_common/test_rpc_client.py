@@ -248,12 +248,20 @@ def test_gas_is_free_whatever_the_node_suggests_unless_a_price_is_given(
         assert (sent.max_fee_per_gas, sent.max_priority_fee_per_gas) == offered
 
 
-def test_refusal_of_too_much_free_gas_names_the_option() -> None:
+@pytest.mark.parametrize(
+    ("refusal", "suggested", "told"),
+    [
+        ("transaction underpriced: offer 5 wei", 0, "offer 5 wei; give --gas-price"),
+        ("txpool is full: too many", 10**9, "too many; give --gas-price 1000000000"),
+        ("nonce too low: next 4", 10**9, "nonce too low: next 4"),
+    ],
+)
+def test_refusal_for_the_price_names_the_option(refusal: str, suggested: int, told: str) -> None:
     def refuse(_raw: Json) -> Json:
-        raise RpcCallError(-32000, "transaction underpriced: offer 5 wei for a unit of gas")
+        raise RpcCallError(-32000, refusal)
 
-    client = ScriptedClient(eth_sendRawTransaction=refuse)
-    with pytest.raises(RpcCallError, match="offer 5 wei for a unit of gas; give --gas-price"):
+    client = ScriptedClient(eth_sendRawTransaction=refuse, eth_gasPrice=hex(suggested))
+    with pytest.raises(RpcCallError, match=f"{told}$"):
         client.transact(KEY, ContractCall(TO, b""))
 
 

@@ -60,7 +60,7 @@ class ResultKind(IntEnum):
 class ResultVote:
     """The result of a ballot, of which a quorum must post the same.
 
-    Fields that a kind does not use are 0.
+    Fields that a kind does not use are 0; every kind uses `timely_voters`.
     """
 
     training_state_root: Hash32
@@ -70,6 +70,9 @@ class ResultVote:
     payout: int
     """Base units of the task's token, for miners and operators together."""
     kind: ResultKind
+    timely_voters: int
+    """The judges from whose timely verdicts it was computed: a bit for each, by its index. The
+    ledger refuses a result that counts other verdicts than the ballot has."""
 
 
 @dataclass(frozen=True, slots=True)

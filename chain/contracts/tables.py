@@ -50,7 +50,7 @@ GRADIENT_LEDGER: Final = ContractAbi(
                 "uint32",
                 "uint32",
                 "uint32",
-                "(bytes32,bytes32,bytes32,uint32,uint128,uint8)",
+                "(bytes32,bytes32,bytes32,uint32,uint128,uint8,uint104)",
                 "uint32",
                 "uint64",
             ),
@@ -59,7 +59,7 @@ GRADIENT_LEDGER: Final = ContractAbi(
         "postVerdict": FunctionAbi(("uint256", "uint32", "uint32", "uint32", "bytes"), ()),
         "progressOf": FunctionAbi(("uint256",), ("(uint32,bool,uint64,uint64)",)),
         "settleRound": FunctionAbi(
-            ("uint256", "(bytes32,bytes32,bytes32,uint32,uint128,uint8)"), ()
+            ("uint256", "(bytes32,bytes32,bytes32,uint32,uint128,uint8,uint104)"), ()
         ),
     },
     events={
@@ -72,7 +72,7 @@ GRADIENT_LEDGER: Final = ContractAbi(
                 "uint32",
                 "uint32",
                 "uint32",
-                "(bytes32,bytes32,bytes32,uint32,uint128,uint8)",
+                "(bytes32,bytes32,bytes32,uint32,uint128,uint8,uint104)",
             ),
             (0, 1),
         ),
@@ -89,7 +89,7 @@ GRADIENT_LEDGER: Final = ContractAbi(
                 "address",
                 "uint32",
                 "uint32",
-                "(bytes32,bytes32,bytes32,uint32,uint128,uint8)",
+                "(bytes32,bytes32,bytes32,uint32,uint128,uint8,uint104)",
                 "uint32",
                 "uint64",
             ),
@@ -101,7 +101,7 @@ GRADIENT_LEDGER: Final = ContractAbi(
                 "uint32",
                 "uint32",
                 "uint32",
-                "(bytes32,bytes32,bytes32,uint32,uint128,uint8)",
+                "(bytes32,bytes32,bytes32,uint32,uint128,uint8,uint104)",
             ),
             (0, 1),
         ),
@@ -115,6 +115,7 @@ GRADIENT_LEDGER: Final = ContractAbi(
         "LedgerInvalidVerdicts": ("uint256", "uint256"),
         "LedgerNoQuorum": ("uint256", "uint256"),
         "LedgerNotSeats": ("address",),
+        "LedgerOtherVoters": ("uint104",),
         "LedgerPayoutTooLarge": ("uint256", "uint256"),
         "LedgerTooLate": ("uint256", "uint32"),
         "LedgerTooManyUnits": ("uint32", "uint32"),

@@ -89,6 +89,13 @@ class Attempt:
     """Ballot and index of each commitment that came so late that its ballot failed."""
 
     @property
+    def timely_voters(self) -> int:
+        """The judges with a timely verdict in the ballot: a bit for each, by its index."""
+        judges = () if self.validator_set is None else self.validator_set.validators
+        timely = {record.validator for record in self.verdicts if record.is_timely}
+        return sum(1 << index for index, judge in enumerate(judges) if judge in timely)
+
+    @property
     def late_indices(self) -> frozenset[int]:
         """The indices of these commitments, which lose an eighth of their pay."""
         return frozenset(index for _, index in self.late_deliveries)

@@ -159,6 +159,8 @@ class RoundOutcome:
     """The part of the accepted units' pay that late deliveries lose."""
     payouts: tuple[tuple[Address, int], ...]
     """Miners' pay and operators' fee shares of this attempt alone, by ascending address."""
+    timely_voters: int
+    """The judges whose verdicts these are: a bit for each, by its index."""
 
     @property
     def accepted(self) -> tuple[int, ...]:
@@ -231,6 +233,7 @@ def compute_outcome(attempt: Attempt, spec: TaskSpec, validator_set: ValidatorSe
         accepted_units=accepted_units,
         forfeited=forfeited,
         payouts=tuple(sorted((account, pay) for account, pay in payouts.items() if pay)),
+        timely_voters=attempt.timely_voters,
     )
 
 
@@ -303,6 +306,9 @@ class Fold:
     """The attempt that the event ended or changed, if it may still be fined; else None."""
     payouts: tuple[tuple[Address, int], ...] = ()
     """What the event pays to each account, by ascending account."""
+    is_unexplained: bool = False
+    """Whether a quorum settled a payout that does not follow from the verdicts. Then `payouts` is
+    empty: what is credited to accounts must never exceed what was paid in."""
 
 
 def apply_event(
@@ -331,9 +337,9 @@ def apply_event(
             return _settle_round(history, history.attempt, event, block, spec, validator_set)
         case AttemptPaid() if history.attempt is not None:
             assert spec is not None, "an active task has a valid specification"
-            payouts = compute_outcome(history.attempt, spec, validator_set).payouts
             lease = note_payout(history.lease, event.result.payout, block.number, block.timestamp)
-            return Fold(replace(history, lease=lease), payouts=payouts)
+            fold = Fold(replace(history, lease=lease))
+            return _add_payouts(fold, history.attempt, event.result, spec, validator_set)
         case TaskLeased() | TaskAnswered() | TaskFeeRefunded():
             return Fold(_apply_to_lease(history, event, block))
         case LateVerdictPosted() | FinesPosted() | FinesApproved() | MinerFined():
@@ -550,7 +556,6 @@ def _settle_round(
     spec: TaskSpec,
     validator_set: ValidatorSet,
 ) -> Fold:
-    payouts = compute_outcome(attempt, spec, validator_set).payouts
     after = replace(
         history,
         rounds_settled=event.round + 1,
@@ -561,7 +566,19 @@ def _settle_round(
     )
     settled = SettledRound(attempt, event.result, block.number, block.timestamp)
     fold = _end_attempt(after, attempt, block, spec, validator_set)
-    return replace(fold, settled=settled, payouts=payouts)
+    fold = replace(fold, settled=settled)
+    return _add_payouts(fold, attempt, event.result, spec, validator_set)
+
+
+def _add_payouts(
+    fold: Fold, attempt: Attempt, vote: ResultVote, spec: TaskSpec, validator_set: ValidatorSet
+) -> Fold:
+    """The fold with what a settled result pays, if that follows from the ballot's verdicts."""
+    outcome = compute_outcome(attempt, spec, validator_set)
+    settled = vote.timely_voters, vote.accepted_units, vote.payout
+    if settled != (outcome.timely_voters, outcome.accepted_units, outcome.payout):
+        return replace(fold, is_unexplained=True)
+    return replace(fold, payouts=outcome.payouts)
 
 
 def get_theta_root(history: TaskHistory, spec: TaskSpec) -> Hash32:

@@ -36,6 +36,7 @@ def build_result_vote(
         outcome.accepted_units,
         outcome.payout,
         ResultKind.SETTLED,
+        outcome.timely_voters,
     )
 
 
@@ -51,13 +52,14 @@ def build_payment_vote(
         outcome.accepted_units,
         outcome.payout,
         ResultKind.PAID_ONLY,
+        outcome.timely_voters,
     )
 
 
-def build_empty_vote(kind: ResultKind) -> ResultVote:
+def build_empty_vote(kind: ResultKind, timely_voters: int) -> ResultVote:
     """The vote that a ballot failed, or that its attempt is void."""
     assert kind in (ResultKind.FAILED, ResultKind.VOID)
-    return ResultVote(ZERO_HASH, ZERO_HASH, ZERO_HASH, 0, 0, kind)
+    return ResultVote(ZERO_HASH, ZERO_HASH, ZERO_HASH, 0, 0, kind, timely_voters)
 
 
 def _get_rewards_root(

@@ -7,7 +7,7 @@ The contract's `phase` decides which phase it is; its answer is an argument.
 """
 
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from chain.contracts.gradient_ledger import Deadline, Phase, ResultKind, ResultVote
@@ -64,7 +64,8 @@ class OwnWork:
     """The indices of unchecked commitments whose gradients are held; None while more may be held
     than is known. It matters only late in a verdict phase."""
     result: ResultVote | None
-    """The result that this node computed for the ballot in progress; None before."""
+    """The result that this node computed for the ballot in progress; None before. It counts only
+    while the ballot has no other timely verdicts than those it was computed from."""
     is_evaluation_over: bool
     """Whether the result's model is evaluated, or was given up."""
     is_evaluated: bool
@@ -245,6 +246,10 @@ def _list_round_duties(
             if waits and _is_our_turn(history, view, validator_set, own_index)
             else ()
         )
+    if own.result is not None and own.result.timely_voters != attempt.timely_voters:
+        # This node's clock says that the verdict phase is over. A block that was on its way then
+        # has an earlier time, and may bring a further timely verdict.
+        own = replace(own, result=None)
     validator = None if own_index is None else validator_set.validators[own_index]
     match view.phase:
         case Phase.VERDICT | Phase.AUDIT:

@@ -193,7 +193,7 @@ contract GradientLedger is IGradientLedger {
         if (round != training.round || attempt != training.attempt || ballot != training.ballot) {
             _revertWrongRound(training);
         }
-        _requireValidResult(training, result, current);
+        _requireValidResult(taskId, training, result, current);
 
         bytes32 vote = _voteHash(taskId, training.ballotNumber, result);
         _castResult(taskId, training, index, vote, quorum, result.kind);
@@ -639,11 +639,18 @@ contract GradientLedger is IGradientLedger {
         }
     }
 
-    /// @dev A result that cannot be carried out must not reach a quorum: its attempt could never end.
-    function _requireValidResult(Training storage training, ResultVote calldata result, Phase current)
-        private
-        view
-    {
+    /// @dev A result that cannot be carried out must not reach a quorum: its attempt could never end. Neither must
+    /// one that was computed from other verdicts than those that count: all nodes compute from these who is paid.
+    function _requireValidResult(
+        uint256 taskId,
+        Training storage training,
+        ResultVote calldata result,
+        Phase current
+    ) private view {
+        // The verdict phase is over in this block, so these stay the same as long as the ballot lasts.
+        uint104 timelyVoters = _timelyVoters(taskId, training);
+        if (result.timelyVoters != timelyVoters) revert LedgerOtherVoters(timelyVoters);
+
         bool hasModel = result.trainingStateRoot != 0 || result.modelRoot != 0;
         bool hasPay = result.acceptedUnits != 0;
         bool isLast = training.ballot + 1 == MAX_BALLOTS;

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+import structlog
 from pydantic import ConfigDict, TypeAdapter
 
 from chain.contracts.events import Event, decode_event
@@ -55,6 +56,8 @@ a thread. A snapshot is of a recent block."""
 
 CLOSED_PAGE: Final = 4_096
 """Closed tasks that are read from the database at once."""
+
+_log = structlog.get_logger("node.training_index")
 
 _COUNT_KEY: Final = b"count"
 _OPEN_KEY: Final = b"open"
@@ -307,6 +310,8 @@ class _Changes:
             self._ended[task_id, fold.ended.attempt.ordinal] = fold.ended
         if fold.settled is not None:
             self._rounds.append(fold.settled)
+        if fold.is_unexplained:
+            _log.error("a quorum settled a wrong payout", task=task_id, block=context.number)
         for account, pay in fold.payouts:
             self._payments.setdefault((task_id, context.number), Counter())[account] += pay
             key = (task_id, account)

@@ -254,6 +254,7 @@ class TaskReplay:
                 accepted_units=outcome.accepted_units,
                 payout=outcome.payout,
                 kind=outcome.kind,
+                timely_voters=outcome.timely_voters,
             ),
         )
 

@@ -429,10 +429,10 @@ class TrainingHost:
                 return [Job(key, partial(self._results.evaluate, task, attempt, model_root))]
             case rounds.PostResult(vote):
                 call = partial(_make_result, task, _get_attempt(task), vote)
-                return [self._vote_in_ballot(task, JobKind.POST, call)]
+                return [self._vote_in_ballot(task, JobKind.POST, call, vote.timely_voters)]
             case rounds.PostEvaluation(vote):
                 call = partial(_make_result, task, _get_attempt(task), vote)
-                return [self._vote_in_ballot(task, JobKind.SCORE, call)]
+                return [self._vote_in_ballot(task, JobKind.SCORE, call, vote.timely_voters)]
             case rounds.SettleRound(vote):
                 call = partial(gradient_ledger.settle_round, task_id, vote)
                 return [self._vote_in_ballot(task, JobKind.SETTLE, call)]
@@ -459,13 +459,25 @@ class TrainingHost:
         return jobs
 
     def _vote_in_ballot(
-        self, task: ServedTask, kind: JobKind, make_call: Callable[[], ContractCall]
+        self,
+        task: ServedTask,
+        kind: JobKind,
+        make_call: Callable[[], ContractCall],
+        timely_voters: int | None = None,
     ) -> Job:
-        """The job that sends a call to the ledger once in each ballot."""
+        """The job that sends a call to the ledger once in each ballot.
+
+        Args:
+            task: The task.
+            kind: The kind of the job.
+            make_call: Returns the call.
+            timely_voters: Those of the result that the call votes for: if the ballot turns out to
+                have others, the vote for its new result is sent at once.
+        """
         attempt = task.history.attempt
-        key = JobKey(task.task_id, kind)
+        key = JobKey(task.task_id, kind, timely_voters=timely_voters)
         if attempt is not None:
-            key = JobKey(task.task_id, kind, attempt.id, attempt.ballot_number)
+            key = key._replace(attempt_id=attempt.id, ballot_number=attempt.ballot_number)
         return self._vote(task, key, make_call)
 
     def _vote(self, task: VotedTask, key: JobKey, make_call: Callable[[], ContractCall]) -> Job:

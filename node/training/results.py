@@ -78,7 +78,8 @@ class Results:
         work, round_number = task.work, attempt.id.round_number
         outcome = await self._compute_outcome(task, attempt)
         if outcome.kind is not ResultKind.SETTLED:
-            work.results = {attempt.ballot_number: build_empty_vote(outcome.kind)}
+            vote = build_empty_vote(outcome.kind, outcome.timely_voters)
+            work.results = {attempt.ballot_number: vote}
             return
         part_ids = await self._advance(task, attempt, outcome.accepted)
         root = await self._states.record(task, round_number + 1, part_ids)
@@ -107,7 +108,7 @@ class Results:
 
         def build() -> ResultVote:
             if outcome.kind is not ResultKind.SETTLED:
-                return build_empty_vote(outcome.kind)
+                return build_empty_vote(outcome.kind, outcome.timely_voters)
             earned = self._index.rewards(task.task_id)
             return build_payment_vote(task.task_id, earned, outcome, self._chain_id)
 
@@ -204,11 +205,17 @@ class Results:
         inputs = self._rows.get_inputs(task, model_root, await self._rows.ensure(task))
         row_count = task.spec.held_out.row_count
         rows, correct_count, micronats = 0, 0, 0
+
+        def is_wanted() -> bool:
+            # The model of an earlier result, which counted other verdicts, keeps no worker.
+            is_current = any(vote.model_root == model_root for vote in task.work.results.values())
+            return is_current and self._gradients.is_in_progress(attempt.id)
+
         turn = Turn(
             (attempt.id, "evaluate"),
             task.spec.resources.evaluation_milliseconds / 1_000,
             lambda: task.work.due_at,
-            partial(self._gradients.is_in_progress, attempt.id),
+            is_wanted,
         )
         while rows < row_count:
             answer = await self._verifier.ask("evaluate_part", {**inputs, "first": rows}, turn)

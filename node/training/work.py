@@ -77,6 +77,8 @@ class JobKey(NamedTuple):
     """Set for a job that every ballot needs again."""
     commitment_index: int | None = None
     """Set for a job on one commitment of the attempt."""
+    timely_voters: int | None = None
+    """Set for a vote on a result, which is another vote if the result counts other verdicts."""
 
     def __str__(self) -> str:
         """A short form for log lines, such as 3/check-7-0-1."""
@@ -212,7 +214,8 @@ class TaskWork:
     assignments: dict[AttemptId, Assignment] = field(default_factory=dict)
     """At most one: that of the latest attempt."""
     results: dict[int, ResultVote] = field(default_factory=dict)
-    """By ballot number."""
+    """By ballot number. A result says which verdicts it counts; while the ballot has others, it is
+    computed again."""
     evaluations: dict[Hash32, Evaluation | None] = field(default_factory=dict)
     """At most one: that of the latest model, by its root; None if it cannot be evaluated."""
     evaluation_failures: int = 0

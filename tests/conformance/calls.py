@@ -32,7 +32,7 @@ from tests.conformance.values import (
 TERMS = TaskTerms(make_hash(1), make_address(2), 3, 4, 5, 6, 7, 8, 9, 10, 11)
 RESOURCES = TaskResources(62, 63, 64, 65)
 PURCHASE = Purchase(66, 67)
-VOTE = ResultVote(make_hash(12), make_hash(13), make_hash(14), 15, 98, ResultKind.PAID_ONLY)
+VOTE = ResultVote(make_hash(12), make_hash(13), make_hash(14), 15, 98, ResultKind.PAID_ONLY, 99)
 PROOF = (make_hash(16), make_hash(17))
 ONE, OTHER = make_address(18), make_address(19)
 FINES = (
@@ -191,9 +191,9 @@ def build_events() -> Value:
         "bytes": b"\x62\x63",
         "bytes32": make_hash(98),
         "uint8": int(FineKind.FRAUD),
-        "(bytes32,bytes32,bytes32,uint32,uint128,uint8)": (
+        "(bytes32,bytes32,bytes32,uint32,uint128,uint8,uint104)": (
             *(make_hash(99), make_hash(100), make_hash(101)),
-            *(102, 10**18, ResultKind.SETTLED),
+            *(102, 10**18, ResultKind.SETTLED, 103),
         ),
     }
     (lease,) = (

@@ -153,7 +153,9 @@ def build_attempt_events() -> dict[str, object]:
     """The logs of a task from its submission to its second round, in order."""
     spec = encode_task_spec(values.SPEC)
     miner, task = make_address(11), values.TASK
-    vote = (make_hash(12), make_hash(13), make_hash(14), 3, 10**18 * 3, 0)
+    reward = values.SPEC.reward
+    payout = 3 * reward.unit_price + 3 * (reward.validator_fee // 3)
+    vote = (make_hash(12), make_hash(13), make_hash(14), 3, payout, 0, 0b111)
     verdicts = encode_verdicts([Verdict.OK])
     validators = values.GENESIS_SET.validators
     return {

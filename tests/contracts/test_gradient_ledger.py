@@ -463,7 +463,7 @@ def test_no_late_verdict_before_the_end_or_of_another_length(started: World) -> 
 
 def test_a_quorum_of_equal_results_settles_the_round(started: World) -> None:
     to_result_phase(started)
-    vote = result()
+    vote = replace(result(), timely_voters=0b1111)
     posted = [started.result(operator, vote) for operator in OPERATORS[:3]]
     assert posted[0].events == (ResultPosted(started.task, 0, VALIDATORS[0], 0, 0, vote, 350, 120),)
     assert started.phase is Phase.SETTLEABLE
@@ -543,8 +543,8 @@ def test_result_may_still_be_found_while_payment_is_voted_on(started: World) -> 
     started.agree(operators=OPERATORS[:2])
     started.pass_phase()
     started.result(OPERATORS[0], payment())
-    started.agree(operators=OPERATORS[:3])
-    assert started.settle(result()).events[0] == RoundSettled(started.task, 0, 0, 2, result())
+    vote = started.agree(operators=OPERATORS[:3])
+    assert started.settle(vote).events[0] == RoundSettled(started.task, 0, 0, 2, vote)
 
 
 def test_attempt_is_void_if_payment_finds_no_quorum(started: World) -> None:
@@ -574,6 +574,52 @@ def test_a_result_that_contradicts_its_kind_is_refused(started: World, vote: Res
     refused = refusal(started.result, OPERATORS[0], vote)
     assert isinstance(refused, ContractError)
     assert refused.name in ("LedgerInvalidResult", "LedgerPayoutTooLarge")
+
+
+def test_result_from_before_the_last_timely_verdict_is_refused(started: World) -> None:
+    started.commit_all()
+    started.mine(2, 8)
+    started.judge(operators=OPERATORS[:3])
+    started.mine(GRACE, 2)
+    assert started.phase is Phase.RESULT, "so it is for a node whose clock shows this second"
+    early = started.complete(result())
+    # The next block was built a second before that, or by a primary that says so.
+    started.at(started.number, started.timestamp - 1)
+    voted = started.verdict(OPERATORS[3], (OK, OK)).events[0]
+    started.mine(1, 1)
+    assert (voted.timely, started.phase) == (True, Phase.RESULT)
+    assert early.timely_voters == 0b0111
+    other = ContractError("LedgerOtherVoters", (0b1111,))
+    assert [refusal(started.result, each, early) for each in OPERATORS] == [other] * 4
+    assert refusal(started.settle, early) == ContractError("LedgerNoQuorum", (0, 3))
+    vote = replace(early, timely_voters=0b1111)
+    assert started.settle(started.agree(vote)).events[0] == RoundSettled(
+        started.task, 0, 0, 0, vote
+    )
+
+
+@pytest.mark.parametrize("timely_voters", [0b0001, 0b0110, 0b1111, 2**104 - 1])
+def test_no_kind_of_result_may_count_other_verdicts(started: World, timely_voters: int) -> None:
+    started.commit_all()
+    started.judge(operators=OPERATORS[:3])
+    started.mine(GRACE, 1)
+    started.verdict(OPERATORS[3], (OK, OK))
+    votes = [result(), empty_result(ResultKind.VOID), empty_result(ResultKind.FAILED)]
+    wrong = [replace(each, timely_voters=timely_voters) for each in votes]
+    other = ContractError("LedgerOtherVoters", (0b0111,))
+    assert [refusal(started.result, OPERATORS[0], each) for each in wrong] == [other] * 3
+    for vote in votes:
+        started.result(OPERATORS[0], vote)
+
+
+def test_payment_may_not_count_other_verdicts(started: World) -> None:
+    to_last_ballot(started)
+    started.pass_phase()
+    wrong = replace(payment(), timely_voters=0b0111)
+    other = ContractError("LedgerOtherVoters", (0b1111,))
+    assert refusal(started.result, OPERATORS[0], wrong) == other
+    started.agree(payment())
+    assert started.phase is Phase.SETTLEABLE
 
 
 def test_last_ballot_cannot_be_voted_to_fail(started: World) -> None:

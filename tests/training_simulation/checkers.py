@@ -148,6 +148,7 @@ RACES: Final = frozenset(
         "LedgerWrongPhase",
         "LedgerWrongRound",
         "LedgerAlreadyVoted",
+        "LedgerOtherVoters",  # a further verdict came in time
         "LedgerTooLate",
         "SeatsAlreadyCommitted",
         "SeatsAlreadyRegistered",
@@ -204,7 +205,7 @@ ON_ENDED: Final = (
 ON_BALLOT: Final = (
     gradient_ledger.post_verdict(TaskId(0), 0, 0, 0, b"").data[:4],
     gradient_ledger.post_result(
-        TaskId(0), 0, 0, 0, build_empty_vote(ResultKind.VOID), None, 0
+        TaskId(0), 0, 0, 0, build_empty_vote(ResultKind.VOID, 0), None, 0
     ).data[:4],
 )
 """The selectors of votes in a ballot in progress."""

@@ -168,9 +168,9 @@ class Lie:
             case "claims more units":
                 return replace(honest, accepted_units=honest.accepted_units + 1)
             case "says that the ballot failed":
-                return build_empty_vote(ResultKind.FAILED)
+                return build_empty_vote(ResultKind.FAILED, honest.timely_voters)
             case "says that the attempt is void":
-                return build_empty_vote(ResultKind.VOID)
+                return build_empty_vote(ResultKind.VOID, honest.timely_voters)
             case _:
                 return honest
 

@@ -237,7 +237,7 @@ class Stranger(Actor):
 
     def _vote(self) -> ResultVote:
         roots = (keccak256(self.random.randbytes(4)) for _ in range(3))
-        return ResultVote(*roots, 0, 0, self.random.choice(tuple(ResultKind)))
+        return ResultVote(*roots, 0, 0, self.random.choice(tuple(ResultKind)), 0)
 
     def _set_root(self, task_id: TaskId) -> ContractCall:
         call = reward_distributor.CONTRACT.call

@@ -394,7 +394,8 @@ class Validator(Actor):
             case rounds.PostEvaluation(vote):
                 assert attempt is not None
                 call = build_result_call(attempt, vote, is_evaluated=True)
-                self._vote_in_ballot(work, attempt, "evaluation", call)
+                key = ("evaluation", attempt.id, attempt.ballot_number, vote.timely_voters)
+                self.vote(work, key, call, "evaluation")
             case rounds.PostResult(vote):
                 assert attempt is not None
                 if self.lie is not None:
@@ -403,9 +404,9 @@ class Validator(Actor):
                         return
                 is_evaluated = vote.model_root in work.evaluated
                 call = build_result_call(attempt, vote, is_evaluated=is_evaluated)
-                self._vote_in_ballot(
-                    work, attempt, "result", call, vote.training_state_root.hex()[:6]
-                )
+                key = ("result", attempt.id, attempt.ballot_number, vote.timely_voters)
+                root = vote.training_state_root.hex()[:6]
+                self.vote(work, key, call, f"result {root} of {vote.timely_voters:b}")
             case rounds.SettleRound(vote):
                 call = gradient_ledger.settle_round(task_id, vote)
                 self._vote_in_ballot(work, attempt, "settle", call)
@@ -665,7 +666,8 @@ class Validator(Actor):
             return
         outcome = compute_outcome(attempt, spec, self.view.validator_set)
         if outcome.kind is not ResultKind.SETTLED:
-            work.results = {attempt.ballot_number: build_empty_vote(outcome.kind)}
+            vote = build_empty_vote(outcome.kind, outcome.timely_voters)
+            work.results = {attempt.ballot_number: vote}
             self.cluster.wake(self)
             return
         accepted = []
@@ -707,7 +709,7 @@ class Validator(Actor):
                 history.task_id, self.view.rewards[history.task_id], outcome, CHAIN_ID
             )
             if outcome.kind is ResultKind.SETTLED
-            else build_empty_vote(outcome.kind)
+            else build_empty_vote(outcome.kind, outcome.timely_voters)
         )
         work.results = {attempt.ballot_number: vote}
         self.cluster.wake(self)

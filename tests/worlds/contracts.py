@@ -51,6 +51,7 @@ from chain.contracts.task_registry import (
 from chain.crypto import get_address, keccak256, sign
 from chain.primitives import EMPTY_TRIE_ROOT, ZERO_HASH, Address, Hash32, PrivateKey, TaskId
 from chain.training.leases import READY_CODE
+from chain.training.result_vote import build_empty_vote
 from chain.training.rewards import RewardTree, build_reward_tree
 from chain.types.receipt import Log
 
@@ -133,7 +134,10 @@ OK, BAD, CHEAT, MISSING, UNCHECKED = range(5)
 def result(
     name: str = "result", accepted_units: int = 4, rewards: RewardTree | None = None
 ) -> ResultVote:
-    """A result that settles a round, with a share of the fee for each of four operators."""
+    """A result that settles a round, with a share of the fee for each of four operators.
+
+    As all results here, it gets the voters of its ballot where it is posted (`World.complete`).
+    """
     return ResultVote(
         training_state_root=keccak256(name.encode()),
         model_root=keccak256(b"model " + name.encode()),
@@ -141,12 +145,13 @@ def result(
         accepted_units=accepted_units,
         payout=accepted_units * POT + TERMS.validator_fee // 4 * 4,
         kind=ResultKind.SETTLED,
+        timely_voters=0,
     )
 
 
 def empty_result(kind: ResultKind) -> ResultVote:
     """A result without pay and without a model."""
-    return ResultVote(ZERO_HASH, ZERO_HASH, ZERO_HASH, 0, 0, kind)
+    return build_empty_vote(kind, 0)
 
 
 def payment(accepted_units: int = 4) -> ResultVote:
@@ -355,15 +360,26 @@ class World:
         )
         return self.send(operator, call)
 
+    def complete(self, vote: ResultVote) -> ResultVote:
+        """The vote with the timely voters of the ballot in progress, unless it names others."""
+        if vote.timely_voters:
+            return vote
+        number = self.read(gradient_ledger.get_round(self.task)).ballot_number
+        ring = number % gradient_ledger.RING
+        record = self.find_mapping("GradientLedger", "_ballots", self.task, ring)
+        word = self.state.get_storage(GRADIENT_LEDGER, record + 1)
+        return replace(vote, timely_voters=word & (2**104 - 1))
+
     def result(self, operator: Address, vote: ResultVote, **place: int) -> Answer:
         place = {**self.place(), **place}
+        vote = self.complete(vote)
         call = gradient_ledger.post_result(
             self.task, place["round"], place["attempt"], place["ballot"], vote, 350, 120
         )
         return self.send(operator, call)
 
     def settle(self, vote: ResultVote, sender: Address = STRANGER) -> Answer:
-        return self.send(sender, gradient_ledger.settle_round(self.task, vote))
+        return self.send(sender, gradient_ledger.settle_round(self.task, self.complete(vote)))
 
     def advance(self, sender: Address = STRANGER) -> Answer:
         return self.send(sender, gradient_ledger.advance_round(self.task))
@@ -405,7 +421,7 @@ class World:
             self.verdict(operator, verdicts)
 
     def agree(self, vote: ResultVote | None = None, operators=OPERATORS[:3]) -> ResultVote:
-        vote = vote or result()
+        vote = self.complete(vote or result())
         for operator in operators:
             self.result(operator, vote)
         return vote
@@ -468,13 +484,18 @@ class World:
         return self.read_mapping("TrainingToken", TRAINING_TOKEN, "_balances", key)
 
     def read_mapping(self, name: str, contract: Address, label: str, key: int) -> int:
+        return self.state.get_storage(contract, self.find_mapping(name, label, key))
+
+    def find_mapping(self, name: str, label: str, *keys: int) -> int:
+        """The storage slot of an entry of a mapping, or of a mapping of mappings."""
         (slot,) = (
-            variable["slot"]
+            int(variable["slot"])
             for variable in artifact(name)["storageLayout"]
             if variable["label"] == label
         )
-        place = keccak256(key.to_bytes(32, "big") + slot.to_bytes(32, "big"))
-        return self.state.get_storage(contract, int.from_bytes(place, "big"))
+        for key in keys:
+            slot = int.from_bytes(keccak256(key.to_bytes(32, "big") + slot.to_bytes(32, "big")))
+        return slot
 
     def seat(self, miner: Address) -> SeatState:
         return self.read(miner_seats.get_seat(self.task, miner))

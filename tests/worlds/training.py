@@ -135,6 +135,7 @@ VOTE = ResultVote(
     2,
     123,
     ResultKind.SETTLED,
+    0b111,
 )
 SUBMITTED = TaskSubmitted(
     task_id=TASK,

@@ -184,6 +184,7 @@ class TrainingChain:
             1,
             sum(earned.values()),
             ResultKind.SETTLED,
+            0b1111,
         )
 
     def agree(self) -> None:
@@ -197,7 +198,7 @@ class TrainingChain:
     def pay_void_attempt(self) -> None:
         """Instead of `agree` and `settle`: no ballot gives a model, but the work is paid."""
         for ballot in range(2):
-            failed = build_empty_vote(ResultKind.FAILED)
+            failed = build_empty_vote(ResultKind.FAILED, 0b1111)
             call = gradient_ledger.post_result(TASK, 0, 0, ballot, failed, 0, 0)
             self.finalize(*(self.call(each, call) for each in OPERATORS[:3]))
             self.finalize(self.call(OPERATORS[0], gradient_ledger.advance_round(TASK)))

@@ -271,6 +271,8 @@ class FakePeers:
 class FakeWorker:
     answers: Callable[[str, Mapping[str, object]], Mapping[str, object]]
     asked: list[str] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    """The turns of what was asked."""
     timeout_seconds: float = 120.0
     count: int = 1
     seconds: float = 0
@@ -286,7 +288,7 @@ class FakeWorker:
         self,
         kind: str,
         members: Mapping[str, object],
-        _turn: Turn,
+        turn: Turn,
         *,
         timeout_seconds: float = 120.0,
     ) -> Mapping[str, object]:
@@ -296,6 +298,7 @@ class FakeWorker:
         if seconds > limit_seconds:
             raise WorkerFailedError(f"no answer to {kind} in {timeout_seconds} s")
         self.asked.append(kind)
+        self.turns.append(turn)
         return self.answers(kind, members)
 
 
@@ -403,6 +406,7 @@ VOTE = ResultVote(
     2,
     123,
     ResultKind.SETTLED,
+    0b111,
 )
 
 

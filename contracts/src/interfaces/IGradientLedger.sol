@@ -71,7 +71,8 @@ interface IGradientLedger {
         PaidOnly // in the Payment phase: accepted units are paid, and the model stays as it was
     }
 
-    /// @dev Fields that a kind does not use are 0: Failed and Void use none, PaidOnly no model.
+    /// @dev `timelyVoters` names the verdicts that the result was computed from, as a bit for each judge. Of the
+    /// other fields, those that a kind does not use are 0: Failed and Void use none, PaidOnly no model.
     struct ResultVote {
         bytes32 trainingStateRoot;
         bytes32 modelRoot;
@@ -79,6 +80,7 @@ interface IGradientLedger {
         uint32 acceptedUnits;
         uint128 payout; // of miners and operators together, in base units
         ResultKind kind;
+        uint104 timelyVoters; // bit i: judge i posted a timely verdict in this ballot
     }
 
     event AttemptOpened(
@@ -141,6 +143,7 @@ interface IGradientLedger {
     error LedgerPayoutTooLarge(uint256 payout, uint256 limit);
     error LedgerTooManyUnits(uint32 acceptedUnits, uint32 committedUnits);
     error LedgerInvalidResult(ResultKind kind);
+    error LedgerOtherVoters(uint104 timelyVoters);
     error LedgerTooLate(uint256 taskId, uint32 ordinal);
     error LedgerNotSeats(address caller);
 
@@ -162,7 +165,8 @@ interface IGradientLedger {
     function postLateVerdict(uint256 taskId, uint32 ordinal, bytes calldata verdicts) external;
 
     /// @notice An operator vote on the result of the round. A later vote replaces it until the round is
-    /// settled. The evaluation on the held-out split (`correctCount`, `lossMillinats`) may differ between
+    /// settled. Its `timelyVoters` must be those of the ballot: a node may compute a result before it has the last
+    /// block of the verdict phase, and must compute it again if that block brings a further timely verdict. The evaluation on the held-out split (`correctCount`, `lossMillinats`) may differ between
     /// validators; correctCount = 2**32-1 means that this validator did not evaluate.
     function postResult(
         uint256 taskId,

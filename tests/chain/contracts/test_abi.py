@@ -97,10 +97,10 @@ TASK = TaskId(7)
 WHO = Address(b"\x11" * 20)
 WHOM = Address(b"\x22" * 20)
 HASH = Hash32(b"\x33" * 32)
-VOTE = ResultVote(HASH, Hash32(b"\x44" * 32), Hash32(b"\x55" * 32), 9, 77, ResultKind.PAID_ONLY)
+VOTE = ResultVote(HASH, Hash32(b"\x44" * 32), Hash32(b"\x55" * 32), 9, 77, ResultKind.PAID_ONLY, 21)
 TERMS = TaskTerms(HASH, WHO, 1, 2, 3, 4, 5, 1_000_000, 6, 7, 8)
 WHO_TEXT, WHOM_TEXT = "0x" + WHO.hex(), "0x" + WHOM.hex()
-VOTE_WORDS = (HASH, b"\x44" * 32, b"\x55" * 32, 9, 77, 3)
+VOTE_WORDS = (HASH, b"\x44" * 32, b"\x55" * 32, 9, 77, 3, 21)
 TERMS_WORDS = (HASH, WHO_TEXT, 1, 2, 3, 4, 5, 1_000_000, 6, 7, 8)
 
 RESOURCES = TaskResources(9, 10, 11, 12)
@@ -343,7 +343,7 @@ SAMPLES = {
     "bytes": (b"spec", b"spec"),
     "address[]": ([WHOM_TEXT, WHO_TEXT], (WHOM, WHO)),
     "uint32[]": ([6, 7], (6, 7)),
-    "(bytes32,bytes32,bytes32,uint32,uint128,uint8)": (VOTE_WORDS, VOTE),
+    "(bytes32,bytes32,bytes32,uint32,uint128,uint8,uint104)": (VOTE_WORDS, VOTE),
     LEASE_TYPE: ((3,) * 15, LEASE),
 }
 """By type: a value for the encoder, and how Python has it."""
@@ -456,7 +456,7 @@ def test_event_is_decoded_field_by_field(layout: EventLayout) -> None:
         "bool": (True, True),
         LEASE_TYPE: ((3,) * 15, LEASE),
         "uint8": (2, FineKind.FRAUD if layout.kind is MinerFined else 2),
-        "(bytes32,bytes32,bytes32,uint32,uint128,uint8)": (VOTE_WORDS, VOTE),
+        "(bytes32,bytes32,bytes32,uint32,uint128,uint8,uint104)": (VOTE_WORDS, VOTE),
     }
     wire, expected = [], []
     for i, parameter in enumerate(entry["inputs"]):
@@ -483,7 +483,7 @@ def test_result_without_an_evaluation_says_so() -> None:
     types = [
         "uint32",
         "uint32",
-        "(bytes32,bytes32,bytes32,uint32,uint128,uint8)",
+        "(bytes32,bytes32,bytes32,uint32,uint128,uint8,uint104)",
         "uint32",
         "uint64",
     ]

@@ -114,11 +114,12 @@ def test_settlement_pays_accepted_units_and_timely_operators() -> None:
         opened(), committed(0, units=2), committed(1), committed(2), *votes, late
     )
 
-    settled_event = RoundSettled(TASK, 0, 0, 0, VOTE)
+    share = SPEC.reward.validator_fee // 3
+    vote = replace(VOTE, accepted_units=3, payout=3 * PRICE + 3 * share)
+    settled_event = RoundSettled(TASK, 0, 0, 0, vote)
     fold = apply_event(before, settled_event, at(99), spec=SPEC, validator_set=GENESIS_SET)
     after, settled = fold.history, fold.settled
 
-    share = SPEC.reward.validator_fee // 3
     expected = {MINERS[0]: 2 * PRICE, MINERS[1]: PRICE}
     if share:
         expected.update(dict.fromkeys(OPERATORS[:3], share))
@@ -129,7 +130,7 @@ def test_settlement_pays_accepted_units_and_timely_operators() -> None:
         VOTE.training_state_root,
     )
     assert settled is not None
-    assert (settled.block_number, settled.vote.payout) == (99, 123)
+    assert (settled.block_number, settled.vote) == (99, vote)
     assert settled.attempt == before.attempt
 
 
@@ -248,7 +249,8 @@ def test_fee_is_for_validators_that_check_and_do_not_cry_cheat() -> None:
 def test_payment_of_a_void_attempt_adds_rewards_and_keeps_the_model() -> None:
     failed = [BallotFailed(TASK, 0, 0, number) for number in range(2)]
     posted = [verdict(i, OK, ballot=2) for i in range(3)]
-    paid = AttemptPaid(TASK, 0, 0, 2, VOTE)
+    payout = PRICE + 3 * (SPEC.reward.validator_fee // 3)
+    paid = AttemptPaid(TASK, 0, 0, 2, replace(VOTE, accepted_units=1, payout=payout))
     void = AttemptVoided(TASK, 0, 0)
     history = history_after(opened(), committed(0), *failed, *posted)
     fold = apply_event(history, paid, at(90), spec=SPEC, validator_set=GENESIS_SET)
@@ -257,6 +259,39 @@ def test_payment_of_a_void_attempt_adds_rewards_and_keeps_the_model() -> None:
     history = fold.history
     assert (history.rounds_settled, history.attempt, history.ended) == (0, None, ())
     assert (fold.ended, fold.payouts) == (None, ())
+
+
+@pytest.mark.parametrize("field", ["timely_voters", "accepted_units", "payout"])
+@pytest.mark.parametrize("is_settled", [True, False])
+def test_payout_that_does_not_follow_from_verdicts_credits_no_account(
+    field: str, is_settled: bool
+) -> None:
+    # Otherwise accounts would be credited with pay that was never paid in.
+    ballot = 0 if is_settled else 2
+    failed = [BallotFailed(TASK, 0, 0, number) for number in range(ballot)]
+    posted = [verdict(i, OK, ballot=ballot) for i in range(3)]
+    history = history_after(opened(), committed(0), *failed, *posted)
+    payout = PRICE + 3 * (SPEC.reward.validator_fee // 3)
+    right = replace(VOTE, accepted_units=1, payout=payout)
+    wrong = replace(right, **{field: getattr(right, field) + 1})
+    kind = RoundSettled if is_settled else AttemptPaid
+    folds = [
+        apply_event(
+            history, kind(TASK, 0, 0, ballot, vote), at(90), spec=SPEC, validator_set=GENESIS_SET
+        )
+        for vote in (right, wrong)
+    ]
+    assert [each.is_unexplained for each in folds] == [False, True]
+    assert [sum(pay for _, pay in each.payouts) for each in folds] == [payout, 0]
+
+
+def test_timely_voters_are_bits_of_judges_with_a_timely_verdict() -> None:
+    late = verdict(0, OK, timely=False)
+    before = history_after(opened(), committed(0), verdict(3, OK), late, verdict(1, BAD)).attempt
+    after = history_after(opened(), committed(0), verdict(3, OK), BallotFailed(TASK, 0, 0, 0))
+    assert before is not None
+    assert after.attempt is not None
+    assert (before.timely_voters, after.attempt.timely_voters) == (0b1010, 0)
 
 
 def test_attempt_without_guilty_miners_is_not_remembered() -> None:

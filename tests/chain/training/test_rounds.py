@@ -296,7 +296,7 @@ def test_model_of_a_round_without_evaluation_is_not_evaluated() -> None:
 
 def test_result_without_a_model_needs_no_evaluation() -> None:
     history = history_after(opened(), committed(0), *QUORUM)
-    void = ResultVote(ZERO_HASH, ZERO_HASH, ZERO_HASH, 0, 0, ResultKind.VOID)
+    void = ResultVote(ZERO_HASH, ZERO_HASH, ZERO_HASH, 0, 0, ResultKind.VOID, 0b111)
     own = replace(READY_WORK, result=void, is_evaluation_over=False, is_evaluated=False)
     posted = history_after(opened(), committed(0), *QUORUM, result(0, void))
 
@@ -315,6 +315,19 @@ def test_in_the_payment_phase_the_result_is_replaced_by_one_that_pays() -> None:
         assert [type(duty) for duty in found] == [ComputePayment]
     own = replace(without_state, result=payment)
     assert duties(history, Phase.PAYMENT, own) == (PostResult(payment),)
+
+
+def test_result_is_computed_again_when_a_further_verdict_is_timely() -> None:
+    # The block with the verdict was on its way when this node's clock ended the phase.
+    further = history_after(opened(), committed(0), *QUORUM, verdict(3, OK))
+    late = history_after(opened(), committed(0), *QUORUM, verdict(3, OK, timely=False))
+    own = replace(READY_WORK, result=VOTE)
+    own_payment = replace(own, result=replace(VOTE, kind=ResultKind.PAID_ONLY))
+    assert [type(each) for each in duties(further, Phase.RESULT, own)] == [ComputeResult]
+    found = duties(further, Phase.PAYMENT, own_payment)
+    assert [type(each) for each in found] == [ComputePayment]
+    assert duties(late, Phase.RESULT, own) == (PostResult(VOTE),)
+    assert duties(late, Phase.PAYMENT, own_payment) == (PostResult(own_payment.result),)
 
 
 def test_a_wrong_result_of_our_own_is_replaced() -> None:

@@ -83,7 +83,9 @@ class World:
         words = encode_verdicts([Verdict.CHEAT, *[Verdict.OK] * 7])
         for validator in values.GENESIS_SET.validators:
             self.play("VerdictPosted", number, validator, 0, 0, True, words)
-        vote = (make_hash(12), make_hash(13), make_hash(14), 3, 10**18, 0)
+        reward = values.SPEC.reward
+        payout = 7 * reward.unit_price + 4 * (reward.validator_fee // 4)
+        vote = (make_hash(12), make_hash(13), make_hash(14), 7, payout, 0, 0b1111)
         return self.play("RoundSettled", number, 0, 0, vote)
 
 

@@ -71,7 +71,7 @@ def fail_attempt(chain: TrainingChain, attempt: int) -> None:
         call = gradient_ledger.commit_gradient(TASK, 0, attempt, units, commitment)
         chain.finalize(chain.call(miner, call))
     verdicts = encode_verdicts([Verdict.BAD, Verdict.BAD])
-    void = ResultVote(ZERO_HASH, ZERO_HASH, ZERO_HASH, 0, 0, ResultKind.VOID)
+    void = ResultVote(ZERO_HASH, ZERO_HASH, ZERO_HASH, 0, 0, ResultKind.VOID, 0b1111)
     for call in (
         gradient_ledger.post_verdict(TASK, 0, attempt, 0, verdicts),
         gradient_ledger.post_result(TASK, 0, attempt, 0, void, None, 0),

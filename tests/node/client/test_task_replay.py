@@ -129,6 +129,7 @@ class FakeChain(RpcClient):
                 accepted,
                 accepted * PRICE + 4 * (FEE // 4),
                 ResultKind.SETTLED,
+                0b1111,
             )
             settled = RoundSettled(TASK, round_number, 0, 0, vote)
             self.events.append((open_block + 5, settled))

@@ -107,7 +107,7 @@ def test_fine_that_nobody_voted_for_lapses(tmp_path: Path) -> None:
 def test_receipt_shows_what_a_late_delivery_loses(tmp_path: Path) -> None:
     chain = play(TrainingChain(tmp_path / "database"), "commit")
     late = (Verdict.MISSING, Verdict.MISSING, Verdict.UNCHECKED, Verdict.OK)
-    failed = build_empty_vote(ResultKind.FAILED)
+    failed = build_empty_vote(ResultKind.FAILED, 0b1111)
     for ballot, words in enumerate((late, (Verdict.OK,) * 4)):
         for operator, word in zip(OPERATORS, words, strict=True):
             said = encode_verdicts([word, Verdict.OK])

@@ -237,6 +237,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
             1,
             sum(earned.values()),
             ResultKind.SETTLED,
+            0b1111,
         )
         finalize()
         finalize(

@@ -259,7 +259,7 @@ class World:
         root = self.parts.put(task, self.histories[task].rounds_settled + 1, part_ids)
         self.put(theta)
         self.put(ZEROS)
-        return ResultVote(root, part_ids[0], Hash32(bytes(32)), 1, 0, ResultKind.SETTLED)
+        return ResultVote(root, part_ids[0], Hash32(bytes(32)), 1, 0, ResultKind.SETTLED, 0b111)
 
     def judge(self, *words: Verdict, task: TaskId = TASK) -> None:
         """Let three validators give these verdicts on the gradients; all are ok without any."""

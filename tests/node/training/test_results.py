@@ -2,13 +2,16 @@
 
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
+from eth_abi.abi import decode
 from trio.testing import MockClock
 
 from chain.contracts import gradient_ledger
+from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import GRADIENT_LEDGER
 from chain.contracts.gradient_ledger import BallotFailed, Phase, ResultKind, ResultVote
 from chain.crypto import content_id
@@ -72,7 +75,7 @@ async def test_ballot_without_an_accepted_gradient_computes_no_state(
     judged = with_results(judging().histories[TASK], *votes)
     node = Node(tmp_path, FakeChain({TASK: judged}, Phase.RESULT))
     await node.run(lambda: bool(node.sent))
-    vote = ResultVote(ZERO_HASH, ZERO_HASH, ZERO_HASH, 0, 0, kind)
+    vote = ResultVote(ZERO_HASH, ZERO_HASH, ZERO_HASH, 0, 0, kind, 0b1111)
     assert node.sent[0] == gradient_ledger.post_result(TASK, 0, 0, 0, vote, None, 0)
     assert "advance" not in node.aggregator.asked
 
@@ -91,6 +94,58 @@ async def test_payment_is_posted_for_what_was_accepted(
     vote = build_payment_vote(TASK, {}, outcome, CHAIN_ID)
     assert node.sent[0] == gradient_ledger.post_result(TASK, 0, 0, 2, vote, None, 0)
     assert (vote.accepted_units, vote.payout) == (2, outcome.payout)
+
+
+@pytest.mark.usefixtures("inline_threads")
+async def test_block_with_a_further_timely_verdict_brings_another_result(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """The clock of this node ended the phase while the block was on its way."""
+    votes = [verdict(i, OK, OK, OK) for i in range(4)]
+    three, four = (with_results(judging().histories[TASK], *votes[:count]) for count in (3, 4))
+    node = Node(tmp_path, FakeChain({TASK: three}, Phase.RESULT))
+    node.hold(0, 1, 2)
+    results_of: list[tuple[int, int, int]] = []
+
+    def take_block() -> bool:
+        """Whether a result was posted after the block with the fourth verdict, in less than the
+        blocks after which a vote is sent again."""
+        results_of[:] = [_read_result(call) for call in node.sent]
+        if len(results_of) == 1 and node.chain.histories[TASK] is three:
+            node.chain.histories[TASK] = four
+            node.chain.head += 1
+            node.host.on_new_head([TASK])
+        return len(results_of) > 1
+
+    await node.run(take_block)
+    expected = [compute_outcome(each.attempt, SPEC, GENESIS_SET) for each in (three, four)]
+    assert results_of == [(3, each.payout, each.timely_voters) for each in expected]
+    assert [each.timely_voters for each in expected] == [0b0111, 0b1111]
+
+
+@pytest.mark.usefixtures("inline_threads")
+async def test_worker_evaluates_no_model_of_an_earlier_result(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    judged = with_results(judging().histories[TASK], *(verdict(i, OK, OK, OK) for i in range(3)))
+    node = Node(tmp_path, FakeChain({TASK: judged}, Phase.RESULT))
+    node.hold(0, 1, 2)
+    await node.run(lambda: bool(node.sent))
+    turn, work = node.verifier.turns[-1], node.host._work[TASK]
+    assert turn.is_wanted()
+    # The same model is the result of all verdicts, too; another one is not.
+    (vote,) = work.results.values()
+    work.results = {1: replace(vote, timely_voters=0b1111)}
+    assert turn.is_wanted()
+    work.results = {1: replace(vote, model_root=ZERO_HASH)}
+    assert not turn.is_wanted()
+
+
+def _read_result(call: ContractCall) -> tuple[int, int, int]:
+    """Units, payout and voters of the result that a call posts."""
+    types = gradient_ledger.CONTRACT.abi.functions["postResult"].inputs
+    vote = decode(types, call.data[4:])[4]
+    return vote[3], vote[4], vote[6]
 
 
 async def test_payment_is_computed_outside_the_thread_of_consensus(

@@ -22,11 +22,13 @@ class Entry:
     priority: Priority
     subject: Subject | None
     """The subject of a vote or commitment with priority; None for an ordinary transaction."""
+    is_early: bool
+    """Whether it has no priority because the contracts would not accept it yet."""
     is_duty: bool
     """Whether it is an operator's vote or duty, with priority or without."""
     is_free: bool
-    """Whether the transaction counts towards FREE_SHARE: it offers no fee, and is no vote with
-    priority."""
+    """Whether the transaction counts towards FREE_SHARE: it offers nothing or less than this node's
+    gas price, and is no vote or duty."""
     free_gas: int
     """Its gas limit if it shares the ration of free gas at the base fee of its admission; else 0.
     """
@@ -41,11 +43,6 @@ class Entry:
     def worth(self) -> tuple[int, int, int]:
         """The rank of the entry; the lowest rank is evicted first."""
         return -self.priority, self.transaction.max_priority_fee_per_gas, -self.arrival
-
-    @property
-    def pays(self) -> bool:
-        """Whether the transaction offers a fee."""
-        return self.transaction.max_fee_per_gas > 0
 
 
 @dataclass(slots=True)

@@ -8,11 +8,11 @@ then gradient commitments, then the highest tip. Only a call that the contracts 
 next block has this priority, and a sender has one such transaction for each thing it may do. What
 an operator sent before a vote goes with it, up to a limit of gas, because the vote waits behind it.
 
-Gas may be free on this chain, so transactions without a fee risk nothing. Together, without votes,
-they may use a quarter of the pool, and they never evict a transaction that pays. All commitments
-with priority may use a quarter, too. Transactions behind a nonce gap may never become valid; they
-may use a quarter, and they never evict others. A sender's balance must cover all its transactions
-together.
+Gas may be free on this chain, so transactions without a fee risk nothing. Those that offer nothing
+or less than this node's gas price may together use a quarter of the pool, without votes and duties,
+and they never evict a transaction that pays. All commitments with priority may use a quarter, too.
+Transactions behind a nonce gap may never become valid; they may use a quarter, and they never evict
+others. A sender's balance must cover all its transactions together.
 """
 
 import heapq
@@ -260,22 +260,20 @@ class Mempool:
         subject: Subject | None,
         authorities: tuple[Address, ...],
     ) -> Entry:
-        # By the fee alone: with one wei, a sender would have a balance and yet risk nothing.
-        is_free = priority is not Priority.OPERATOR_VOTE and transaction.max_fee_per_gas == 0
+        is_early = priority is Priority.ORDINARY and subject is not None
         is_duty = subject is not None and subject.priority is Priority.OPERATOR_VOTE
-        is_rationed = (
-            priority is Priority.ORDINARY
-            and not is_duty
-            and self.free_gas.is_free(transaction, self._rules.base_fee())
-        )
+        # By the price alone: with one wei, a sender would have a balance and yet risk nothing.
+        is_cheap = self.free_gas.is_free(transaction, self._rules.base_fee())
+        is_rationed = priority is Priority.ORDINARY and not is_duty and is_cheap
         if priority is Priority.ORDINARY:
             subject = None
         return Entry(
             transaction=transaction,
             priority=priority,
             subject=subject,
+            is_early=is_early,
             is_duty=is_duty,
-            is_free=is_free,
+            is_free=not is_duty and (is_cheap or transaction.max_fee_per_gas == 0),
             free_gas=transaction.gas_limit if is_rationed else 0,
             arrival=self._arrivals,
             admitted_block=self._blocks,
@@ -476,20 +474,18 @@ class Mempool:
             self._evict_for(entry)
 
     def _find_free_victim(self, entry: Entry) -> Hash32 | None:
-        """The newest ordinary free transaction if `entry` is a commitment, which ranks above it."""
-        if entry.priority is Priority.ORDINARY:
+        """The newest free transaction that is no commitment, if `entry` is one."""
+        if _is_plain(entry):
             return None
         free = (each for each in reversed(self._entries.values()) if each.is_free)
-        return next(
-            (each.transaction.hash for each in free if each.priority is Priority.ORDINARY), None
-        )
+        return next((each.transaction.hash for each in free if _is_plain(each)), None)
 
     def _evict_free(self, victim: Hash32 | None, entry: Entry) -> None:
         """Evict `victim`; without one, or if it is of the same sender, refuse `entry`."""
         held = None if victim is None else self._entries[victim]
         if held is None or held.transaction.sender == entry.transaction.sender:
             raise InvalidTransaction(
-                RejectionReason.POOL_FULL, "txpool is full for transactions without a fee"
+                RejectionReason.POOL_FULL, "txpool is full for transactions at this price"
             )
         self._take_out(held)
 
@@ -518,7 +514,7 @@ class Mempool:
         if (
             held.transaction.sender == entry.transaction.sender
             or worth[:2] >= entry.worth[:2]
-            or (entry.is_free and victim.pays)
+            or (entry.is_free and not victim.is_free)
         ):
             raise InvalidTransaction(RejectionReason.POOL_FULL, "txpool is full")
         self._remove(victim)
@@ -574,6 +570,11 @@ class Mempool:
         self._waiting_free_gas -= entry.free_gas
         if entry.priority is Priority.COMMITMENT and entry.subject is not None:
             self._commitments.remove(entry.subject.task_id, transaction.hash)
+
+
+def _is_plain(entry: Entry) -> bool:
+    """Whether a transaction has no priority, and gets none at the next block."""
+    return entry.priority is Priority.ORDINARY and not entry.is_early
 
 
 def _check_replacement(transaction: Transaction, replaced: Transaction) -> None:

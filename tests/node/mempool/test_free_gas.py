@@ -16,6 +16,7 @@ from node.mempool.free_gas import (
     FreeGasBucket,
     FreeGasPolicy,
 )
+from node.mempool.policy import MempoolLimits
 from node.mempool.pool import Mempool
 from tests.node.mempool.test_pool import ALICE, BOB, CAROL, DAVE, FakeHead, transaction
 from tests.worlds.chain import genesis_config
@@ -178,6 +179,29 @@ def test_early_commitment_is_free_until_the_contracts_accept_it(
     pool.on_finalized([])
     assert pool.candidates().free == frozenset()
     assert pool.waiting_free_gas == 0
+
+
+def test_transactions_below_the_price_leave_room_for_commitments(head: FakeHead) -> None:
+    pool = Mempool(head, MempoolLimits(transactions=8), POLICY)
+    cheap = [transaction(Address(bytes([each]) * 20), 0, tip=1) for each in range(9, 17)]
+    for each in cheap[:2]:
+        pool.add(each)
+    with pytest.raises(InvalidTransaction) as refused:
+        pool.add(cheap[2])
+    assert refused.value.reason is RejectionReason.POOL_FULL
+    due = transaction(CAROL, 0, fee=0, to=BOB)
+    pool.add(due)
+    assert pool.candidates().transactions == (due, cheap[0])
+
+
+def test_early_votes_and_commitments_find_room_among_free_transactions(head: FakeHead) -> None:
+    pool = Mempool(head, MempoolLimits(transactions=8), POLICY)
+    free = [transaction(Address(bytes([each]) * 20), 0, fee=0) for each in range(9, 11)]
+    vote, commitment = transaction(CAROL, 0, fee=0, to=ALICE), transaction(DAVE, 0, fee=0, to=BOB)
+    head.early = {vote.hash, commitment.hash}
+    for each in (*free, vote, commitment):
+        pool.add(each)
+    assert pool.candidates().transactions == (free[0], vote, commitment)
 
 
 @pytest.mark.parametrize("recipient", [ALICE, BOB])

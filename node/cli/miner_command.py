@@ -184,10 +184,12 @@ def _describe_receipt(found: JsonObject) -> list[tuple[str, str]]:
     accepted = {True: "yes", False: "no"}.get(bool(found.get("accepted")), "")
     if found.get("accepted") is None:
         accepted = "not yet"
-    rows = [
-        ("units", f"{get_integer(found, 'units')}, which are {count} samples"),
-        ("committed", "no" if block is None else f"in block {block}"),
-    ]
+    rows = []
+    if get_integer(found, "units"):
+        rows = [
+            ("units", f"{get_integer(found, 'units')}, which are {count} samples"),
+            ("committed", "no" if block is None else f"in block {block}"),
+        ]
     for verdict in get_objects(found, "verdicts"):
         reason = verdict.get("reason")
         told = get_text(verdict, "verdict") + ("" if reason is None else f": {reason}")
@@ -203,7 +205,7 @@ def _describe_receipt(found: JsonObject) -> list[tuple[str, str]]:
     for void in list_objects(found, "voidAttempts"):
         rows.append(("void attempt", f"{get_integer(void, 'ordinal')}: {get_text(void, 'reason')}"))
         kind, amount = void.get("fine"), format_amount(get_integer(void, "amount"))
-        lost = f"fined for {kind}, {amount} of the task's token and a part of its seat bond"
+        lost = f"{kind}: {amount} of the task's token, and a part of the seat bond"
         rows.append(("", "no fine" if kind is None else lost))
     return rows
 

@@ -338,13 +338,18 @@ class PotMethods:
         settled = self._find_settled(history, number)
         attempt = history.attempt if settled is None else settled.attempt
         if attempt is None or attempt.id.round_number != number:
-            return None
+            if attempt is not None or number != history.rounds_settled:
+                return None
+            return await self._get_void_receipt(history, spec, number, None, miner)
         participants = await self._view.contracts.participants(history.task_id, attempt.open_block)
         assignment = self._view.describe(spec, attempt).assign(participants)
         units = assignment.units_of(miner)
         index = next((i for i, r in enumerate(attempt.commitments) if r.miner == miner), None)
         if units == 0 and index is None:
-            return None
+            is_over = settled is not None
+            return await self._get_void_receipt(
+                history, spec, number, attempt, miner, is_over=is_over
+            )
         sample_count = units * spec.samples_per_unit
         samples: Json = sample_count
         if sample_count <= SAMPLE_LIST_LIMIT:
@@ -360,7 +365,6 @@ class PotMethods:
         price = spec.reward.unit_price
         is_late = index in attempt.late_indices
         pay = compute_pay(declared, price, is_late=is_late) if is_accepted else 0
-        seat = await self._view.contracts.read(miner_seats.get_seat(history.task_id, miner))
         reveal = self._view.reveals.get(attempt.id, miner)
         was_held = (
             outcome is not None
@@ -381,9 +385,55 @@ class PotMethods:
             "reason": _explain(outcome, index, is_late=is_late),
             "fine": ABSENCE if is_absent else self._find_fine(history, attempt, miner),
             "absenceFine": str(compute_miss(declared * price) if is_absent else 0),
-            "voidAttempts": await self._rounds.describe_void_of(history, spec, attempt, miner),
-            "seat": encode_seat(seat) if seat.units else None,
+            "voidAttempts": await self._rounds.describe_void_of(
+                history, spec, number, attempt, miner
+            ),
+            "seat": await self._encode_seat(history, miner),
         }
+
+    async def _get_void_receipt(
+        self,
+        history: TaskHistory,
+        spec: TaskSpec,
+        number: int,
+        attempt: Attempt | None,
+        miner: Address,
+        *,
+        is_over: bool = False,
+    ) -> Json:
+        """The receipt of a miner that took part in void attempts of a round only; None if in none.
+
+        Args:
+            history: The task.
+            spec: Its specification.
+            number: The round.
+            attempt: The attempt that settled it or is in progress; None if there is none.
+            miner: The miner.
+            is_over: Whether the round is settled.
+        """
+        void = await self._rounds.describe_void_of(history, spec, number, attempt, miner)
+        if not void:
+            return None
+        nothing: JsonObject = dict.fromkeys(("commitmentBlock", "gradientRoot", "salt", "fine"))
+        return {
+            **nothing,
+            "samples": [],
+            "units": 0,
+            "revealed": False,
+            "collected": False,
+            "verdicts": [],
+            "accepted": False if is_over else None,
+            "pay": "0",
+            "reason": "the account took part in void attempts of this round only",
+            "absenceFine": "0",
+            "voidAttempts": void,
+            "seat": await self._encode_seat(history, miner),
+        }
+
+    async def _encode_seat(self, history: TaskHistory, miner: Address) -> Json:
+        """The seat of a miner now; None if its bonds are withdrawn."""
+        seat = await self._view.contracts.read(miner_seats.get_seat(history.task_id, miner))
+        return encode_seat(seat) if seat.units else None
 
     async def _encode_verdicts(
         self, spec: TaskSpec, attempt: Attempt, index: int | None, miner: Address

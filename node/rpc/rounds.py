@@ -114,11 +114,16 @@ class RoundView:
         return [each for each in found if isinstance(each, dict) and each["fines"]]
 
     async def describe_void_of(
-        self, history: TaskHistory, spec: TaskSpec, attempt: Attempt, miner: Address
-    ) -> Json:
+        self,
+        history: TaskHistory,
+        spec: TaskSpec,
+        number: int,
+        attempt: Attempt | None,
+        miner: Address,
+    ) -> list[Json]:
         """The void attempts of a round in which a miner took part, with what each cost it."""
         rows: list[Json] = []
-        for each in await self._find_void(history, attempt.id.round_number, attempt):
+        for each in await self._find_void(history, number, attempt):
             participants = await self._view.contracts.participants(history.task_id, each.open_block)
             units = dict(participants).get(miner, 0)
             if not units:

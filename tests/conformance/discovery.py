@@ -37,6 +37,7 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
         "EthMethods._encode_block",
         "EthMethods._get_storage_at",
         "Finding.to_json",
+        "PotMethods._encode_seat",
         "PotMethods._encode_verdicts",
         "RpcError.to_json",
         "TaskReadiness.to_json",

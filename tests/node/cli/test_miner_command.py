@@ -121,9 +121,33 @@ def test_receipt_shows_what_void_attempts_cost(pot: Pot, key_file: Path) -> None
         shown = pot("miner", "receipt", 1, 0, "--key", key_file, "--rpc", url)
     assert shown.splitlines()[-4:] == [
         "void attempt  3: no miner committed",
-        "              fined for absence, 0.25 of the task's token and a part of its seat bond",
+        "              absence: 0.25 of the task's token, and a part of the seat bond",
         "void attempt  4: validators accepted no gradient",
         "              no fine",
+    ]
+
+
+def test_receipt_of_void_attempts_alone_names_them(pot: Pot, key_file: Path) -> None:
+    void = {"attempt": 0, "ordinal": 3, "reason": "no miner committed"}
+    receipt = {
+        **RECEIPT,
+        "samples": [],
+        "units": 0,
+        "commitmentBlock": None,
+        "verdicts": [],
+        "accepted": None,
+        "pay": "0",
+        "reason": "void attempts only",
+        "voidAttempts": [{**void, "fine": "absence", "amount": str(10**18 // 4)}],
+    }
+    with serve({"pot_getReceipt": lambda *_: receipt}) as url:
+        shown = pot("miner", "receipt", 1, 0, "--key", key_file, "--rpc", url)
+    assert shown.splitlines() == [
+        "accepted      not yet: void attempts only",
+        "pay           0 of the task's token",
+        "fine          none",
+        "void attempt  3: no miner committed",
+        "              absence: 0.25 of the task's token, and a part of the seat bond",
     ]
 
 

@@ -1,5 +1,6 @@
 """What rounds, attempts and tasks show of fines, absences and void attempts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from tests.worlds.training_chain import (
     OPERATORS,
     POT,
     SPEC,
+    SUBMITTER,
     TASK,
     VALIDATORS,
     TrainingChain,
@@ -193,6 +195,26 @@ def test_round_without_an_attempt_in_progress_shows_its_void_ones(tmp_path: Path
         shown = rpc.result("pot_getRound", TASK, 0)
         assert [each["ordinal"] for each in shown["voidAttempts"]] == [1, 2]
         assert rpc.result("pot_getRound", TASK, 1) is None
+        receipt = rpc.result("pot_getReceipt", TASK, 0, ANN.address)
+        assert [each["fine"] for each in receipt["voidAttempts"]] == ["absence", "absence"]
+        assert (receipt["units"], receipt["accepted"], receipt["pay"]) == (0, None, "0")
+        assert receipt["reason"] == "the account took part in void attempts of this round only"
+        assert receipt["seat"]["units"] == 1
+        assert rpc.result("pot_getReceipt", TASK, 0, SUBMITTER.address) is None
+        assert rpc.result("pot_getReceipt", TASK, 1, ANN.address) is None
+
+
+def test_receipt_of_a_miner_that_left_after_a_void_attempt(tmp_path: Path) -> None:
+    spec = replace(SPEC, reward=replace(SPEC.reward, min_miners=1))
+    chain = play(TrainingChain(tmp_path / "database", spec=spec))
+    with rpc_harness(tmp_path, chain.local) as rpc:
+        chain.finalize(chain.call(BEN, miner_seats.leave(TASK)))
+        let_attempt_pass(chain)
+        attempt = rpc.result("pot_getAttempt", TASK)
+        assert len(attempt["participants"]) == 1
+        receipt = rpc.result("pot_getReceipt", TASK, 0, BEN.address)
+    assert [each["ordinal"] for each in receipt["voidAttempts"]] == [1]
+    assert (receipt["units"], receipt["accepted"]) == (0, None)
 
 
 @pytest.mark.parametrize(

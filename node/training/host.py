@@ -79,6 +79,9 @@ STARTS_LIMIT: Final = 64
 """The most checks of a task that are started at once: an attempt can have a thousand, and consensus
 runs in the same thread."""
 
+ALREADY_ANSWERED: Final = "TaskAlreadyAnswered"
+"""The error with which the contract refuses a second answer of a validator."""
+
 _log = structlog.get_logger("node.training")
 
 
@@ -360,6 +363,7 @@ class TrainingHost:
         now, number = self._clock.now_ms() // 1000, self._contracts.head_number() + 1
         return (
             (is_preparing or work.answer_code is not None)
+            and not work.is_answered
             and not closed.has_answered(self._index.validator_set.validators[index])
             and not is_window_over(closed.lease, number, now)
         )
@@ -390,12 +394,15 @@ class TrainingHost:
         """The job that sends a call on the task as a whole."""
         match duty:
             case rounds.AnswerTask(code):
-                kind, call = JobKind.ANSWER, task_registry.answer_task(task.task_id, code)
+                answer = task_registry.answer_task(task.task_id, code)
+                key = JobKey(task.task_id, JobKind.ANSWER)
+                note = partial(_note_answered, task.work)
+                return self._vote(task, key, lambda: answer, on_refusal=note)
             case rounds.ExpireTask():
-                kind, call = JobKind.EXPIRE, task_registry.expire_task(task.task_id)
+                expire = task_registry.expire_task(task.task_id)
+                return self._vote(task, JobKey(task.task_id, JobKind.EXPIRE), lambda: expire)
             case _:
                 assert_never(duty)
-        return self._vote(task, JobKey(task.task_id, kind), lambda: call)
 
     def _list_jobs(self, duty: rounds.RoundDuty, task: ServedTask) -> list[Job]:
         """The jobs that fulfil a duty."""
@@ -480,9 +487,15 @@ class TrainingHost:
             key = key._replace(attempt_id=attempt.id, ballot_number=attempt.ballot_number)
         return self._vote(task, key, make_call)
 
-    def _vote(self, task: VotedTask, key: JobKey, make_call: Callable[[], ContractCall]) -> Job:
+    def _vote(
+        self,
+        task: VotedTask,
+        key: JobKey,
+        make_call: Callable[[], ContractCall],
+        on_refusal: Callable[[str], None] = lambda _error: None,
+    ) -> Job:
         assert self._votes is not None, "a node without an operator has no duty to vote"
-        return self._votes.build(task, key, make_call)
+        return self._votes.build(task, key, make_call, on_refusal=on_refusal)
 
     def _may_slash(self, closed: TaskHistory) -> bool:
         """Whether miners of a closed task may still have to be fined."""
@@ -510,7 +523,7 @@ class TrainingHost:
         return rounds.OwnWork(
             is_content_held=work.is_content_held,
             is_accepted=work.is_accepted,
-            answer_code=work.answer_code,
+            answer_code=None if work.is_answered else work.answer_code,
             is_state_held=is_state_held,
             verdicts=verdicts,
             held=held,
@@ -530,6 +543,11 @@ class TrainingHost:
             attempt.ballot,
             encode_verdicts(verdicts),
         )
+
+
+def _note_answered(work: TaskWork, refusal: str) -> None:
+    """Remember that the contract has an answer of this validator already."""
+    work.is_answered = work.is_answered or refusal == ALREADY_ANSWERED
 
 
 def _get_attempt(task: ServedTask) -> Attempt:

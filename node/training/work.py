@@ -202,6 +202,9 @@ class TaskWork:
     is_accepted: bool | None = None
     answer_code: int | None = None
     """The answer to the task: 0 for ready, else why not; None before it is known."""
+    is_answered: bool = False
+    """Whether the contract refused the answer as a second one. A history that began with a snapshot
+    lacks the first if this validator was not in the set then."""
     state_root: Hash32 | None = None
     state: tuple[Hash32, ...] | None = None
     """The content ids of the parts of the state that the round starts from, theta first."""

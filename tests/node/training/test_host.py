@@ -59,6 +59,30 @@ async def test_a_refused_task_is_not_looked_at_again(
     assert chain.phase_calls <= 3
 
 
+@pytest.mark.parametrize("status", [TaskStatus.PENDING, TaskStatus.CLOSED])
+async def test_answer_that_the_contract_has_already_is_tried_once(
+    autojump_clock: MockClock, tmp_path: Path, status: TaskStatus
+) -> None:
+    """A snapshot tells no answers of validators that were not in the set at its block."""
+    pending = pending_history()
+    chain = FakeChain({TASK: pending})
+    chain.reverts = "TaskAlreadyAnswered"
+    node = Node(tmp_path, chain)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await until(lambda: chain.simulated > 0)
+        if status is TaskStatus.CLOSED:
+            closed = replace(pending, status=status, closed=BlockContext(BlockNumber(100), 1))
+            chain.histories[TASK] = closed
+        for _ in range(30):
+            chain.head += 1
+            node.host.on_new_head([TASK])
+            await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert (chain.simulated, node.sent) == (1, [])
+    assert node.host.is_served(TASK) == (status is TaskStatus.PENDING)
+
+
 async def test_pending_tasks_cost_nothing_after_each_block(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:

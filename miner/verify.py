@@ -20,11 +20,12 @@ depends on the data, so a duty to a round has no shards. By kind:
 """
 
 import argparse
+import gc
 import secrets
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -80,6 +81,10 @@ DEFAULT_MEMORY_BYTES: Final = 4 * 2**30
 DATASET_SHARE: Final = 2
 """The rows of a task take at most the memory limit divided by this."""
 
+IDLE_SECONDS: Final = 60.0
+"""After so long without a request a worker closes its task: a mapped file that the node deletes
+keeps its room on the disk."""
+
 PART_SECONDS: Final = 1.0
 """How long a part of an evaluation or a check takes. Work of other tasks goes in between."""
 
@@ -89,7 +94,7 @@ class Worker:
     """Answers requests.
 
     Between two of them it keeps the last task open, and a check that is not over: pieces of one
-    check mostly follow each other. It frees both before it opens anything else.
+    check mostly follow each other. It frees both before it opens anything else, and when it idles.
 
     Attributes:
         device: The device that computes.
@@ -134,6 +139,11 @@ class Worker:
                 return self._verify(request, start)
             case _:
                 raise bad_request(f"kind {kind!r} is unknown")
+
+    def close(self) -> None:
+        """Close all files."""
+        self._task = self._check = None
+        gc.collect()
 
     def _get_processor_seconds(self, request: WorkerRequest) -> float:
         assert self.processor_seconds is not None
@@ -397,6 +407,20 @@ def _open_check(task: _OpenTask, request: WorkerRequest) -> Check:
     return Check(trainer, task.theta, gradient, samples, sums)
 
 
+def _close_when_idle(worker: Worker, idle_seconds: float) -> Callable[[WorkerRequest], Answer]:
+    """What answers requests, and has the worker close its files after a while without one."""
+    signal.signal(signal.SIGALRM, lambda *_: worker.close())
+
+    def answer(request: WorkerRequest) -> Answer:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        try:
+            return worker.answer(request)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, idle_seconds)
+
+    return answer
+
+
 def main() -> int:
     """Run the worker on standard input and output."""
     parser = argparse.ArgumentParser(prog="python -m miner.verify", description=__doc__)
@@ -407,6 +431,7 @@ def main() -> int:
     parser.add_argument(
         "--background", action="store_true", help="run only when the processor is free"
     )
+    parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="then files close")
     options = parser.parse_args()
     answers = claim_stdout()
     if options.background:
@@ -415,7 +440,7 @@ def main() -> int:
         device = open_device(options.device, options.threads)
         limit_process(options.memory_bytes)
         worker = Worker(device, options.memory_bytes, options.processor_seconds)
-        serve(worker.answer, sys.stdin.buffer, answers)
+        serve(_close_when_idle(worker, options.idle_seconds), sys.stdin.buffer, answers)
     except (OperatorError, FrameError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - read by the node that started it
         return MACHINE_STATUS

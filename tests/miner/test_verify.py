@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -191,6 +192,29 @@ def test_worker_process_answers_and_ends_with_its_input(files: Files) -> None:
     assert (honest["id"], honest["exponents"]) == (7, "kept")
     assert honest["distance_ppb"] < 10_000
     assert lie["distance_ppb"] > 1_000_000
+
+
+@pytest.mark.process
+def test_idle_worker_does_not_keep_deleted_rows_on_the_disk(files: Files, tmp_path: Path) -> None:
+    rows = tmp_path / "rows"
+    rows.write_bytes((files.directory / "rows").read_bytes())
+    evaluate = WORKER_QUESTIONS.encode({**files.request("evaluate"), "rows": str(rows)})
+    with worker_process("--idle-seconds", "0.2") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        maps = Path(f"/proc/{process.pid}/maps")
+        for _ in range(2):
+            process.stdin.write(evaluate)
+            process.stdin.flush()
+            answer = WORKER_ANSWERS.read(process.stdout)
+            assert answer is not None
+            assert answer["row_count"] == 20
+            end = time.monotonic() + 60
+            while str(rows) in maps.read_text():
+                assert time.monotonic() < end
+                time.sleep(0.01)
+        process.stdin.close()
+        assert process.wait(60) == 0
 
 
 @pytest.mark.process

@@ -3,14 +3,11 @@
 Blobs may be large, so none is held in this process's memory as a whole.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import trio
-from cachetools import LRUCache
 
 from chain.json_types import JsonObject
 from chain.primitives import Hash32, TaskId
@@ -18,18 +15,10 @@ from chain.training.attempt import AttemptId
 from chain.training.attempt_records import Attempt
 from chain.training.task_spec import TaskSpec
 from node.storage.blobs import BlobDamagedError, BlobStore
+from node.training.intact import INTACT_SECONDS, IntactBlobs
 from node.training.work import ServedTask, TrainingPeers, UnavailableError
 from node.training.worker_pool import WorkerFailedError
 from pot_common.atomic_file import write_atomically
-
-INTACT_SECONDS: Final = 60.0
-"""How long a blob that was found intact is not checked again."""
-
-REMEMBERED_BLOBS: Final = 1_024
-"""The most blobs of which that is remembered."""
-
-FileIdentity = tuple[int, int]
-"""The inode and the size of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +49,7 @@ class Content:
         self._peers = peers
         self._directory = directory
         self._fetches: dict[trio.CancelScope, Need] = {}
-        self._threads = trio.CapacityLimiter(1)
-        """Of its own: a miner can cause as many checks of gigabytes as it has false gradients, and
-        consensus must not wait for a thread."""
-        self._intact: LRUCache[Hash32, tuple[float, FileIdentity]] = LRUCache(REMEMBERED_BLOBS)
-        """When a blob was found intact, and which file it was."""
+        self._intact = IntactBlobs(blobs)
 
     async def ensure(
         self, content_id: Hash32, size_limit: int, need: Need, *, is_urgent: bool = True
@@ -122,30 +107,33 @@ class Content:
         except KeyError as error:
             raise UnavailableError(f"blob {content_id.hex()[:16]} is not held") from error
 
-    async def check_intact(self, content_ids: Sequence[Hash32]) -> None:
+    async def check_intact(
+        self,
+        content_ids: Sequence[Hash32],
+        *,
+        is_urgent: bool = False,
+        trusted_seconds: float = INTACT_SECONDS,
+    ) -> None:
         """Check that the disk did not damage any of these blobs, unless that was just done.
+
+        Args:
+            content_ids: The blobs.
+            is_urgent: Whether a duty to a live round waits for it, which no miner or submitter can
+                cause at will.
+            trusted_seconds: For how long an earlier check counts.
 
         Raises:
             UnavailableError: One is not held, or the disk damaged it; it is fetched again.
         """
         for content_id in content_ids:
-            now = trio.current_time()
             try:
-                await trio.to_thread.run_sync(self._verify, content_id, now, limiter=self._threads)
+                await self._intact.check(
+                    content_id, is_urgent=is_urgent, trusted_seconds=trusted_seconds
+                )
             except (KeyError, FileNotFoundError) as error:
                 raise UnavailableError(f"blob {content_id.hex()[:16]} is not held") from error
             except BlobDamagedError as error:
                 raise UnavailableError(str(error)) from error
-
-    def _verify(self, content_id: Hash32, now: float) -> None:
-        status = self._blobs.path(content_id).stat()
-        identity = status.st_ino, status.st_size
-        checked_at, checked = self._intact.get(content_id, (-math.inf, None))
-        if checked == identity and now < checked_at + INTACT_SECONDS:
-            return
-        for index in range(len(self._blobs.manifest(content_id).leaves)):
-            self._blobs.chunk(content_id, index)
-        self._intact[content_id] = (now, identity)
 
     def get_file(self, content_id: Hash32) -> JsonObject:
         """A blob as a worker is told of it."""

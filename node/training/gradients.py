@@ -31,6 +31,7 @@ from node.chain.training_index import TrainingIndex
 from node.storage.blobs import BlobStore
 from node.training.checks import get_checks_path
 from node.training.content import Content, Need, get_integer
+from node.training.intact import ROWS_INTACT_SECONDS
 from node.training.jobs import RETRY_SECONDS
 from node.training.known_reveals import AttemptReveals, KnownReveals
 from node.training.reveal_store import RevealStore
@@ -260,15 +261,15 @@ class Gradients:
         await self._content.ensure(header.theta_root, theta_bytes, need)
         await self._content.ensure_shards(spec, need)
         rows_id = await self._rows.ensure(task)
-        used = [reveal.gradient_root, header.theta_root, rows_id]
+        used = [reveal.gradient_root, header.theta_root]
         try:
             measurement = await self._measure(task, attempt, index, header, reveal, rows_id)
         except WorkerRefusedError as refusal:
             if refusal.reason != RejectionReason.BAD_GRADIENT:
                 # The fault is in what this node gave the worker, not in the gradient.
-                await self._content.check_intact(used)
+                await self._content.check_intact([*used, rows_id])
                 raise
-            await self._content.check_intact([reveal.gradient_root, header.theta_root])
+            await self._content.check_intact(used)
             # No other bytes open the commitment, so there is no gradient to wait for.
             work.note_check(attempt.id, index, _refuse(record.miner, str(refusal)))
             return
@@ -276,6 +277,7 @@ class Gradients:
         verdict = compute_verdict(measurement, tolerance_ppb)
         if verdict is not Verdict.OK:
             await self._content.check_intact(used)
+            await self._content.check_intact([rows_id], trusted_seconds=ROWS_INTACT_SECONDS)
         reason = None if verdict is Verdict.OK else describe_fault(measurement, tolerance_ppb)
         work.note_check(attempt.id, index, CheckedGradient(verdict, measurement, reason))
         if verdict is not Verdict.OK:

@@ -168,10 +168,10 @@ class Results:
             UnavailableError: A blob is missing or was damaged.
         """
         state, task.work.state = task.work.state, None
-        await self._content.check_intact(state or ())
+        await self._content.check_intact(state or (), is_urgent=True)
         task.work.state = state
         await self._content.check_intact(
-            [self._gradients.get_root(attempt, index) for index in accepted]
+            [self._gradients.get_root(attempt, index) for index in accepted], is_urgent=True
         )
 
     async def evaluate(self, task: ServedTask, attempt: Attempt, model_root: Hash32) -> None:

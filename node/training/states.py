@@ -60,7 +60,7 @@ class TrainingStates:
             FLOAT32_BYTES * count_parameters(spec.model),
             Need(task.task_id),
         )
-        await self._content.check_intact([spec.initial_weights])
+        await self._content.check_intact([spec.initial_weights], is_urgent=True)
         _, *sizes = compute_layout(spec.optimizer, count_parameters(spec.model))
         if not sizes:
             part_ids = (spec.initial_weights,)
@@ -149,7 +149,7 @@ class TrainingStates:
             await self._content.ensure(part_id, size, Need(task.task_id))
             if self._content.get_size(part_id) != size:
                 raise UnavailableError(f"training state {root.hex()[:16]} has a part of other size")
-        await self._content.check_intact(part_ids)
+        await self._content.check_intact(part_ids, is_urgent=True)
         return part_ids
 
 

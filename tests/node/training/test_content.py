@@ -10,7 +10,8 @@ from trio.testing import MockClock
 
 from chain.crypto import content_id
 from chain.primitives import Hash32, TaskId
-from node.training.content import INTACT_SECONDS, Content, Need
+from node.training.content import Content, Need
+from node.training.intact import INTACT_SECONDS
 from node.training.work import UnavailableError
 from node.training.worker_pool import WorkerRefusedError
 from tests.worlds.training_node import (

@@ -221,7 +221,7 @@ class Piecework(FakeWorker):
 
     def __init__(self) -> None:
         super().__init__(honest_worker)
-        self.turns = Turns(1)
+        self.shared_turns = Turns(1)
         self.checked: list[str] = []
         """The miner of each piece, in order."""
 
@@ -233,7 +233,7 @@ class Piecework(FakeWorker):
         *,
         timeout_seconds: float = 120.0,
     ) -> Mapping[str, object]:
-        async with self.turns.take(turn):
+        async with self.shared_turns.take(turn):
             if kind != "verify":
                 return await super().ask(kind, members, turn, timeout_seconds=timeout_seconds)
             await trio.sleep(1)

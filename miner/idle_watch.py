@@ -1,4 +1,4 @@
-"""Watches a task that opens no attempt, and tells why (docs/spec/contracts.md, section 6.1)."""
+"""Watches a task that opens no attempt, or none for this miner (docs/spec/contracts.md, 6.1)."""
 
 import time
 from typing import Final
@@ -20,11 +20,15 @@ OPENING_SECONDS: Final = 60.0
 """How long validators may take to open an attempt that can open before the log says so: each waits
 for its turn, two blocks long."""
 
+IN_VAIN_SECONDS: Final = 1_280.0
+"""How long a miner waits for an attempt of its own while others' go on, before it takes another
+task: as long as for a task that opens none, if its blocks are empty ones."""
+
 _log = structlog.get_logger("miner")
 
 
 class IdleWatch:
-    """Watches one task in which the miner has a seat, while it has no attempt in progress."""
+    """Watches one task in which the miner has a seat, while it has nothing to do there."""
 
     def __init__(
         self, light: LightClient, task: TaskId, spec: TaskSpec, miner: Address, *, stays: bool
@@ -48,7 +52,7 @@ class IdleWatch:
         """The reason that was logged last."""
         self._seated_block: BlockNumber | None = None
         """The first block in which the seat was proven; None before. Nodes may be behind it."""
-        self._last_attempt = self._last_look = time.monotonic()
+        self._began = self._last_attempt = self._last_look = time.monotonic()
 
     def note_attempt(self) -> None:
         """Take note that an attempt is in progress."""
@@ -78,6 +82,26 @@ class IdleWatch:
         if standing.seat.has_seat:
             self._tell(standing, now - self._last_attempt)
         return standing
+
+    def has_waited_in_vain(self) -> bool:
+        """Whether the seat has waited for long for an attempt in which it takes part.
+
+        A submitter can make an attempt last for hours. The chain is asked now and then only.
+
+        Raises:
+            ClientError: No node answers.
+        """
+        now = time.monotonic()
+        if self._stays or now - self._began < IN_VAIN_SECONDS:
+            return False
+        if now - self._last_look < QUIET_SECONDS:
+            return False
+        self._last_look = now
+        progress = self._light.progress(self._task, self._miner)
+        seat, number = progress.seat, progress.header.number
+        takes_part = seat.first_attempt <= progress.attempt.ordinal
+        is_long = number >= seat.registered_block + IDLE_BLOCKS
+        return seat.has_seat and not takes_part and is_long
 
     def _tell(self, standing: Standing, quiet_seconds: float) -> None:
         obstacles = standing.list_obstacles(self._terms, self._light.network.parameters)

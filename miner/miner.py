@@ -39,6 +39,10 @@ REFUSAL_RETRY_SECONDS: Final = 0.3
 CONTENT_RETRY_SECONDS: Final = 0.3
 """The pause when no node has a blob yet: it is being computed or uploaded right now."""
 
+OTHER_SECONDS: Final = 60.0
+"""How often a miner that waits for its first attempt looks for another task. Each time it reads the
+standing of all of them."""
+
 IDLE_SECONDS: Final = 1.0
 """Between two looks for an open task."""
 
@@ -110,6 +114,8 @@ class Miner:
         """Whether the miner was told to leave its task and to end."""
         self._leave_due = 0.0
         """When to try again to leave, by the monotonic clock."""
+        self._other_due = 0.0
+        """When to look for another task again while this one keeps the miner waiting."""
         self._limits = limits
         self._choice = TaskChoice(client, light, self._identity.address, limits, units)
         self._bonds = BondReturns(client, light, self._identity)
@@ -283,7 +289,7 @@ class Miner:
         )
         watch = worker.build_watch()
         while self._get_status(task) is not TaskStatus.CLOSED:
-            if self._has_left(worker, watch, stays=stays):
+            if worker.is_out or self._has_left(worker, watch, stays=stays):
                 self._bonds.expect(task)
                 if self._claims:
                     worker.claim()
@@ -449,7 +455,9 @@ class Miner:
                     _log.warning(f"refused: {error}", round=hint.round)
                     time.sleep(REFUSAL_RETRY_SECONDS)
                 self._leave_if_ending(worker)  # after a commitment, which keeps the bond in POT
-                if self._has_waited_long():
+                if worker.is_unbound(hint) and not worker.has_left:
+                    self._leave_if_in_vain(worker, watch, task)
+                if worker.is_out or self._has_waited_long():
                     break
                 time.sleep(self._poll_seconds)
         except OutOfTaskError:
@@ -461,6 +469,20 @@ class Miner:
         if self._has_waited_long():
             self._choose_next_node()
         time.sleep(self._poll_seconds)
+
+    def _leave_if_in_vain(self, worker: TaskWorker, watch: IdleWatch, task: TaskId) -> None:
+        """Leave a task that has kept the miner waiting for long, if there is another one.
+
+        Raises:
+            ClientError: No node answers.
+        """
+        now = time.monotonic()
+        if self.is_ending or now < self._other_due or not watch.has_waited_in_vain():
+            return
+        self._other_due = now + OTHER_SECONDS
+        if self._choice.has_other(task):
+            _log.warning("the task has no attempt for this miner; it looks for another", task=task)
+            worker.leave_unbound()
 
     def _has_waited_long(self) -> bool:
         return time.monotonic() - self._last_work > PATIENCE_SECONDS

@@ -103,17 +103,7 @@ class TaskChoice:
         Raises:
             ClientError: No node answers.
         """
-        listed = self._client.list_tasks()
-        found = {TaskId(each.id) for each in listed if each.status in ("active", "paused")}
-        for known in (self._pauses, self._specs, self._told):
-            for closed in known.keys() - found:
-                del known[closed]
-        now = time.monotonic()
-        due = [
-            each for each in found if each not in self._pauses or self._pauses[each].until <= now
-        ]
-        newest = sorted(due, reverse=True)[:EXAMINED_LIMIT]
-        standings = {each: self._light.standing(each, self._miner) for each in newest}
+        standings = self._list_standings()
         seated = [
             (standing.opening.is_open, each)
             for each, standing in standings.items()
@@ -127,6 +117,32 @@ class TaskChoice:
             if (rank := self._rank(each, standing)) is not None
         ]
         return max(ranked)[1] if ranked else None
+
+    def has_other(self, task: TaskId) -> bool:
+        """Whether the miner could take another task now, in which it did not wait in vain before.
+
+        Raises:
+            ClientError: No node answers.
+        """
+        others = (each for each in self._list_standings().items() if each[0] != task)
+        return any(
+            each not in self._rests and self._rank(each, standing) is not None
+            for each, standing in others
+        )
+
+    def _list_standings(self) -> dict[TaskId, Standing]:
+        """The newest tasks that are open and not put aside, as proofs show them."""
+        listed = self._client.list_tasks()
+        found = {TaskId(each.id) for each in listed if each.status in ("active", "paused")}
+        for known in (self._pauses, self._specs, self._told):
+            for closed in known.keys() - found:
+                del known[closed]
+        now = time.monotonic()
+        due = [
+            each for each in found if each not in self._pauses or self._pauses[each].until <= now
+        ]
+        newest = sorted(due, reverse=True)[:EXAMINED_LIMIT]
+        return {each: self._light.standing(each, self._miner) for each in newest}
 
     def put_aside(self, task: TaskId, error: ClientError) -> None:
         """Take other tasks for a while: this one cannot be mined now."""

@@ -132,6 +132,10 @@ class TaskWorker:
         """Whether `leave` was called."""
         self.gave_up = False
         """Whether the miner left because of a missed attempt. It must not come back by itself."""
+        self.is_out = False
+        """Whether it left without owing an attempt."""
+        self._without_work: AttemptId | None = None
+        """The last attempt in which the account takes no part."""
         self._proven: ProvenAttempt | None = None
         """The last attempt that was proven."""
         self._committed: AttemptId | None = None
@@ -253,6 +257,15 @@ class TaskWorker:
         self.has_left, self.has_seat = True, False
         _log.info("left the task", task=self._task)
 
+    def leave_unbound(self) -> None:
+        """Give up a seat that takes no part in the attempt in progress, and owes it nothing.
+
+        Raises:
+            ClientError: No node answers, or the commitment phase is over.
+        """
+        self.leave()
+        self.is_out = True
+
     def claim(self) -> None:
         """Claim what the account has earned in the task and not claimed yet."""
         reward = self._client.reward_proof(self._task, self._identity.address)
@@ -286,6 +299,14 @@ class TaskWorker:
         """Whether the attempt in progress, or a newcomer's first one, may need its gradient."""
         proven, revealed = self._proven, self._revealed
         return proven is None or revealed is None or revealed[0] != proven.attempt_id
+
+    def is_unbound(self, hint: AttemptReply) -> bool:
+        """Whether the attempt takes commitments, and none of this account.
+
+        A seat that has not taken part in an attempt yet may then be given up.
+        """
+        attempt_id = hint.get_attempt_id(self._task)
+        return hint.phase == "commitment" and self._without_work == attempt_id
 
     def is_old(self, hint: AttemptReply) -> bool:
         """Whether a later attempt was proven before: the node that gave the hint is behind."""
@@ -330,6 +351,7 @@ class TaskWorker:
         assignment = self._describe(attempt).assign(attempt.participants)
         if assignment.units_of(self._identity.address) == 0:
             self.require_bond()
+            self._without_work = attempt_id
             _log.info(
                 "no work in this attempt, which opened before this miner registered",
                 round=round_number,

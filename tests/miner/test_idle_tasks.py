@@ -11,13 +11,15 @@ from chain.contracts import miner_seats, reward_distributor, training_token
 from chain.contracts.addresses import MINER_SEATS, TRAINING_TOKEN
 from chain.contracts.miner_seats import IDLE_BLOCKS
 from chain.crypto import get_address
-from chain.primitives import PrivateKey
+from chain.primitives import Address, PrivateKey
 from miner.__main__ import _end_when_stopped
 from miner.bonds import BondReturns
 from miner.client import FailoverClient
+from miner.idle_watch import IN_VAIN_SECONDS
 from miner.light import LightClient, fetch_network
 from miner.miner import Miner
 from miner.outcomes import OutOfTaskError
+from miner.task_choice import TaskChoice
 from miner.worker import MinerIdentity
 from tests.worlds.node_for_miners import BOND, LIMITS, SEAT_BOND, TASK, CountingTrainer, FakeNode
 from tests.worlds.proofs import CHAIN_ID, GENESIS
@@ -129,6 +131,42 @@ def test_miner_leaves_an_idle_task_and_takes_its_bonds_back(
         "the task opens no attempt: too few miners: 1 of 3; the miner leaves after 256 blocks "
         "without an attempt"
     )
+
+
+@pytest.mark.parametrize("has_other", [True, False])
+def test_miner_leaves_a_task_whose_attempt_goes_on_without_it_for_another(
+    tmp_path: Path,
+    clocks: Callable[[FakeNode, float], Clock],
+    monkeypatch: pytest.MonkeyPatch,
+    has_other: bool,
+) -> None:
+    """One task with a commitment phase of 20 hours held all miners that came too late for it."""
+    node = IdleNode(participants=((Address(b"\x22" * 20), 1),))
+    node.has_attempt = True
+    clock = clocks(node, IN_VAIN_SECONDS + 100)
+    asked = []
+    monkeypatch.setattr(TaskChoice, "has_other", lambda *_: asked.append(clock.now) or has_other)
+    events = mine_all(tmp_path, node)
+    assert (node.names == ["approve", "register", "leave", "withdraw"]) == has_other
+    assert (node.names == ["approve", "register"]) != has_other
+    assert IN_VAIN_SECONDS <= asked[0] < IN_VAIN_SECONDS + 15
+    assert len(asked) <= 2, "all standings are read once a minute"
+    assert ("the task has no attempt for this miner; it looks for another" in events) == has_other
+
+
+def test_miner_that_takes_part_in_an_attempt_of_hours_stays(
+    tmp_path: Path,
+    clocks: Callable[[FakeNode, float], Clock],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    node = IdleNode(units=1)
+    node.has_attempt = True
+    clocks(node, IN_VAIN_SECONDS + 100)
+    monkeypatch.setattr(TaskChoice, "has_other", lambda *_: True)
+    node.token_balance = BOND + SEAT_BOND
+    with pytest.raises(KeyboardInterrupt):
+        miner_of(tmp_path, node).mine_all()
+    assert len(node.commitments) == len(node.transactions) == 1
 
 
 def test_miner_does_not_leave_before_the_contract_allows_it(

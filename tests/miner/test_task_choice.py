@@ -90,6 +90,19 @@ def test_task_that_pays_most_in_pot_is_chosen() -> None:
     assert choice_of(chain).choose() == 2
 
 
+def test_other_task_is_one_that_can_be_taken_now(now: SimpleNamespace) -> None:
+    seat = replace(OUTSIDE, units=1, first_attempt=2, has_ended=False)
+    chain = FakeChain({1: paying(9), 2: paying(1)}, seats={1: seat})
+    choice = choice_of(chain)
+    assert choice.choose() == 1
+    assert choice.has_other(TaskId(1))
+    choice.leave_idle(TaskId(2))
+    now.seconds += 10_000
+    assert not choice.has_other(TaskId(1)), "in which the miner did not wait in vain before"
+    del chain.specs[2]
+    assert not choice.has_other(TaskId(1))
+
+
 def test_task_whose_rounds_may_last_for_hours_needs_as_much_more_pay() -> None:
     """A price of one percent more held all miners for 20 hours, without work and unpaid."""
     honest, phases = paying(100), MINING_SPEC.phases

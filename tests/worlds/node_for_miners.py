@@ -208,6 +208,7 @@ class FakeNode:
                     TASK,
                     late,
                     committed,
+                    first_attempt=1 if self.has_lost_its_seat else self.ordinal + 1,
                     is_slashed=self.is_slashed,
                     miss_count=self.miss_count,
                     has_left=self.has_left or self.is_displaced,

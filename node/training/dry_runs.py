@@ -6,9 +6,12 @@ may take far longer, because other processes must not make a task look slow; a d
 clock ends says nothing about its task. Turns alternate: the task with the shortest dry run is next,
 and then the earliest task. So a flood of long dry runs delays a short one by two of them, and no
 task waits for ever: of two turns, one is the earliest task's.
+
+A validator that was away has tasks with an attempt in progress to dry-run, whose miners wait for
+its vote. In the first kind of turn these come before all others.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -45,7 +48,12 @@ def compute_dry_run_seconds(spec: TaskSpec, limit_seconds: float) -> float:
 class _Waiting:
     task_id: TaskId
     seconds: float
+    has_attempt: Callable[[], bool]
     called: trio.Event
+
+    def rank(self) -> tuple[bool, float, TaskId]:
+        """The place among those that wait for a turn of the shortest."""
+        return not self.has_attempt(), self.seconds, self.task_id
 
 
 class DryRunTurns:
@@ -57,14 +65,17 @@ class DryRunTurns:
         self._is_earliest_next = False
 
     @asynccontextmanager
-    async def take(self, task_id: TaskId, seconds: float) -> AsyncIterator[None]:
+    async def take(
+        self, task_id: TaskId, seconds: float, has_attempt: Callable[[], bool]
+    ) -> AsyncIterator[None]:
         """Wait for a turn, and have it inside of the context.
 
         Args:
             task_id: The task; earlier ones have lower ids.
-            seconds: The longest time of its dry run.
+            seconds: The longest time of its dry run, by what it declares.
+            has_attempt: Whether an attempt of it is in progress; one may open while it waits.
         """
-        waiting = _Waiting(task_id, seconds, trio.Event())
+        waiting = _Waiting(task_id, seconds, has_attempt, trio.Event())
         self._waiting.append(waiting)
         # Not at once: tasks that are ready at the same moment are compared with each other.
         trio.lowlevel.current_trio_token().run_sync_soon(self._call_next, idempotent=True)
@@ -84,7 +95,7 @@ class DryRunTurns:
         if self._is_earliest_next:
             chosen = min(self._waiting, key=lambda each: each.task_id)
         else:
-            chosen = min(self._waiting, key=lambda each: (each.seconds, each.task_id))
+            chosen = min(self._waiting, key=_Waiting.rank)
         self._is_earliest_next = not self._is_earliest_next
         self._waiting.remove(chosen)
         self._is_taken = True

@@ -214,7 +214,9 @@ class Preparation:
         try:
             # The turn includes all tries, because an answer pays for no longer examination.
             async with (
-                self._dry_run_turns.take(task.task_id, self._get_limit(task)),
+                self._dry_run_turns.take(
+                    task.task_id, self._compute_declared(task), task.work.has_attempt
+                ),
                 self._rows.open(task) as rows,
             ):
                 measured = await self._dry_run(task, rows)
@@ -328,6 +330,10 @@ class Preparation:
         """The most processor time of one dry run; others are ready for an active task."""
         if task.history.status is TaskStatus.ACTIVE:
             return self._dry_run_seconds
+        return self._compute_declared(task)
+
+    def _compute_declared(self, task: ServedTask) -> float:
+        """The most processor time of one dry run, by what the task declares."""
         return compute_dry_run_seconds(task.spec, self._dry_run_seconds)
 
     def _count_needed(self, task: ServedTask) -> int:

@@ -237,6 +237,10 @@ class TaskWork:
     seats_checked: int = 0
     """The ordinal of the last attempt in which no seat was left to end."""
 
+    def has_attempt(self) -> bool:
+        """Whether an attempt was in progress when the duties to the task were last listed."""
+        return self.seen is not None and self.seen.attempt_id is not None
+
     def find_check(self, attempt_id: AttemptId, index: int) -> CheckedGradient | None:
         """The result of the check of a commitment; None if it has none."""
         return self.checks.get(attempt_id, {}).get(index)

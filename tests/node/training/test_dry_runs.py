@@ -1,5 +1,6 @@
 """The order of dry runs, and how long they may take."""
 
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 import trio
@@ -10,13 +11,21 @@ from node.training.dry_runs import BEGIN_SECONDS, DryRunTurns, compute_dry_run_s
 from tests.worlds.training import SPEC
 
 
-async def run_all(turns: DryRunTurns, *tasks: tuple[int, float, float]) -> list[int]:
-    """The order in which tasks have their turns; each is a task, its seconds and its start."""
+async def run_all(
+    turns: DryRunTurns, *tasks: tuple[int, float, float], attempts: AbstractSet[int] = frozenset()
+) -> list[int]:
+    """The order in which tasks have their turns; each is a task, its seconds and its start.
+
+    Args:
+        turns: The turns.
+        tasks: The tasks.
+        attempts: The tasks with an attempt in progress; it may change.
+    """
     order: list[int] = []
 
     async def run(number: int, seconds: float, start: float) -> None:
         await trio.sleep(start)
-        async with turns.take(TaskId(number), seconds):
+        async with turns.take(TaskId(number), seconds, lambda: number in attempts):
             order.append(number)
             await trio.sleep(seconds)
 
@@ -46,6 +55,24 @@ async def test_long_dry_run_has_its_turn_among_ever_new_short_ones(
     assert order.index(1) == 1
 
 
+async def test_tasks_with_an_attempt_come_before_shorter_ones(autojump_clock: MockClock) -> None:
+    tasks = ((1, 90, 0), (2, 10, 0), (3, 50, 0), (4, 60, 0), (5, 20, 0))
+    assert await run_all(DryRunTurns(), *tasks, attempts={3, 4}) == [3, 1, 4, 2, 5]
+
+
+async def test_attempt_that_opens_while_its_task_waits_counts(autojump_clock: MockClock) -> None:
+    attempts: set[int] = set()
+    tasks = ((1, 90, 0), (2, 10, 0), (3, 20, 0), (4, 50, 0))
+    async with trio.open_nursery() as nursery:
+
+        async def open_attempt() -> None:
+            await trio.sleep(5)
+            attempts.add(4)
+
+        nursery.start_soon(open_attempt)
+        assert await run_all(DryRunTurns(), *tasks, attempts=attempts) == [2, 1, 4, 3]
+
+
 async def test_task_that_stops_waiting_has_no_turn(autojump_clock: MockClock) -> None:
     turns = DryRunTurns()
     async with trio.open_nursery() as nursery:
@@ -60,7 +87,7 @@ async def test_task_that_stops_waiting_has_no_turn(autojump_clock: MockClock) ->
 async def test_turn_is_free_again_after_a_failed_dry_run(autojump_clock: MockClock) -> None:
     turns = DryRunTurns()
     try:
-        async with turns.take(TaskId(1), 5):
+        async with turns.take(TaskId(1), 5, lambda: False):
             raise ValueError
     except ValueError:
         pass

@@ -45,6 +45,7 @@ from tests.worlds.training_node import (
     WEIGHTS,
     FakeChain,
     Node,
+    judging,
 )
 from tests.worlds.waiting import until
 
@@ -58,6 +59,7 @@ BLOB_COUNT = 3 + 1 + 3 * 4 + 3 * SPEC.reward.max_units
 DISK_BYTES = CONTENT_BYTES + ROWS_BYTES + 3 * STATE_BYTES + 3 * GRADIENT_BYTES + 32 * BLOB_COUNT
 """What the task takes at most: its content, its rows, three states, the gradients of three
 attempts, and the hash of the only chunk of each of these blobs."""
+READY_STATE = TaskReadiness(ReadinessState.READY)
 EXAMINATION_SECONDS = math.ceil(DRY_RUN_TRIES * compute_dry_run_seconds(SPEC, 120))
 """The longest examination of a task."""
 
@@ -557,3 +559,22 @@ async def test_task_that_passes_the_dry_run_is_said_to_be_ready(
     node = Node(tmp_path, FakeChain({TASK: pending_history()}))
     await node.run(lambda: bool(node.sent))
     assert node.host.describe_readiness(TASK) == {"state": "ready", "code": None, "reason": None}
+
+
+async def test_restarted_validator_first_prepares_tasks_with_an_attempt(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """Eight earlier tasks wait for miners; each takes 100 s to dry-run."""
+    judged = judging().histories[TASK]
+    assert judged.attempt is not None
+    last = TaskId(9)
+    attempt = replace(judged.attempt, id=replace(judged.attempt.id, task_id=last))
+    waiting = {TaskId(n): replace(judged, task_id=TaskId(n), attempt=None) for n in range(1, 9)}
+    chain = FakeChain({**waiting, last: replace(judged, task_id=last, attempt=attempt)})
+    node = Node(tmp_path, chain)
+    node.verifier.dry_run_seconds = 100
+
+    await node.run(lambda: node.host.get_readiness(last) == READY_STATE, seconds=305)
+
+    prepared = [n for n in waiting if node.host.get_readiness(n) == READY_STATE]
+    assert prepared == [1, 2], "the one that was there first, and the earliest task's turn"

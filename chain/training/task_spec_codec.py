@@ -13,7 +13,7 @@ from typing import Final, assert_never
 
 from chain.contracts.miner_seats import compute_least_units
 from chain.contracts.task_registry import TaskResources, TaskTerms
-from chain.crypto import content_id
+from chain.crypto import sha256
 from chain.errors import InvalidSpec, RejectionReason
 from chain.hexadecimal import to_hex
 from chain.json_types import Json
@@ -138,8 +138,8 @@ AMOUNT_PATTERN: Final = re.compile(r"0|[1-9][0-9]{0,38}")
 
 
 def compute_spec_hash(spec: TaskSpec) -> Hash32:
-    """The content id of the canonical bytes; within one chunk that is SHA-256(0x00 || bytes)."""
-    return content_id(encode_task_spec(spec))
+    """SHA-256 of the canonical bytes, as the contract computes it."""
+    return sha256(encode_task_spec(spec))
 
 
 def compute_terms(spec: TaskSpec) -> TaskTerms:

@@ -99,7 +99,7 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         uint256 maxFee
     ) external nonReentrant returns (uint256 taskId) {
         if (spec.length > MAX_SPEC_BYTES) revert TaskSpecTooLarge(spec.length, MAX_SPEC_BYTES);
-        bytes32 actual = sha256(abi.encodePacked(bytes1(0), spec));
+        bytes32 actual = sha256(spec);
         if (actual != terms.specHash) revert TaskSpecHashMismatch(terms.specHash, actual);
         _validateTerms(terms);
         _validateResources(resources);

@@ -17,7 +17,7 @@ from chain.contracts.set_reader import read_next_set
 from chain.contracts.state_reader import StateReader
 from chain.contracts.task_registry import TaskStatus
 from chain.contracts.task_storage import ClosedTask, read_closed_task
-from chain.crypto import content_id
+from chain.crypto import sha256
 from chain.errors import InvalidSpec, RejectedInputError, RejectionReason
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.state.world_state import ReadableDatabase, get_storage
@@ -151,7 +151,7 @@ class StateView:
     def _validate_record(
         self, task_id: TaskId, record: TaskRecord, spec_hash: Hash32, rewards_root: Hash32
     ) -> None:
-        if content_id(record.spec) != spec_hash:
+        if sha256(record.spec) != spec_hash:
             raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, f"spec of task {task_id}")
         rewards = dict(record.rewards)
         is_canonical = tuple(sorted(rewards.items())) == record.rewards and all(rewards.values())

@@ -97,7 +97,7 @@ EVIDENCE_BLOCKS = 1_000
 
 SPEC = b'{"task":"a"}'
 TERMS = TaskTerms(
-    spec_hash=Hash32(hashlib.sha256(b"\x00" + SPEC).digest()),
+    spec_hash=Hash32(hashlib.sha256(SPEC).digest()),
     token=TRAINING_TOKEN,
     unit_price=POT,
     validator_fee=10 * POT + 3,

@@ -17,7 +17,7 @@ from chain.contracts.addresses import (
     VALIDATOR_SET,
 )
 from chain.contracts.task_registry import TaskStatus
-from chain.crypto import content_id, get_address
+from chain.crypto import content_id, get_address, sha256
 from chain.primitives import Address, Hash32, PrivateKey, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.assignment import compute_seed
@@ -32,7 +32,7 @@ from chain.training.task_spec import (
     Shard,
     TaskSpec,
 )
-from chain.training.task_spec_codec import encode_task_spec
+from chain.training.task_spec_codec import compute_spec_hash, encode_task_spec
 from chain.types.transaction import Transaction, decode_transaction
 from chain.validation import compute_mix_hash
 from miner.limits import MinerLimits
@@ -198,7 +198,7 @@ class FakeNode:
             is_open=self.has_attempt,
         )
         committed = {self.miner: self.committed_at} if is_committed else {}
-        spec_hash = content_id(encode_task_spec(self.spec))
+        spec_hash = compute_spec_hash(self.spec)
         status = self.status if block > self.open_block else "active"
         return {
             GRADIENT_LEDGER: attempt,
@@ -332,7 +332,7 @@ class FakeNode:
         return {
             "id": task,
             "status": self.status,
-            "specHash": "0x" + content_id(encoded).hex(),
+            "specHash": "0x" + sha256(encoded).hex(),
             "roundsSettled": self.round_number,
             "spec": json.loads(encoded),
         }

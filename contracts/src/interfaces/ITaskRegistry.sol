@@ -27,7 +27,7 @@ interface ITaskRegistry {
 
     /// @notice The part of a task's specification that contracts need; fixed when the task is submitted.
     struct TaskTerms {
-        bytes32 specHash; // SHA-256 content id of the canonical spec
+        bytes32 specHash; // SHA-256 of the canonical spec
         address token; // ERC-20 token of the pay and of the bonds
         uint128 unitPrice; // base units of the token for one accepted unit
         uint128 validatorFee; // base units for a settled round, shared by the operators with a timely verdict
@@ -149,7 +149,7 @@ interface ITaskRegistry {
     error TaskNotDistributor(address caller);
 
     /// @notice Submit a task. `spec` is its specification as canonical JSON, at most 16 KiB, and
-    /// terms.specHash is SHA-256(0x00 || spec). Pulls exactly `budget` of the token and the fee of `quote` in
+    /// terms.specHash is SHA-256(spec). Pulls exactly `budget` of the token and the fee of `quote` in
     /// POT, so approve both first. Reverts if the fee is above `maxFee` or no slot is free.
     /// @param lifetimeSeconds How long the task may be open once it is active.
     /// @param attempts How many attempts at rounds may open.

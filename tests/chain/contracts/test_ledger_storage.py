@@ -5,7 +5,7 @@ from pathlib import Path
 from chain.contracts import gradient_ledger, ledger_storage, miner_seats, task_registry
 from chain.contracts.addresses import GRADIENT_LEDGER, MINER_SEATS, TASK_REGISTRY
 from chain.contracts.task_registry import TaskStatus
-from chain.crypto import content_id
+from chain.crypto import sha256
 from chain.state.proof import ProvenState, build_state_proof
 from chain.training.task_spec_codec import encode_task_spec
 from tests.worlds.training_chain import ANN, BEN, SPEC, TASK, TrainingChain, address_of
@@ -67,7 +67,7 @@ def test_task_is_closed_when_it_was_cancelled(tmp_path: Path) -> None:
         nodes = build_state_proof(chain.local.database, head.state_root, {TASK_REGISTRY: slots})
         state = ProvenState(head.state_root, nodes)
         assert ledger_storage.read_task(state.get_storage, TASK) == (
-            content_id(encode_task_spec(SPEC)),
+            sha256(encode_task_spec(SPEC)),
             status,
         )
 

@@ -79,8 +79,8 @@ def test_a_changed_byte_is_refused_or_is_another_task(data: st.DataObject) -> No
     assert encode_task_spec(spec) == bytes(encoded)
 
 
-def test_spec_hash_is_the_hash_of_one_leaf() -> None:
-    assert compute_spec_hash(SPEC) == sha256(b"\x00" + encode_task_spec(SPEC))
+def test_spec_hash_is_sha256_of_the_canonical_bytes() -> None:
+    assert compute_spec_hash(SPEC) == sha256(encode_task_spec(SPEC))
 
 
 def test_terms_are_what_the_contract_holds() -> None:

@@ -12,7 +12,7 @@ from chain.contracts import task_registry, training_token
 from chain.contracts.addresses import FAUCET, TASK_REGISTRY, TRAINING_TOKEN
 from chain.contracts.events import EVENT_LAYOUTS
 from chain.contracts.task_registry import Prices, Purchase, Quote, TaskResources, TaskSubmitted
-from chain.crypto import content_id
+from chain.crypto import content_id, sha256
 from chain.primitives import Address, TaskId
 from chain.training.model_file import encode_model_file
 from chain.training.resources import count_disk_bytes
@@ -186,7 +186,7 @@ class FakeRegistry:
     def receipt(self, name: str) -> object:
         layout = next(layout for layout in EVENT_LAYOUTS if layout.kind is TaskSubmitted)
         spec = encode_task_spec(self.bundle.spec)
-        topics = [layout.topic, bytes(31) + b"\x01", bytes(32), content_id(spec)]
+        topics = [layout.topic, bytes(31) + b"\x01", bytes(32), sha256(spec)]
         log = {
             "address": "0x" + TASK_REGISTRY.hex(),
             "topics": ["0x" + topic.hex() for topic in topics],

@@ -16,7 +16,7 @@ from chain.contracts.gradient_ledger import (
 )
 from chain.contracts.miner_seats import MinerLeft, MinerRegistered
 from chain.contracts.task_registry import TaskActivated, TaskSubmitted
-from chain.crypto import content_id
+from chain.crypto import content_id, sha256
 from chain.hexadecimal import to_hex
 from chain.primitives import Hash32
 from chain.training.acceptance import Verdict, encode_verdicts
@@ -63,7 +63,7 @@ class FakeChain(RpcClient):
 
     def _write(self) -> None:
         spec = encode_task_spec(REPLAYED)
-        submitted = TaskSubmitted(TASK, OPERATORS[0], content_id(spec), 10**20, spec)
+        submitted = TaskSubmitted(TASK, OPERATORS[0], sha256(spec), 10**20, spec)
         self.events = [(1, submitted), (2, TaskActivated(TASK))]
         registered = [MinerRegistered(TASK, miner, 2, 2 * PRICE, 10**18) for miner in MINERS]
         # A miner that registers after the attempt opened takes no part in it.

@@ -1,6 +1,7 @@
 """Hashes, signatures and content ids (docs/spec/wire.md, section 2).
 
-Keccak-256 and secp256k1 are Ethereum's; content ids are SHA-256 Merkle roots (RFC 6962).
+Keccak-256 and secp256k1 are Ethereum's; a content id is SHA-256 over the size of a blob and the
+Merkle root (RFC 6962) of its chunks.
 """
 
 import hashlib
@@ -17,6 +18,9 @@ SECP256K1_ORDER: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25
 
 CHUNK_BYTES: Final = 2**18
 """256 KiB: the size of a leaf of a content id, and of one blob response."""
+
+_CONTENT_TAG: Final = b"\x02"
+"""What a content id is the hash of begins with this; a leaf begins with 0, a node with 1."""
 
 
 def keccak256(data: bytes) -> Hash32:
@@ -134,5 +138,14 @@ def chunk_hashes(data: bytes | memoryview) -> tuple[Hash32, ...]:
 
 
 def content_id(data: bytes | memoryview) -> Hash32:
-    """The content id of a blob: the RFC 6962 root over its 256 KiB chunks."""
-    return merkle_root(chunk_hashes(data))
+    """The content id of a blob."""
+    return content_id_of_chunks(memoryview(data).nbytes, chunk_hashes(data))
+
+
+def content_id_of_chunks(size_bytes: int, leaves: Sequence[Hash32]) -> Hash32:
+    """The content id of a blob from its size and chunk hashes: SHA-256(0x02 || size || root).
+
+    The root alone would fix neither the size nor the number of chunks, because an inner node may
+    be given as a leaf. With the size, no two blobs and no two manifests have one content id.
+    """
+    return sha256(_CONTENT_TAG + size_bytes.to_bytes(8, "big") + merkle_root(leaves))

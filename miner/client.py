@@ -17,7 +17,7 @@ import httpx
 import structlog
 from pydantic import TypeAdapter
 
-from chain.crypto import CHUNK_BYTES, merkle_leaf, merkle_root
+from chain.crypto import CHUNK_BYTES, content_id_of_chunks, merkle_leaf
 from chain.crypto import content_id as compute_content_id
 from chain.hexadecimal import to_hex
 from chain.json_types import Json
@@ -552,7 +552,7 @@ def _hash_file_as_it_arrives(parts: Iterable[bytes], path: Path) -> Hash32:
                 leaves.append(merkle_leaf(pending[:CHUNK_BYTES]))
                 pending = pending[CHUNK_BYTES:]
         sync_file(file)
-    return merkle_root([*leaves, merkle_leaf(pending)])
+        return content_id_of_chunks(file.tell(), [*leaves, merkle_leaf(pending)])
 
 
 def _describe_network(info: NodeInfo) -> str:

@@ -17,7 +17,7 @@ from chain.types.block import BLOCK_ITEMS_LIMIT, BLOCK_LIMIT_BYTES, TRANSACTION_
 from chain.types.certificate import CERTIFICATE_LIMIT_BYTES
 from node.storage.blob_manifest import MAX_CHUNKS, BlobManifest
 
-PROTOCOL_VERSION: Final = 2
+PROTOCOL_VERSION: Final = 3
 """The version in every hello; a node refuses peers with another one."""
 
 ADDRESS_LIMIT: Final = 16

@@ -7,7 +7,7 @@ renamed to the name of a whole blob.
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final, Self
@@ -137,16 +137,12 @@ class BlobUpload:
 class BlobDownload:
     """A blob that is written in chunks, in any order; each is verified before it is written.
 
-    Chunks may be written from several threads. The hashes of the chunks do not fix the length of
-    the last one, so the manifest may be wrong about it, and the last chunk itself is right.
+    Chunks may be written from several threads.
     """
 
-    def __init__(
-        self, path: Path, manifest: BlobManifest, check_growth: Callable[[int], None]
-    ) -> None:
+    def __init__(self, path: Path, manifest: BlobManifest) -> None:
         self._path = path
         self._manifest = manifest
-        self._check_growth = check_growth
         self._missing = set(range(len(manifest.leaves)))
         resumed = path.exists()
         if resumed:
@@ -173,23 +169,14 @@ class BlobDownload:
         Raises:
             RejectedInputError: MALFORMED if there is no such chunk, CONTENT_MISMATCH if these are
                 not its bytes.
-            BlobQuotaError: The last chunk is longer than announced, and does not fit.
             BlobDiskError: The disk refused.
         """
-        told = self._manifest
-        if not 0 <= index < len(told.leaves):
+        if not 0 <= index < len(self._manifest.leaves):
             raise RejectedInputError(RejectionReason.MALFORMED, f"no chunk {index}")
-        is_last = index == len(told.leaves) - 1
-        right_size = is_last or len(data) == told.chunk_size(index)
-        if not right_size or merkle_leaf(data) != told.leaves[index]:
+        right_size = len(data) == self._manifest.chunk_size(index)
+        if not right_size or merkle_leaf(data) != self._manifest.leaves[index]:
             raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, f"chunk {index}")
         try:
-            if is_last and len(data) != told.chunk_size(index):
-                size_bytes = index * CHUNK_BYTES + len(data)
-                right = BlobManifest(size_bytes, told.leaves)
-                self._check_growth(size_bytes - told.size_bytes)
-                self._file.truncate(size_bytes)
-                self._manifest = right
             written = os.pwrite(self._file.fileno(), data, index * CHUNK_BYTES)
             if written != len(data):
                 raise OSError(f"wrote {written} of {len(data)} bytes")

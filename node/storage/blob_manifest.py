@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from chain.crypto import CHUNK_BYTES, merkle_root
+from chain.crypto import CHUNK_BYTES, content_id_of_chunks
 from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Hash32
 
@@ -13,7 +13,10 @@ MAX_CHUNKS: Final = 2**16
 
 @dataclass(frozen=True)
 class BlobManifest:
-    """The size and chunk hashes of a blob, with which each chunk can be verified alone."""
+    """The size and chunk hashes of a blob, with which each chunk can be verified alone.
+
+    No two manifests have one content id.
+    """
 
     size_bytes: int
     leaves: tuple[Hash32, ...]
@@ -34,8 +37,8 @@ class BlobManifest:
 
     @property
     def content_id(self) -> Hash32:
-        """The Merkle root of the leaves."""
-        return merkle_root(self.leaves)
+        """The content id of the only blob, if there is one, that has this size and these chunks."""
+        return content_id_of_chunks(self.size_bytes, self.leaves)
 
     def chunk_size(self, index: int) -> int:
         """Bytes in the chunk at `index`: 256 KiB, or less in the last one."""

@@ -242,20 +242,14 @@ class BlobStore:
         content_id = manifest.content_id
         partial = self._directory / (content_id.hex() + PARTIAL)
         try:
-            reserved_bytes = partial.stat().st_size if partial.exists() else -1
-            is_reserved = reserved_bytes == manifest.size_bytes
+            is_reserved = partial.exists() and partial.stat().st_size == manifest.size_bytes
             with nullcontext() if is_reserved else wait_for_lock(self._directory):
                 if not is_reserved:
-                    more_bytes = manifest.size_bytes - max(0, reserved_bytes)
-                    self._check_quota(more_bytes, self._quota_bytes)
+                    self._check_quota(manifest.size_bytes, self._quota_bytes)
                 write_atomically(self._leaves_path(content_id), b"".join(manifest.leaves))
-                return BlobDownload(partial, manifest, self._check_growth)
+                return BlobDownload(partial, manifest)
         except OSError as error:
             raise build_disk_error(self._directory, error) from error
-
-    def _check_growth(self, more_bytes: int) -> None:
-        with wait_for_lock(self._directory):
-            self._check_quota(more_bytes, self._quota_bytes)
 
     def delete(self, content_id: Hash32) -> None:
         """Delete the blob and any download of it."""

@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 
 import numpy as np
 
-from chain.crypto import CHUNK_BYTES, merkle_leaf, merkle_root
+from chain.crypto import CHUNK_BYTES, content_id_of_chunks, merkle_leaf
 from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Hash32
 from chain.training.aggregation import GradientSum, compute_weights
@@ -174,7 +174,7 @@ def hash_file(path: Path) -> Hash32:
         leaves = [merkle_leaf(file.read(CHUNK_BYTES))]
         while chunk := file.read(CHUNK_BYTES):
             leaves.append(merkle_leaf(chunk))
-    return merkle_root(leaves)
+        return content_id_of_chunks(file.tell(), leaves)
 
 
 def _layout(spec: TaskSpec) -> tuple[int, ...]:

@@ -171,7 +171,7 @@ def build_self_test() -> Value:
     return compute_self_test_digest()
 
 
-@sample("digest.content_id")
+@sample("digest.content_id", "content_id_of_chunks")
 def build_content_ids() -> Value:
     data = make_bytes(13, 251) * 5_300
     leaves = chunk_hashes(data)

@@ -13,7 +13,7 @@ from typing import Final, Protocol, TypeVar
 
 import trio
 
-from chain.crypto import CHUNK_BYTES, merkle_leaf
+from chain.crypto import CHUNK_BYTES
 from chain.errors import RejectedInputError
 from chain.hexadecimal import to_hex
 from chain.primitives import Hash32
@@ -153,7 +153,7 @@ class BlobFetch:
         Args:
             content_id: the blob.
             size_limit: the most bytes that it may have.
-            note_size: is told how many it has at least.
+            note_size: is told how many it has.
             store: takes the chunks.
             threads: limits the threads that hash and write chunks.
             metrics: counts chunks.
@@ -312,8 +312,7 @@ class BlobFetch:
         if not frame:
             raise StreamClosedError("the peer does not hold the blob any more")
         manifest = decode_manifest(frame, self._content_id)
-        # A content id fixes the number of chunks; a peer may lie about the length of the last one.
-        self._note_size((len(manifest.leaves) - 1) * CHUNK_BYTES)
+        self._note_size(manifest.size_bytes)
         if manifest.size_bytes > self._size_limit:
             # Whoever named it is at fault, and not this peer.
             raise StreamClosedError(f"the blob has {manifest.size_bytes} bytes")
@@ -351,28 +350,13 @@ class BlobFetch:
         async with self._write_lock:
             if index not in self._missing:
                 return  # another holder was faster
-            await self._in_thread(partial(self._write_chunk, index, data))
+            assert self._download is not None
+            await self._in_thread(partial(self._download.write_chunk, index, data))
             self._missing.discard(index)
         self._metrics.blob_chunks_received += 1
         self._place.count(len(data))
         if not self._missing:
             self._notify()
-
-    def _write_chunk(self, index: int, data: bytes) -> None:
-        """Verify and store a chunk; run in a thread.
-
-        Raises:
-            StreamClosedError: The blob is larger than wanted. The holder has not said otherwise.
-            RejectedInputError, OperatorError: As for `Download.write_chunk`.
-        """
-        assert self._download is not None
-        assert self._manifest is not None
-        size_bytes = index * CHUNK_BYTES + len(data)
-        if size_bytes > self._size_limit and merkle_leaf(data) == self._manifest.leaves[index]:
-            # The manifest was wrong about the length of the last chunk.
-            self._note_size(size_bytes)
-            raise StreamClosedError(f"the blob has {size_bytes} bytes")
-        self._download.write_chunk(index, data)
 
     def _choose_chunks(self, talk: _Talk) -> list[int]:
         """Consecutive chunks to ask a holder for; none if it has to wait."""

@@ -102,7 +102,7 @@ class BlobExchange:
         self._urgent_places = FetchPlaces(URGENT_FETCH_LIMIT)
         self._fetching: dict[Hash32, _Running] = {}
         self._sizes: LRUCache[Hash32, int] = LRUCache(KNOWN_SIZES)
-        """The least sizes of blobs, by the number of their chunks."""
+        """The sizes of blobs; their content ids fix them."""
 
     async def serve(self, stream: FrameStream, validator: Address | None) -> None:
         """Answer the requests of a peer until it closes the stream.

@@ -146,3 +146,7 @@ def test_manifest_of_another_content_id_is_refused() -> None:
         with pytest.raises(RejectedInputError) as refusal:
             wire.decode_manifest(bad, content_id(b"another blob"))
         assert refusal.value.reason is reason
+    shorter = codec.encode([len(data) - 1, b"".join(manifest.leaves)])
+    with pytest.raises(RejectedInputError) as refusal:
+        wire.decode_manifest(shorter, content_id(data))
+    assert refusal.value.reason is RejectionReason.CONTENT_MISMATCH

@@ -174,30 +174,6 @@ def test_download_goes_on_after_a_restart_and_fetches_torn_chunks_again(store, t
     assert read(restarted, manifest.content_id) == BLOB
 
 
-@pytest.mark.parametrize("told", [2 * CHUNK_BYTES + 1, 3 * CHUNK_BYTES])
-def test_download_has_the_length_of_its_last_chunk(store, told):
-    right = manifest_of(BLOB)
-    with store.download(BlobManifest(told, right.leaves)) as download:
-        for index in (2, 0, 1):
-            download.write_chunk(index, BLOB[index * CHUNK_BYTES :][:CHUNK_BYTES])
-        download.finish()
-    assert read(store, right.content_id) == BLOB
-    assert store.manifest(right.content_id) == right
-
-
-def test_download_that_turns_out_longer_needs_room_for_that(tmp_path):
-    right, leaves_bytes = manifest_of(BLOB), 3 * 32
-    store = BlobStore(tmp_path / "small", quota_bytes=len(BLOB) + leaves_bytes - 1)
-    with store.download(BlobManifest(2 * CHUNK_BYTES + 1, right.leaves)) as download:
-        for _ in range(2):
-            with pytest.raises(BlobQuotaError):
-                download.write_chunk(2, BLOB[2 * CHUNK_BYTES :])
-    # What is reserved already is not counted twice.
-    roomy = BlobStore(tmp_path / "small", quota_bytes=len(BLOB) + leaves_bytes)
-    with roomy.download(right) as download:
-        assert download.missing() == (0, 1, 2)
-
-
 def test_download_of_an_empty_blob(store):
     with store.download(manifest_of(b"")) as download:
         download.write_chunk(0, b"")
@@ -213,7 +189,7 @@ def test_manifest_that_no_blob_has_is_refused():
         (2 * CHUNK_BYTES, leaves),
         (-1, leaves[:1]),
         (0, ()),
-        # Inner nodes given as leaves have the same root, but the size does not fit.
+        # Inner nodes given as leaves.
         (len(BLOB), (merkle_node(leaves[0], leaves[1]), leaves[2])),
     ):
         with pytest.raises(RejectedInputError):

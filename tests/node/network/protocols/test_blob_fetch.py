@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chain.crypto import CHUNK_BYTES
+from chain.crypto import CHUNK_BYTES, chunk_hashes, content_id, merkle_node, merkle_root
+from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Hash32, TaskId
 from node.network import wire
 from node.network.metrics import NetworkMetrics
@@ -86,6 +86,7 @@ class World:
         is_urgent: bool = True,
         task: int = 1,
         size_limit: int = wire.MAX_BLOB_BYTES,
+        on_fault: blob_fetch.OnFault = lambda *fault: pytest.fail(str(fault)),
     ) -> float:
         """Fetch the blob from these peers, and return the seconds that it took."""
         start = trio.current_time()
@@ -108,7 +109,7 @@ class World:
                     self.wanted if wanted is None else wanted,
                     [PeerId(name) for name in peers],
                     open_stream,
-                    lambda *fault: pytest.fail(str(fault)),
+                    on_fault,
                     size_limit=size_limit,
                     is_urgent=is_urgent,
                     task_id=TaskId(task),
@@ -255,63 +256,46 @@ async def test_blob_larger_than_wanted_reserves_nothing_and_is_left_to_others(
     assert world.own.store.has(world.wanted)
 
 
-async def test_peer_that_lies_about_the_size_keeps_nobody_from_the_blob(world: World) -> None:
-    """A content id does not fix the length of the last chunk."""
-    blob = bytes(385)
-    wanted = world.put(blob)
-    right = world.holder.store.manifest(wanted)
-
-    async def exaggerate(stream: FrameStream) -> None:
-        await stream.read_frame(1_000)
-        await stream.write_frame(b"\x01")
-        await stream.read_frame(1_000)
-        await stream.write_frame(wire.encode_manifest(replace(right, size_bytes=CHUNK_BYTES)))
-
-    with pytest.raises(BlobUnavailableError):
-        await world.fetch({"liar": exaggerate}, wanted, size_limit=len(blob))
-    await world.fetch({"holder": world.hold}, wanted, size_limit=len(blob))
-    assert world.own.store.has(wanted)
+LEAVES = chunk_hashes(BLOB)
+PAIRS = tuple(merkle_node(*LEAVES[index : index + 2]) for index in (0, 2, 4))
+ROOT = merkle_root(LEAVES)
 
 
-def lie_about_the_size(right: BlobManifest, size_bytes: int) -> Serve:
-    """A peer that tells the manifest with another length of the last chunk, and nothing more."""
-
-    async def serve(stream: FrameStream) -> None:
-        await stream.read_frame(1_000)
-        await stream.write_frame(b"\x01")
-        await stream.read_frame(1_000)
-        await stream.write_frame(wire.encode_manifest(replace(right, size_bytes=size_bytes)))
-
-    return serve
-
-
-@pytest.mark.parametrize("told", [5 * CHUNK_BYTES + 1, 6 * CHUNK_BYTES])
-async def test_false_length_of_a_blob_is_no_fault_of_its_honest_holders(
-    world: World, autojump_clock: MockClock, told: int
+@pytest.mark.parametrize(
+    ("size_bytes", "leaves"),
+    [
+        (len(BLOB) - 1, LEAVES),
+        (len(BLOB) + 1, LEAVES),
+        (6 * CHUNK_BYTES, LEAVES),
+        (2 * CHUNK_BYTES + 3, PAIRS),
+        (1_000, (ROOT,)),
+        (1_000, (content_id(BLOB),)),
+        (len(BLOB), (*LEAVES[:4], LEAVES[5], LEAVES[4])),
+        (len(b"other"), chunk_hashes(b"other")),
+    ],
+    ids=["short", "long", "full", "inner nodes", "root", "content id", "order", "another blob"],
+)
+async def test_only_the_giver_of_a_false_manifest_is_blamed(
+    world: World, autojump_clock: MockClock, size_bytes: int, leaves: tuple[Hash32, ...]
 ) -> None:
-    """The first right manifest counts, and its peer may lie about the last chunk's length."""
-    liar = lie_about_the_size(world.holder.store.manifest(world.wanted), told)
+    """A stranger that answers first could otherwise have validators ban each other."""
+    faults = []
+
+    async def lie(stream: FrameStream) -> None:
+        await stream.read_frame(1_000)
+        await stream.write_frame(b"\x01")
+        await stream.read_frame(1_000)
+        await stream.write_frame(wire.encode_manifest(BlobManifest(size_bytes, leaves)))
+        await trio.sleep_forever()
 
     async def hold_later(stream: FrameStream) -> None:
-        await trio.sleep(1)
+        await trio.sleep(0.005)
         await world.hold(stream)
 
-    await world.fetch({"liar": liar, "holder": hold_later})
+    def on_fault(peer_id: PeerId, error: RejectedInputError) -> None:
+        faults.append((peer_id, error.reason))
+
+    validators = {f"validator {number}": hold_later for number in range(3)}
+    await world.fetch({"stranger": lie, **validators}, size_limit=len(BLOB), on_fault=on_fault)
     assert world.store.path(world.wanted).read_bytes() == BLOB
-    assert world.store.manifest(world.wanted).size_bytes == len(BLOB)
-
-
-async def test_blob_that_was_said_to_be_small_enough_is_not_stored(
-    world: World, autojump_clock: MockClock
-) -> None:
-    right, limit = world.holder.store.manifest(world.wanted), len(BLOB) - 1
-    liar = lie_about_the_size(right, limit)
-
-    async def hold_later(stream: FrameStream) -> None:
-        await trio.sleep(1)
-        await world.drip(0)(stream)
-
-    with pytest.raises(BlobUnavailableError, match="chunks missing"):
-        await world.fetch({"liar": liar, "holder": hold_later}, size_limit=limit)
-    with pytest.raises(BlobUnavailableError, match=f"more than {limit} bytes"):
-        await world.fetch({"liar": liar}, size_limit=limit)
+    assert faults == [("stranger", RejectionReason.CONTENT_MISMATCH)]

@@ -152,7 +152,7 @@ RULE_MUTANTS: Final = {
         ROUNDS,
         (
             (
-                "return Verdict.UNCHECKED if index in own.held else Verdict.MISSING",
+                "return Verdict.UNCHECKED if index in held else Verdict.MISSING",
                 "return Verdict.MISSING",
             ),
         ),
@@ -160,7 +160,12 @@ RULE_MUTANTS: Final = {
     "never-missing": Mutant(
         "a validator waits for a gradient that never comes",
         ROUNDS,
-        (("    if missing and not is_late(spec, view, now):", "    if missing:"),),
+        (
+            (
+                "    if missing and (own.held is None or not is_late(spec, view, now)):",
+                "    if missing:",
+            ),
+        ),
     ),
     "one-turn": Mutant(
         "only the first operator settles and advances",

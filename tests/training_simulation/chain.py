@@ -5,7 +5,7 @@ signatures, no headers and no gas price: a block is a number, a time and a list 
 """
 
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from random import Random
@@ -261,13 +261,14 @@ class ChainView:
             every = ENDLESS_PROBE_EVERY if known.phase in ENDLESS else PROBE_EVERY
             is_probed = self.probes % every == 0
             answer = known.phase, known.deadline
-            assert not is_probed or answer == self._ask(task_id, *moment)
+            assert not is_probed or answer == self.ask_phase(task_id, *moment)
             return answer
-        answer = self._ask(task_id, *moment)
+        answer = self.ask_phase(task_id, *moment)
         self.phases[task_id] = KnownPhase(*answer, moment)
         return answer
 
-    def _ask(self, task_id: TaskId, number: int, timestamp: int) -> tuple[Phase, Deadline]:
+    def ask_phase(self, task_id: TaskId, number: int, timestamp: int) -> tuple[Phase, Deadline]:
+        """The phase of a task in a block with this number and time, if no call comes before."""
         self.contracts.at(number, timestamp)
         phase = self.contracts.read(gradient_ledger.phase(task_id))
         if phase in ENDLESS:
@@ -327,8 +328,16 @@ class Chain:
             phases=dict(live.phases),
         )
 
-    def make_block(self, now: int) -> list[Executed]:
-        """Execute what is in the pool in a block at the time `now` in seconds."""
+    def make_block(
+        self, now: int, transactions: Sequence[Transaction] | None = None
+    ) -> list[Executed]:
+        """Execute a block at the time `now` in seconds.
+
+        Args:
+            now: The time.
+            transactions: What `take_from_pool` returned when the block was proposed; None if it is
+                proposed now.
+        """
         view = self.view
         view.number, view.timestamp = view.number + 1, max(now, view.timestamp)
         self.contracts.at(view.number, view.timestamp)
@@ -338,7 +347,7 @@ class Chain:
             self._trace(f"    {len(view.validator_set.validators)} validators from now on")
         opened: list[AttemptId] = []
         executed = []
-        for transaction in self._take_from_pool():
+        for transaction in self.take_from_pool() if transactions is None else transactions:
             done = self._execute(transaction)
             executed.append(done)
             self._note_displaced(done)
@@ -351,7 +360,7 @@ class Chain:
             view.participants[attempt_id] = tuple((each.miner, each.units) for each in found)
         return executed
 
-    def _take_from_pool(self) -> list[Transaction]:
+    def take_from_pool(self) -> list[Transaction]:
         """The calls of the next block; the primary orders senders, each sender its own calls."""
         senders = [each.sender for each in self.pool]
         self._random.shuffle(senders)

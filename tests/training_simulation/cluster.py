@@ -10,7 +10,7 @@ quorum of validators is up and connected.
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Final
@@ -85,6 +85,13 @@ class World:
     faulty_ms: int = 40_000
     block_ms: int = 1_000
     empty_block_ms: int = 4_000
+    tick_ms: int = TICK_MS
+    """How often each actor looks at its duties when nothing happens."""
+    flight_ms: int = 0
+    """How long a block is on its way from its proposal until it is final. Calls that are sent
+    meanwhile are in a later block."""
+    old_times: float = 0.0
+    """The chance that a block is proposed by a primary that gives it the time of its parent."""
     max_delay_ms: int = 150
     loss: float = 0.0
     """The chance that a call never reaches a block."""
@@ -193,6 +200,8 @@ class Cluster:
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._sequence = 0
         self._last_block_ms = self.now_ms
+        self._is_block_on_its_way = False
+        self._time_random = Random(f"{seed} times of blocks")
         self._cut: frozenset[str] = frozenset()
         self._is_halted = False
         """Whether neither side of the split has a quorum, so that there are no blocks."""
@@ -267,14 +276,14 @@ class Cluster:
     def start(self) -> None:
         """Start the clocks of all actors, of the chain and of the faults."""
         for actor in self.actors:
-            self.after(self.random.randrange(TICK_MS), self._ticker(actor))
+            self.after(self.random.randrange(self.world.tick_ms), self._ticker(actor))
         self.after(self.world.block_ms, self._try_block)
         self.after(TICK_MS, self._draw_faults)
 
     def _ticker(self, actor: Actor) -> Callable[[], None]:
         def tick() -> None:
             self.wake(actor)
-            self.after(TICK_MS, tick)
+            self.after(self.world.tick_ms, tick)
 
         return tick
 
@@ -301,9 +310,27 @@ class Cluster:
 
     def _try_block(self) -> None:
         is_due = self.now_ms - self._last_block_ms >= self.world.empty_block_ms
-        if (self.chain.pool or is_due) and self._has_quorum():
-            self._make_block()
+        is_wanted = (self.chain.pool or is_due) and not self._is_block_on_its_way
+        if is_wanted and self._has_quorum():
+            self._last_block_ms = self.now_ms
+            if self.world.flight_ms or self.world.old_times:
+                self._propose()
+            else:
+                self._make_block(self.now)
         self.after(self.world.block_ms, self._try_block)
+
+    def _propose(self) -> None:
+        """Let the calls of the pool and the time of now be in a block that comes later."""
+        calls, now = self.chain.take_from_pool(), self.now
+        if self._time_random.random() < self.world.old_times and not self.is_healed:
+            now = self.chain.view.timestamp
+        self._is_block_on_its_way = True
+
+        def arrive() -> None:
+            self._is_block_on_its_way = False
+            self._make_block(now, calls)
+
+        self.after(self.world.flight_ms, arrive)
 
     def _has_quorum(self) -> bool:
         if self.now_ms < self._stalled_until_ms:
@@ -311,12 +338,10 @@ class Cluster:
         up = sum(each.is_deciding and each.name not in self._cut for each in self.members)
         return not self._is_halted and up >= self.chain.validator_set.quorum
 
-    def _make_block(self) -> None:
-        self._last_block_ms = self.now_ms
-        size = len(self.chain.pool)
-        if size:
+    def _make_block(self, now: int, calls: Sequence[Transaction] | None = None) -> None:
+        if self.chain.pool if calls is None else calls:
             self.trace(f"block {self.chain.view.number + 1}")
-        executed: list[Executed] = self.chain.make_block(self.now)
+        executed: list[Executed] = self.chain.make_block(now, calls)
         self.counts["blocks"] += 1
         for each in executed:
             for event in each.events:

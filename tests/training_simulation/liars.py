@@ -56,6 +56,10 @@ SPEAKERS: Final[Mapping[str, Speak]] = {
 }
 """Liars that never re-execute a gradient."""
 
+LAST_MOMENT: Final = "agrees at the last moment"
+"""The habit of a liar that says what others said when the phase is as good as over. It is none of
+HABITS: worlds draw from these, and seeds have the worlds that they had."""
+
 HABITS: Final = (
     *SPEAKERS,
     "is silent",
@@ -74,7 +78,7 @@ HABITS: Final = (
     "refuses tasks",
     "votes for other fines",
 )
-"""Every way to lie."""
+"""Every other way to lie."""
 
 
 class Lie:
@@ -99,6 +103,8 @@ class Lie:
             self._speak(validator, attempt, work, speak(validator, attempt))
         elif self.habit == "is late" and phase in (Phase.RESULT, Phase.SETTLEABLE):
             self._speak(validator, attempt, work, _say(Verdict.CHEAT)(validator, attempt))
+        elif self.habit == LAST_MOMENT and phase in (Phase.VERDICT, Phase.RESULT):
+            self._vote_last(validator, attempt, work, phase)
         elif self.habit == "is out of turn":
             self._go_on(validator, attempt, work, phase)
         elif self.habit == "changes its result" and phase is Phase.SETTLEABLE:
@@ -110,6 +116,15 @@ class Lie:
         if words is not None and attempt.commitments:
             key = ("verdict", attempt.id, attempt.ballot_number)
             validator.vote(work, key, build_verdict_call(attempt, words), f"{self.habit}")
+
+    def _vote_last(
+        self, validator: "Validator", attempt: Attempt, work: "Work", phase: Phase
+    ) -> None:
+        view, task_id = validator.view, attempt.id.task_id
+        now = max(validator.cluster.now, view.timestamp)
+        later, _ = view.ask_phase(task_id, view.number + 1, now + 1)
+        if Phase.RESULT in (phase, later):
+            self._speak(validator, attempt, work, _copy(validator, attempt))
 
     def _go_on(self, validator: "Validator", attempt: Attempt, work: "Work", phase: Phase) -> None:
         task_id = attempt.id.task_id
@@ -140,7 +155,7 @@ class Lie:
 
     def distort_verdicts(self, validator: "Validator", honest: Sequence[Verdict]) -> Words | None:
         """What is said instead of the honest words; None for nothing."""
-        if self.habit in ("is silent", "is late") or self.habit in SPEAKERS:
+        if self.habit in ("is silent", "is late", LAST_MOMENT) or self.habit in SPEAKERS:
             return None
         if self.habit == "is gone after its verdict":
             # The call is in the pool before the process ends.

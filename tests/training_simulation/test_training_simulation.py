@@ -165,6 +165,13 @@ def test_bond_survives_validators_that_restart_late() -> None:
     assert cluster.counts["MinerFined"] == 0
 
 
+def test_results_of_other_verdicts_than_the_ballot_has_lose_no_ballot() -> None:
+    cluster = simulate(first_seed_of("flights", first=46))
+    assert cluster.chain.errors["LedgerOtherVoters"] > 0
+    assert cluster.counts["BallotFailed"] == 0
+    assert cluster.counts["RoundSettled"] == 8
+
+
 def test_two_hundred_seeds_are_of_every_family() -> None:
     assert {draw_world(seed)[0] for seed in range(200)} == set(FAMILIES)
 
@@ -202,8 +209,8 @@ def test_a_seed_is_one_history_whatever_the_hash_seed() -> None:
     assert other.stdout.strip() == digest.hexdigest()
 
 
-def first_seed_of(family: str) -> int:
-    return next(seed for seed in range(1_000) if draw_world(seed)[0] == family)
+def first_seed_of(family: str, first: int = 0) -> int:
+    return next(seed for seed in range(first, 1_000) if draw_world(seed)[0] == family)
 
 
 def test_checkers_notice_a_wrong_supply() -> None:

@@ -53,6 +53,9 @@ SETTLE_BLOCKS: Final = 24
 def draw_world(seed: int) -> tuple[str, World]:
     """The family and the world of a seed."""
     random, later = Random(f"training world {seed}"), Random(f"later training world {seed}")
+    flights = Random(f"training world with flights {seed}")
+    if flights.randrange(100) < FLIGHTS_SHARE:
+        return "flights", draw_flights(flights)
     # What was added later has draws of its own: all other seeds have the worlds that they had,
     # and the table of mutants, in which their numbers are, stays true.
     share = sum(weight for _, weight in LATER_FAMILIES.values())
@@ -410,6 +413,34 @@ def draw_seats(random: Random) -> World:
     )
 
 
+def draw_flights(random: Random) -> World:
+    """A world in which votes are cast while a block is on its way, which may have an old time.
+
+    A validator may then see a phase end by its clock before a further timely vote is final.
+    """
+    n = draw_n(random)
+    habit = random.choice((liars.LAST_MOMENT, liars.LAST_MOMENT, "is late"))
+    return World(
+        n=n,
+        miners=draw_miners(random, random.randint(0, 1)),
+        liars=(habit,) * compute_max_faulty(n),
+        block_ms=500,
+        empty_block_ms=1_500,
+        tick_ms=200,
+        flight_ms=1_400,
+        old_times=random.choice((0.0, 0.3)),
+        # Verdicts that take long are followed by a wait that ends by the clock.
+        check_ms=random.choice((5_000, 7_000)),
+        evaluate_ms=100,
+        phases=(8, 60, 12),
+        rounds=12,
+        faulty_ms=200_000,
+    )
+
+
+FLIGHTS_SHARE: Final = 4
+"""The share of a hundred seeds that the family "flights" has; its seeds have draws of their own."""
+
 FIRST_FAMILIES: Final[Mapping[str, tuple[Callable[[Random], World], int]]] = {
     "plain": (draw_plain, 15),
     "nuisances": (draw_nuisances, 20),
@@ -432,7 +463,7 @@ LATER_FAMILIES: Final[Mapping[str, tuple[Callable[[Random], World], int]]] = {
 }
 """Families that were added later, each with its share of a hundred seeds."""
 
-FAMILIES: Final = {**FIRST_FAMILIES, **LATER_FAMILIES}
+FAMILIES: Final = {*FIRST_FAMILIES, *LATER_FAMILIES, "flights"}
 
 KNOWN: Final[Mapping[str, frozenset[str]]] = {
     "plain": frozenset(),
@@ -449,6 +480,7 @@ KNOWN: Final[Mapping[str, frozenset[str]]] = {
     "lease": frozenset(),
     "many": frozenset(),
     "seats": frozenset(),
+    "flights": frozenset(),
 }
 """The properties that the rules break in a family; test_known_faults.py has a seed for each."""
 

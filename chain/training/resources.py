@@ -17,6 +17,10 @@ from chain.training.task_spec import Data, FeatureType, LabelType, TaskSpec
 KEPT_STATES: Final = 2
 """A training state is kept until so many later rounds are settled, for nodes that are behind."""
 
+KEPT_MODELS: Final = 2
+"""Disk is counted for so many models of earlier rounds, to check accused gradients with. A seat
+that cheats in more rounds before a late verdict is given can be fined for one of the latest."""
+
 KEPT_ROUNDS: Final = 3
 """Disk is counted for the gradients of so many attempts: the one in progress, the one before, and
 as many accused gradients of still earlier attempts as one attempt can have."""
@@ -51,15 +55,17 @@ def count_disk_bytes(spec: TaskSpec) -> int:
     """The most bytes that a node keeps for the task while it is open.
 
     They are its content, its rows as workers read them, the training states that are kept and the
-    one in progress, and the gradients of `KEPT_ROUNDS` attempts.
+    one in progress, `KEPT_MODELS` models, and the gradients of `KEPT_ROUNDS` attempts.
     """
     parameter_count = count_parameters(spec.model)
-    content = [FLOAT32_BYTES * parameter_count, *(each.byte_count for each in spec.data.shards)]
+    model = FLOAT32_BYTES * parameter_count
+    content = [model, *(each.byte_count for each in spec.data.shards)]
+    models = KEPT_MODELS * _count_stored([model])
     states = (1 + KEPT_STATES) * _count_stored(compute_layout(spec.optimizer, parameter_count))
     gradient_count = KEPT_ROUNDS * count_gradients(spec)
     gradients = gradient_count * _count_stored([count_payload_bytes(parameter_count)])
     rows = _count_stored([count_rows_bytes(spec)])
-    return _count_stored(content) + rows + states + gradients
+    return _count_stored(content) + rows + states + models + gradients
 
 
 def count_stored_row_bytes(data: Data) -> int:

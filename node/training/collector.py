@@ -318,8 +318,14 @@ class Collector:
             is_unknown = state.task_id > wanted.task_count
             if is_unknown or (task is not None and task.needs_state(state.rounds_settled)):
                 fetched.update(state.part_ids)
+            is_model_needed = task is not None and task.needs_model(state.rounds_settled)
+            model, *others = state.part_ids
             if is_unknown or (task is not None and task.keeps_state(state.rounds_settled)):
                 needed.update(state.part_ids)
+            elif is_model_needed:
+                # The record stays, so that the model goes when it is not needed any more.
+                needed.add(model)
+                over.append((others, _keep_record))
             else:
                 forget_state = partial(self._state_parts.remove, state.task_id, state.root)
                 over.append((state.part_ids, forget_state))
@@ -358,3 +364,7 @@ class Collector:
             name = _FILE_OF_TASK.fullmatch(path.name)
             if name is not None and TaskId(int(name[1])) in tasks:
                 path.unlink(missing_ok=True)
+
+
+def _keep_record() -> None:
+    """Forget nothing."""

@@ -13,7 +13,7 @@ from chain.training.attempt import AttemptId
 from chain.training.attempt_records import EndedMark
 from chain.training.fees import KEPT_SECONDS
 from chain.training.history import SettledRound, TaskHistory
-from chain.training.resources import KEPT_STATES, count_gradients
+from chain.training.resources import KEPT_MODELS, KEPT_STATES, count_gradients
 from chain.training.task_spec import (
     TaskSpec,
 )
@@ -41,6 +41,8 @@ class KeptTask:
     """The miners with gradients in earlier attempts that late verdicts may find guilty."""
     first_state: int
     """The first state that may be needed, counted in settled rounds."""
+    models: frozenset[int] = frozenset()
+    """The earlier states of which the model may be needed, to check accused gradients with."""
     keeps_all: bool = False
     """Whether gradients and states of all rounds are kept, for `pot task verify`."""
     unpaid_since: int | None = None
@@ -59,6 +61,10 @@ class KeptTask:
     def needs_state(self, rounds_settled: int) -> bool:
         """Whether this node or a peer may need the state after `rounds_settled` rounds."""
         return rounds_settled >= self.first_state
+
+    def needs_model(self, rounds_settled: int) -> bool:
+        """Whether this node may need at least the model after `rounds_settled` rounds."""
+        return self.needs_state(rounds_settled) or rounds_settled in self.models
 
     def keeps_state(self, rounds_settled: int) -> bool:
         """Whether the state after `rounds_settled` rounds is kept once it is stored."""
@@ -93,6 +99,9 @@ def compute_kept(
     first_attempt = _find_first_attempt(history, get_settled)
     accused = _list_accused(history, spec, get_accused, head_number)
     first_state = history.rounds_settled + 1 - KEPT_STATES
+    judged = sorted({each.round_number for each, miners in accused.items() if miners})
+    # An accused gradient is checked with the model from which its round started.
+    models = [each for each in judged if each < first_state][-KEPT_MODELS:]
     unpaid_since = None
     if history.status is TaskStatus.PENDING:
         # Many tasks may be pending: one is kept only if this validator answered *ready*.
@@ -104,19 +113,23 @@ def compute_kept(
         # A task that closed before a round was settled has nothing to show, and uses no disk.
         has_model = history.rounds_settled > 0
         is_shown = has_model and head_timestamp < closed.timestamp + policy.closed_seconds
-        judged = [attempt_id.round_number for attempt_id, miners in accused.items() if miners]
         if not is_shown and not judged:
             return None
         if has_model:
             content.add(history.model_root)
-        # An accused gradient is checked with the model from which its round started.
         first_state = max(first_state, min(judged, default=history.rounds_settled + 1))
         first_attempt = AttemptId(history.task_id, history.rounds_settled + 1, 0)
         paid_until = closed.timestamp + KEPT_SECONDS
         unpaid_since = paid_until if head_timestamp >= paid_until else None
     keeps_all = policy.retention is Retention.TASK
     return KeptTask(
-        frozenset(content), first_attempt, accused, first_state, keeps_all, unpaid_since
+        content=frozenset(content),
+        first_attempt=first_attempt,
+        accused=accused,
+        first_state=first_state,
+        models=frozenset(models),
+        keeps_all=keeps_all,
+        unpaid_since=unpaid_since,
     )
 
 

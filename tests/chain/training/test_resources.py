@@ -19,7 +19,8 @@ def test_disk_of_a_task_is_content_rows_three_states_and_three_rounds() -> None:
     gradients = 3 * 1_024 * (payload + 32)
     assert count_content_bytes(spec) == theta + 9_000
     rows = 100 * (4 * 64 + 1) + 32
-    assert count_disk_bytes(spec) == content + rows + states + gradients
+    models = 2 * (theta + 64)
+    assert count_disk_bytes(spec) == content + rows + states + models + gradients
 
 
 def test_rows_take_memory_for_all_and_for_the_largest_shard_again() -> None:

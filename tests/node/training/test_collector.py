@@ -315,7 +315,10 @@ class World:
             for mark in history.ended:
                 # Late verdicts may still find these gradients guilty.
                 if self.block <= mark.late_until and (is_live or is_shown):
-                    yield from self.list_revealed(task, self.fined[task, mark.ordinal].attempt)
+                    attempt = self.fined[task, mark.ordinal].attempt
+                    yield from self.list_revealed(task, attempt)
+                    if is_live and mark == history.ended[-1] and attempt.id.round_number:
+                        yield "model of an accused gradient", attempt.theta_root
             # The attempt before the one in progress; after a void attempt that is the void one.
             attempt = history.attempt
             is_first = attempt is None or attempt.id.attempt_number == 0
@@ -521,6 +524,28 @@ async def test_gradients_of_the_last_round_stay_with_what_checks_them(tmp_path: 
     assert all(world.blobs.has(name) for name in needed)
     await world.collect()
     assert not any(world.blobs.has(name) for name in (accused, model))
+
+
+async def test_model_of_an_accused_gradient_stays_while_rounds_go_on(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.start()
+    world.play_round()
+    model = world.histories[TASK].model_root
+    world.open()
+    world.reveal()
+    world.judge(Verdict.OK, Verdict.OK, Verdict.CHEAT)
+    world.settle(world.compute())
+    (mark,) = (each for each in world.histories[TASK].ended if world.accused(each))
+    for _ in range(3):
+        world.play_round()
+        await world.collect()
+    assert world.block < mark.late_until
+    assert world.blobs.has(model)
+    assert [each.rounds_settled for each in world.parts.states()].count(1) == 1
+    world.block = mark.late_until
+    await world.collect()
+    assert not world.blobs.has(model)
+    assert sorted(each.rounds_settled for each in world.parts.states()) == [4, 5]
 
 
 async def test_gradients_that_may_be_found_guilty_give_way_last(tmp_path: Path) -> None:

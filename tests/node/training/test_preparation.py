@@ -55,10 +55,11 @@ CONTENT_BYTES = len(WEIGHTS) + sum(len(shard) for shard in SHARDS)
 STATE_BYTES = 3 * len(WEIGHTS) + 8
 GRADIENT_BYTES = SPEC.reward.max_units * count_payload_bytes(SIZE)
 ROWS_BYTES = 100 * (4 * 64 + 1)
-BLOB_COUNT = 3 + 1 + 3 * 4 + 3 * SPEC.reward.max_units
-DISK_BYTES = CONTENT_BYTES + ROWS_BYTES + 3 * STATE_BYTES + 3 * GRADIENT_BYTES + 32 * BLOB_COUNT
-"""What the task takes at most: its content, its rows, three states, the gradients of three
-attempts, and the hash of the only chunk of each of these blobs."""
+BLOB_COUNT = 3 + 1 + 3 * 4 + 2 + 3 * SPEC.reward.max_units
+TRAINED_BYTES = 3 * STATE_BYTES + 2 * len(WEIGHTS) + 3 * GRADIENT_BYTES
+DISK_BYTES = CONTENT_BYTES + ROWS_BYTES + TRAINED_BYTES + 32 * BLOB_COUNT
+"""What the task takes at most: its content, its rows, three states, two models, the gradients of
+three attempts, and the hash of the only chunk of each of these blobs."""
 READY_STATE = TaskReadiness(ReadinessState.READY)
 EXAMINATION_SECONDS = math.ceil(DRY_RUN_TRIES * compute_dry_run_seconds(SPEC, 120))
 """The longest examination of a task."""

@@ -146,6 +146,36 @@ def test_accused_gradients_stay_while_late_verdicts_are_taken() -> None:
     assert not keeps(kept, 0, miner=1)
 
 
+def test_models_of_the_latest_two_accused_rounds_stay_with_their_gradients() -> None:
+    """Late verdicts were impossible once two later rounds, of seconds each, had settled."""
+    guilty = [
+        event
+        for number in (0, 1, 2, 3)
+        for event in (
+            *judged(number, *[(OK, CHEAT)] * 2, (OK, OK)),
+            RoundSettled(TASK, number, 0, 0, VOTE),
+        )
+    ]
+    history, settled, accused = play(*guilty, *settle(3, first=4))
+    assert [mark.attempt_id.round_number for mark in history.ended] == [0, 1, 2, 3]
+    kept = keep(history, settled, accused, head=history.ended[0].late_until)
+    assert kept is not None
+    assert [kept.needs_model(count) for count in range(8)] == [False] * 2 + [True] * 2 + [
+        *(False, False),
+        *(True, True),
+    ]
+    assert not any(kept.keeps_state(count) for count in range(6))
+    closed = apply_event(
+        history, TaskClosed(TASK, 1), at(90), spec=SPEC, validator_set=GENESIS_SET
+    ).history
+    kept = keep(closed, settled, accused, head=history.ended[0].late_until)
+    assert kept is not None
+    assert [count for count in range(8) if kept.needs_model(count)] == [2, 3, 6, 7]
+    kept = keep(history, settled, accused, head=history.ended[-1].late_until + 1)
+    assert kept is not None
+    assert not any(kept.needs_model(count) for count in range(6))
+
+
 def test_no_more_accused_gradients_are_kept_than_a_round_has() -> None:
     spec = replace(SPEC, reward=replace(SPEC.reward, max_units=3, min_miners=1))
     guilty = [

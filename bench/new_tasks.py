@@ -150,6 +150,7 @@ def build_reward(units: int, miners: int) -> Reward:
         validator_fee=1,
         max_units=units,
         min_miners=miners,
+        min_units=miners,
     )
 
 

@@ -81,11 +81,18 @@ class Standing:
     """The block in which the last attempt ended; 0 if none has ended."""
 
     def list_obstacles(
-        self, terms: TaskTerms, parameters: ChainParameters, *, newcomer_count: int = 0
+        self, terms: TaskTerms, parameters: ChainParameters, *, newcomer_units: int = 0
     ) -> tuple[Obstacle, ...]:
-        """What the task lacks to open an attempt, if so many more miners take a seat."""
+        """What the task lacks to open an attempt, if a newcomer takes a seat of so many units."""
+        opening = self.opening
+        if newcomer_units:
+            opening = replace(
+                opening,
+                seat_count=opening.seat_count + 1,
+                registered_units=opening.registered_units + newcomer_units,
+            )
         return list_obstacles(
-            replace(self.opening, seat_count=self.opening.seat_count + newcomer_count),
+            opening,
             terms,
             number=self.header.number + 1,
             now=self.header.timestamp,

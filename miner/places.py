@@ -95,7 +95,9 @@ class Places:
             free_then = compute_free_units(reward.max_units, reward.min_miners, left)
             # Fewer units than wanted may be declared in the end, and displace fewer.
             is_worth_it = DISPLACED_PER_UNIT * (free_then - free) >= freed
-            if freed <= displaceable and is_worth_it:
+            # No attempt would open with fewer units, so the contract refuses that.
+            is_enough = sum(left) + min(wanted, free_then) >= reward.min_units
+            if freed <= displaceable and is_worth_it and is_enough:
                 displaced.append(miner)
                 del taken[miner]
                 free = free_then

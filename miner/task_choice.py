@@ -3,15 +3,15 @@
 Anyone may submit a task, also one that nobody can profit from. A miner has a seat in one task at a
 time: in a second one it would miss attempts. So a task in which the account has a seat comes first.
 A bond is placed only for a task that is active, whose phases leave time to commit to a gradient and
-to reveal it, and that lacks nothing for an attempt but miners. Of those, the miner prefers tasks in
-which it did not wait in vain before, then pay in the network's own token, then the highest pay for
-its time. A round counts as long as its phases may last: a submitter can make them as long as that
-with one seat of its own, and the miners of a task with a commitment phase of 20 hours and a little
-more pay would wait for so long. The pay of a task that lacks miners besides this one is divided by
-one more than they are: a task that pays next to nothing must not keep miners from one that lacks
-some, nor a task that pays much and lacks many. A task that takes more memory or disk than the
-operator allows, locks bonds for longer, or cannot be mined is put aside for a while, so that it
-does not keep the miner from the others.
+to reveal it, and that lacks nothing for an attempt but miners and their units. Of those, the miner
+prefers tasks in which it did not wait in vain before, then pay in the network's own token, then the
+highest pay for its time. A round counts as long as its phases may last: a submitter can make them
+as long as that with one seat of its own, and the miners of a task with a commitment phase of 20
+hours and a little more pay would wait for so long. The pay of a task that lacks miners besides this
+one, for their number or their units, is divided by one more than they are: a task that pays next to
+nothing must not keep miners from one that lacks some, nor a task that pays much and lacks many. A
+task that takes more memory or disk than the operator allows, locks bonds for longer, or cannot be
+mined is put aside for a while, so that it does not keep the miner from the others.
 """
 
 import json
@@ -52,6 +52,9 @@ IDLE_REST_SECONDS: Final = 120.0
 """How long a task is put aside that the miner has left because it opened no attempt; each further
 time doubles it. It is shorter than the stay in such a task, so that miners that need one another
 meet."""
+
+COMING_WITH_MINERS: Final = (ObstacleKind.MINERS, ObstacleKind.UNITS)
+"""What a task may lack when a miner takes a seat in it: other miners bring it."""
 
 EXAMINED_LIMIT: Final = 64
 """For one choice, the specifications of this many tasks are fetched, of the newest ones first."""
@@ -179,19 +182,23 @@ class TaskChoice:
         spec = self._examine(task)
         if spec is None:
             return None
+        reward, opening = spec.reward, standing.opening
+        units = min(self._units, reward.max_units)
         obstacles = standing.list_obstacles(
-            compute_terms(spec), self._light.network.parameters, newcomer_count=1
+            compute_terms(spec), self._light.network.parameters, newcomer_units=units
         )
-        if any(each.kind is not ObstacleKind.MINERS for each in obstacles):
+        if any(each.kind not in COMING_WITH_MINERS for each in obstacles):
             self._pause(task)
             reason = describe_obstacles(obstacles)
             if self._told.get(task) != reason:
                 self._told[task] = reason
                 _log.info("task not taken: it opens no attempt", task=task, reason=reason)
             return None
-        missing = max(0, spec.reward.min_miners - standing.opening.seat_count - 1)
-        is_pot = spec.reward.token == TRAINING_TOKEN
-        pay = min(self._units, spec.reward.max_units) * spec.reward.unit_price
+        missing_units = max(0, reward.min_units - opening.registered_units - units)
+        # Others are taken to offer as many units as this miner.
+        missing = max(0, reward.min_miners - opening.seat_count - 1, -(-missing_units // units))
+        is_pot = reward.token == TRAINING_TOKEN
+        pay = units * reward.unit_price
         phases = spec.phases
         seconds = phases.commit_seconds + phases.verdict_seconds + phases.result_seconds
         return task not in self._rests, is_pot, Fraction(pay, seconds * (1 + missing))

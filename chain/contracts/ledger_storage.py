@@ -24,6 +24,9 @@ LEDGER_TRAININGS: Final = 0
 LEDGER_TERMS_OFFSET: Final = 3
 """Offset in the struct Training, in words, of the terms and `endedBlock`."""
 
+SEATS_TASKS: Final = 0
+"""MinerSeats._tasks: by task, its terms and the units of its seats."""
+
 SEATS_MEMBERS: Final = 1
 """MinerSeats._members: by task, the list of the miners that have a seat."""
 
@@ -74,6 +77,8 @@ class OpeningState:
     is_open: bool
     """Whether an attempt is in progress."""
     seat_count: int
+    registered_units: int
+    """The units of all these seats."""
     refundable: int
     """What the escrow has for further rounds, in base units of the task's token."""
     attempts_left: int
@@ -222,7 +227,7 @@ def list_opening_slots(task: TaskId) -> dict[Address, tuple[int, ...]]:
     )
     return {
         GRADIENT_LEDGER: (training, training + LEDGER_TERMS_OFFSET),
-        MINER_SEATS: (find_mapping_slot(SEATS_MEMBERS, key),),
+        MINER_SEATS: (find_mapping_slot(SEATS_MEMBERS, key), find_mapping_slot(SEATS_TASKS, key)),
         TASK_REGISTRY: (account, account + REFUNDABLE_OFFSET, lease, lease + 1),
     }
 
@@ -231,12 +236,13 @@ def read_opening(read: ReadSlot, task: TaskId) -> OpeningState:
     """What decides whether a task can open an attempt."""
     slots = list_opening_slots(task)
     place, _ = (read(GRADIENT_LEDGER, slot) for slot in slots[GRADIENT_LEDGER])
-    (seat_count,) = (read(MINER_SEATS, slot) for slot in slots[MINER_SEATS])
+    seat_count, seats = (read(MINER_SEATS, slot) for slot in slots[MINER_SEATS])
     account, refundable, ends, counts = (read(TASK_REGISTRY, slot) for slot in slots[TASK_REGISTRY])
     return OpeningState(
         status=TaskStatus(_bits(account, 160, 8)),
         is_open=_bits(place, 144, 8) == 1,
         seat_count=seat_count,
+        registered_units=_bits(seats, 224, 32),
         refundable=refundable,
         attempts_left=_bits(counts, 160, 32),
         attempt_seconds=_bits(counts, 192, 32),

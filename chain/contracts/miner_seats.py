@@ -250,6 +250,15 @@ def compute_least_units(max_units: int) -> int:
     return -(-max_units // MAX_MINERS)
 
 
+def compute_highest_min_units(max_units: int) -> int:
+    """The highest bound for the units that an attempt needs.
+
+    As long as seats have fewer, a further seat of the least units fits. Otherwise seats that leave
+    fewer units free than a seat must have would keep the task from opening any attempt.
+    """
+    return max_units - compute_least_units(max_units) + 1
+
+
 def compute_free_units(max_units: int, min_miners: int, taken: Sequence[int]) -> int:
     """The most units that a newcomer may have without displacing a seat.
 
@@ -302,6 +311,11 @@ def get_seat(task_id: TaskId, miner: Address) -> ContractView[SeatState]:
 def seat_count(task_id: TaskId) -> ContractView[int]:
     """The number of seats of a task that have not ended."""
     return CONTRACT.view("seatCount", task_id, returns=int)
+
+
+def registered_units(task_id: TaskId) -> ContractView[int]:
+    """The units of the seats of a task that have not ended, together."""
+    return CONTRACT.view("registeredUnits", task_id, returns=int)
 
 
 def list_seats(task_id: TaskId) -> ContractView[tuple[ListedSeat, ...]]:

@@ -101,7 +101,8 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
     ),
     "SeatsNotDisplaceable": lambda task, miner: (
         f"the seat of {miner} in task {task} cannot be displaced: its term is not over, there is "
-        "room without it, or it has more than twice the units of the new seat; try again"
+        "room without it, it has more than twice the units of the new seat, or too few units for "
+        "an attempt would be left; try again"
     ),
     "SeatsTooManyMiners": lambda limit: (
         f"the task has {limit} miners, as many as a task can have; mine another"

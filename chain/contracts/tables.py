@@ -145,6 +145,7 @@ MINER_SEATS: Final = ContractAbi(
         "participants": FunctionAbi(("uint256",), ("address[]", "uint32[]")),
         "postFines": FunctionAbi(("uint256", "uint32", "bytes32"), ()),
         "register": FunctionAbi(("uint256", "uint32", "address[]"), ()),
+        "registeredUnits": FunctionAbi(("uint256",), ("uint32",)),
         "requiredBond": FunctionAbi(("uint256", "uint32"), ("uint256",)),
         "seatAttempts": FunctionAbi((), ("uint32",)),
         "seatBond": FunctionAbi((), ("uint256",)),
@@ -227,7 +228,9 @@ TASK_REGISTRY: Final = ContractAbi(
         "answerOf": FunctionAbi(("uint256", "address"), ("uint16",)),
         "answerTask": FunctionAbi(("uint256", "uint8"), ()),
         "attemptSecondsOf": FunctionAbi(
-            ("(bytes32,address,uint128,uint128,uint32,uint32,uint32,uint32,uint32,uint32,uint32)",),
+            (
+                "(bytes32,address,uint128,uint128,uint32,uint32,uint32,uint32,uint32,uint32,uint32,uint32)",
+            ),
             ("uint256",),
         ),
         "burnt": FunctionAbi((), ("uint256",)),
@@ -253,7 +256,9 @@ TASK_REGISTRY: Final = ContractAbi(
         "getResources": FunctionAbi(("uint256",), ("(uint32,uint32,uint64,uint64)",)),
         "getTerms": FunctionAbi(
             ("uint256",),
-            ("(bytes32,address,uint128,uint128,uint32,uint32,uint32,uint32,uint32,uint32,uint32)",),
+            (
+                "(bytes32,address,uint128,uint128,uint32,uint32,uint32,uint32,uint32,uint32,uint32,uint32)",
+            ),
         ),
         "isExpired": FunctionAbi(("uint256",), ("bool",)),
         "openTasks": FunctionAbi((), ("uint256",)),
@@ -264,7 +269,7 @@ TASK_REGISTRY: Final = ContractAbi(
         ),
         "quote": FunctionAbi(
             (
-                "(bytes32,address,uint128,uint128,uint32,uint32,uint32,uint32,uint32,uint32,uint32)",
+                "(bytes32,address,uint128,uint128,uint32,uint32,uint32,uint32,uint32,uint32,uint32,uint32)",
                 "(uint32,uint32,uint64,uint64)",
                 "uint32",
                 "uint32",
@@ -281,7 +286,7 @@ TASK_REGISTRY: Final = ContractAbi(
         "settleReservation": FunctionAbi(("uint256", "uint256", "bool"), ()),
         "submitTask": FunctionAbi(
             (
-                "(bytes32,address,uint128,uint128,uint32,uint32,uint32,uint32,uint32,uint32,uint32)",
+                "(bytes32,address,uint128,uint128,uint32,uint32,uint32,uint32,uint32,uint32,uint32,uint32)",
                 "(uint32,uint32,uint64,uint64)",
                 "bytes",
                 "uint256",

@@ -44,6 +44,9 @@ class TaskTerms:
     """Base units of the token for a settled round."""
     rounds: int
     min_miners: int
+    """An attempt opens with at least so many seats."""
+    min_units: int
+    """And with at least so many units of all seats together."""
     max_units: int
     """Units of work in one round."""
     audit_ppm: int

@@ -21,6 +21,9 @@ class ObstacleKind(StrEnum):
     CLOSED = "closed"
     MINERS = "miners"
     """Fewer miners have a seat than an attempt needs."""
+    UNITS = "units"
+    """The seats have fewer units together than an attempt needs, and missing miners may bring too
+    few."""
     ATTEMPTS = "attempts"
     """All attempts that were bought are used up."""
     ESCROW = "escrow"
@@ -68,9 +71,14 @@ def list_obstacles(
         case TaskStatus.ACTIVE:
             pass
     found = []
-    if state.seat_count < terms.min_miners:
+    missing_miners = max(0, terms.min_miners - state.seat_count)
+    if missing_miners:
         reason = f"too few miners: {state.seat_count} of {terms.min_miners}"
         found.append(Obstacle(ObstacleKind.MINERS, reason))
+    # Each miner that is missing brings at least one unit.
+    if state.registered_units + missing_miners < terms.min_units:
+        reason = f"too few units: {state.registered_units} of {terms.min_units}"
+        found.append(Obstacle(ObstacleKind.UNITS, reason))
     if not state.attempts_left:
         reason = "no attempts are left of those that were bought"
         found.append(Obstacle(ObstacleKind.ATTEMPTS, reason))

@@ -161,6 +161,7 @@ class Reward:
         validator_fee: Base units of the token a round for all validators together.
         max_units: The most units of one round.
         min_miners: The registered miners that an attempt needs to open.
+        min_units: The units of these miners together that an attempt needs to open.
     """
 
     token: Address
@@ -168,6 +169,7 @@ class Reward:
     validator_fee: int
     max_units: int
     min_miners: int
+    min_units: int
 
 
 @dataclass(frozen=True, slots=True)

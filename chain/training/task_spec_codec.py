@@ -11,7 +11,7 @@ import re
 from dataclasses import asdict
 from typing import Final, assert_never
 
-from chain.contracts.miner_seats import compute_least_units
+from chain.contracts.miner_seats import compute_highest_min_units, compute_least_units
 from chain.contracts.task_registry import TaskResources, TaskTerms
 from chain.crypto import sha256
 from chain.errors import InvalidSpec, RejectionReason
@@ -151,6 +151,7 @@ def compute_terms(spec: TaskSpec) -> TaskTerms:
         validator_fee=spec.reward.validator_fee,
         rounds=spec.round_count,
         min_miners=spec.reward.min_miners,
+        min_units=spec.reward.min_units,
         max_units=spec.reward.max_units,
         audit_ppm=spec.verification.audit_ppm,
         commit_seconds=spec.phases.commit_seconds,
@@ -197,6 +198,7 @@ def encode_task_spec(spec: TaskSpec) -> bytes:
                 "validator_fee": str(spec.reward.validator_fee),
                 "max_units": spec.reward.max_units,
                 "min_miners": spec.reward.min_miners,
+                "min_units": spec.reward.min_units,
             },
             "evaluate_every": spec.evaluate_every,
             "resources": asdict(spec.resources),
@@ -331,6 +333,7 @@ def _decode_spec(value: Json) -> TaskSpec:
             validator_fee=_decode_amount(reward, "validator_fee"),
             max_units=reward.integer("max_units", 1, MAX_UNITS),
             min_miners=reward.integer("min_miners", 1, MAX_UNITS),
+            min_units=reward.integer("min_units", 1, MAX_UNITS),
         ),
         evaluate_every=fields.integer("evaluate_every", 1, MAX_ROUNDS),
         resources=TaskResources(
@@ -460,6 +463,9 @@ def _validate_spec(spec: TaskSpec) -> None:
     least = compute_least_units(spec.reward.max_units)
     if spec.reward.min_miners > spec.reward.max_units // least:
         refuse("spec.reward.min_miners", f"exceeds max_units, of which a seat has at least {least}")
+    highest = compute_highest_min_units(spec.reward.max_units)
+    if not spec.reward.min_miners <= spec.reward.min_units <= highest:
+        refuse("spec.reward.min_units", f"must be from min_miners to {highest}")
     rounds = [point.round_number for point in spec.schedule]
     if rounds[0] != 0 or any(rounds[i] >= rounds[i + 1] for i in range(len(rounds) - 1)):
         refuse("spec.learning_rate_ppb", "must start at round 0 and ascend")

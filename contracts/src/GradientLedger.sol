@@ -363,7 +363,8 @@ contract GradientLedger is IGradientLedger {
     function _canOpen(uint256 taskId) private view returns (bool) {
         ITaskRegistry.TaskTerms memory terms = REGISTRY.getTerms(taskId);
         uint256 cost = uint256(terms.maxUnits) * terms.unitPrice + terms.validatorFee;
-        return SEATS.seatCount(taskId) >= terms.minMiners && REGISTRY.canReserveRound(taskId, cost);
+        return SEATS.seatCount(taskId) >= terms.minMiners
+            && SEATS.registeredUnits(taskId) >= terms.minUnits && REGISTRY.canReserveRound(taskId, cost);
     }
 
     function _nextBallot(Training storage training) private {

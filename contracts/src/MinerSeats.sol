@@ -56,6 +56,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         uint32 registeredUnits; // of all seats that have not ended, at most maxUnits
         uint128 unitPrice;
         uint32 minMiners;
+        uint32 minUnits;
     }
 
     struct Misses {
@@ -103,6 +104,10 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         if (displaced.length != 0) _requireNotOpening(taskId, progress);
         for (uint256 i = 0; i < displaced.length; ++i) {
             displaceable -= _displace(taskId, task, progress, displaced[i], units, displaceable);
+        }
+        // Without this, a newcomer could take the units away without which no attempt opens, and then owes none.
+        if (displaced.length != 0 && task.registeredUnits + units < task.minUnits) {
+            revert SeatsNotDisplaceable(taskId, displaced[0]);
         }
         if (members.length == MAX_MINERS) revert SeatsTooManyMiners(MAX_MINERS);
         // Each miner does the units that it declared. Nothing is drawn, so no choice of an address or of the
@@ -255,6 +260,10 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         return _members[taskId].length;
     }
 
+    function registeredUnits(uint256 taskId) external view returns (uint32) {
+        return _tasks[taskId].registeredUnits;
+    }
+
     function getSeat(uint256 taskId, address miner) external view returns (Seat memory) {
         return _seats[taskId][miner];
     }
@@ -335,6 +344,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         task.auditPpm = terms.auditPpm;
         task.unitPrice = terms.unitPrice;
         task.minMiners = terms.minMiners;
+        task.minUnits = terms.minUnits;
     }
 
     /// @dev A seat in a paused task is ready for the attempt that opens when the submitter resumes it.

@@ -589,6 +589,10 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         if (terms.minMiners == 0 || terms.minMiners > terms.maxUnits / leastUnits) {
             revert TaskInvalidTerms("minMiners");
         }
+        // While units are missing, one more seat must fit, or a task could be full and open no attempt.
+        if (terms.minUnits < terms.minMiners || terms.minUnits > terms.maxUnits - leastUnits + 1) {
+            revert TaskInvalidTerms("minUnits");
+        }
         if (terms.auditPpm != FULL_AUDIT_PPM) revert TaskInvalidTerms("auditPpm");
         if (!_isPhase(terms.commitSeconds)) revert TaskInvalidTerms("commitSeconds");
         if (!_isPhase(terms.verdictSeconds)) revert TaskInvalidTerms("verdictSeconds");

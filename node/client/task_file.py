@@ -284,12 +284,15 @@ def _read_reward(table: "_Table", token: Address) -> Reward:
             table.refuse("token", f'must be "{POT}" or the address of an ERC-20 contract')
     if len(token) != 20:
         table.refuse("token", "must be an address of 20 bytes")
+    max_units, min_miners = table.get("max_units", int), table.get("min_miners", int)
     reward = Reward(
         token=token,
         unit_price=table.scaled("unit_price", TOKEN_UNIT),
         validator_fee=table.scaled("validator_fee", TOKEN_UNIT),
-        max_units=table.get("max_units", int),
-        min_miners=table.get("min_miners", int),
+        max_units=max_units,
+        min_miners=min_miners,
+        # Half of the units: then at least half of a round's fee pays for work that can be done.
+        min_units=table.get("min_units", int, max(-(-max_units // 2), min_miners)),
     )
     table.finish()
     return reward

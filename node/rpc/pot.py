@@ -195,6 +195,7 @@ class PotMethods:
             status=history.status,
             is_open=history.attempt is not None,
             seat_count=await contracts.read(miner_seats.seat_count(task_id)),
+            registered_units=await contracts.read(miner_seats.registered_units(task_id)),
             refundable=account.refundable,
             attempts_left=history.lease.attempts_left,
             attempt_seconds=history.lease.attempt_seconds,

@@ -61,6 +61,7 @@ def encode_terms(terms: TaskTerms) -> JsonObject:
         "validatorFee": str(terms.validator_fee),
         "rounds": terms.rounds,
         "minMiners": terms.min_miners,
+        "minUnits": terms.min_units,
         "maxUnits": terms.max_units,
         "auditPpm": terms.audit_ppm,
         "commitSeconds": terms.commit_seconds,

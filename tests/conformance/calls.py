@@ -29,7 +29,7 @@ from tests.conformance.values import (
     make_hash,
 )
 
-TERMS = TaskTerms(make_hash(1), make_address(2), 3, 4, 5, 6, 7, 8, 9, 10, 11)
+TERMS = TaskTerms(make_hash(1), make_address(2), 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
 RESOURCES = TaskResources(62, 63, 64, 65)
 PURCHASE = Purchase(66, 67)
 VOTE = ResultVote(make_hash(12), make_hash(13), make_hash(14), 15, 98, ResultKind.PAID_ONLY, 99)

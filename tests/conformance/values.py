@@ -227,7 +227,7 @@ SPEC = TaskSpec(
     schedule=(SchedulePoint(0, 20_000_000), SchedulePoint(9, 2_000_000)),
     verification=Verification(audit_ppm=1_000_000, tolerance_ppb=100_000),
     phases=Phases(commit_seconds=10, verdict_seconds=20, result_seconds=30),
-    reward=Reward(make_address(108), 10**18, 10**17 + 1, 8, 3),
+    reward=Reward(make_address(108), 10**18, 10**17 + 1, 8, 3, 4),
     evaluate_every=1,
     resources=TaskResources(
         unit_milliseconds=61, evaluation_milliseconds=62, peak_bytes=2**30 + 63, disk_bytes=2**34

@@ -112,6 +112,42 @@ def test_attempt_opens_by_a_call_of_its_own_with_the_minimum_of_miners(world: Wo
     assert (world.money.reserved, world.money.refundable) == (ROUND_COST, BUDGET - ROUND_COST)
 
 
+def test_no_attempt_opens_without_the_least_units(world: World) -> None:
+    """Three seats of one unit used up a task in a minute, and its fees were paid whole."""
+    world.submit(with_terms(min_units=6))
+    world.ready()
+    for miner in MINERS[:3]:
+        world.register(miner, 1)
+    assert (world.phase, world.round.open) == (Phase.WAITING, False)
+    assert refusal(world.advance) == wrong_phase(Phase.WAITING)
+    world.register(MINERS[3], 3)
+    assert (world.phase, world.round.open) == (Phase.STALLED, False)
+    assert AttemptOpened(world.task, 0, 0, 1, 4, ROUND_COST) in world.advance().events
+
+
+def test_next_attempt_waits_if_a_miner_leaves_with_its_units(world: World) -> None:
+    world.submit(with_terms(min_units=5))
+    world.ready()
+    for miner, units in zip(MINERS[:3], (2, 2, 1), strict=True):
+        world.register(miner, units)
+    world.advance()
+    world.mine(1, 1)
+    world.commit_all()
+    world.leave(MINERS[2])
+    world.commit(MINERS[2], 1)
+    world.judge((OK, OK, OK))
+    vote = world.agree(result("round", 5))
+    assert RoundSettled(world.task, 0, 0, 0, vote) in world.settle(vote).events
+    assert (world.phase, world.round.open) == (Phase.WAITING, False)
+    world.register(MINERS[3], 1)
+    assert world.phase is Phase.STALLED
+    world.mine(1, 1)
+    lease = world.lease
+    world.leave(MINERS[0])
+    world.at(lease.progress_block + lease.idle_blocks, lease.progress_time + lease.idle_seconds)
+    assert TaskClosed(world.task, CloseReason.EXPIRED) in world.expire().events
+
+
 def test_no_attempt_opens_without_the_cost_of_a_round(world: World) -> None:
     world.submit(budget=ROUND_COST)
     world.ready()

@@ -176,6 +176,25 @@ def test_room_for_missing_seats_is_as_large_as_least_seats(world: World) -> None
     assert world.round.open
 
 
+def test_units_that_are_too_few_for_a_seat_keep_no_task_from_opening(world: World) -> None:
+    terms = with_terms(max_units=4_000, min_units=3_997, unit_price=1, validator_fee=0)
+    world.submit(terms)
+    world.task = TaskId(2)
+    world.ready()
+    world.register(MINERS[0], 2_000)
+    world.register(MINERS[1], 1_996)
+    assert world.phase is Phase.WAITING
+    world.register(MINERS[2], 4)
+    assert world.phase is Phase.STALLED
+    world.task = TaskId(3)
+    world.submit(terms)
+    world.ready()
+    world.register(MINERS[0], 2_000)
+    world.register(MINERS[1], 1_997)
+    assert refusal(world.register, MINERS[2], 3) == ContractError("SeatsTooFewUnits", (4,))
+    assert world.phase is Phase.STALLED
+
+
 def test_registration_without_allowance_leaves_nothing(world: World) -> None:
     refused = refusal(world.send, MINERS[0], miner_seats.register(world.task, 1))
     assert isinstance(refused, ContractError)
@@ -243,6 +262,29 @@ def test_small_newcomers_do_not_displace_large_seats(world: World) -> None:
     )
     assert world.register(MINERS[2], 3, [MINERS[0]]).events
     assert world.register(MINERS[3], 3, [MINERS[1]]).events
+
+
+def test_newcomer_leaves_the_units_that_an_attempt_needs(world: World) -> None:
+    """Else it could stop the task at no cost: it would owe no attempt, because none opened."""
+    world.submit(with_terms(min_units=7), budget=20 * BUDGET)
+    world.task = TaskId(2)
+    world.ready()
+    world.register(MINERS[0], 6)
+    world.register(MINERS[1], 2)
+    world.advance()
+    world.mine(1, 1)
+    for _ in range(SEAT_ATTEMPTS):
+        world.commit(MINERS[0], 6)
+        world.commit(MINERS[1], 2)
+        world.judge()
+        world.settle(world.agree(empty_result(ResultKind.VOID)))
+        if world.money.status is TaskStatus.PAUSED:
+            world.resume()
+        world.mine(1, 1)
+    refused = refusal(world.register, MINERS[2], 4, [MINERS[0]])
+    assert refused == ContractError("SeatsNotDisplaceable", (2, "0x" + MINERS[0].hex()))
+    assert world.register(MINERS[2], 5, [MINERS[0]]).events
+    assert world.read(miner_seats.registered_units(world.task)) == 7
 
 
 # ---- taking a seat again

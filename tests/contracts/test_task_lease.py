@@ -132,7 +132,7 @@ def test_evaluations_are_promised_the_share_of_their_phase(world: World) -> None
 SPECIFICATIONS = st.builds(
     lambda units, times, phases: replace(
         SMALL_SPEC,
-        reward=replace(SMALL_SPEC.reward, max_units=units, min_miners=1),
+        reward=replace(SMALL_SPEC.reward, max_units=units, min_miners=1, min_units=1),
         phases=Phases(*phases),
         resources=TaskResources(*times, 1, 1),
     ),

@@ -84,6 +84,10 @@ def test_submission_escrows_the_budget_and_publishes_the_spec(world: World) -> N
         ({"min_miners": 1025, "max_units": 65_536}, "minMiners"),
         # Each seat has two units at least.
         ({"min_miners": 1001, "max_units": 2000}, "minMiners"),
+        ({"min_units": 1}, "minUnits"),
+        ({"min_units": 9}, "minUnits"),
+        # 63 units that are free have no room for a seat.
+        ({"min_units": 65_474, "max_units": 65_536}, "minUnits"),
         ({"max_units": 0}, "maxUnits"),
         ({"max_units": 65_537}, "maxUnits"),
         ({"unit_price": 0}, "unitPrice"),
@@ -106,6 +110,7 @@ def test_terms_at_their_bounds_are_accepted(world: World) -> None:
     terms = with_terms(
         max_units=65_536,
         min_miners=1024,
+        min_units=65_473,
         unit_price=1,
         commit_seconds=week,
         verdict_seconds=4,

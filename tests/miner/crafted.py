@@ -75,7 +75,9 @@ def craft(
         ),
         held_out=replace(SPEC.held_out, first_row=len(features), row_count=HELD_OUT),
         samples_per_unit=samples_per_unit,
-        reward=replace(SPEC.reward, max_units=len(features) // samples_per_unit, min_miners=1),
+        reward=replace(
+            SPEC.reward, max_units=len(features) // samples_per_unit, min_miners=1, min_units=1
+        ),
         resources=replace(SPEC.resources, unit_milliseconds=unit_milliseconds),
     )
     return CraftedTask(spec, weights, shard)

@@ -58,6 +58,7 @@ class FakeChain:
             status=self.proven.get(task, TaskStatus[self.listed_status.upper()]),
             is_open=False,
             seat_count=3,
+            registered_units=8,
             refundable=10**30,
             attempts_left=10,
             attempt_seconds=500,
@@ -119,7 +120,9 @@ def test_task_whose_rounds_may_last_for_hours_needs_as_much_more_pay() -> None:
 
 
 def test_only_units_that_a_task_has_count_as_pay() -> None:
-    small = replace(paying(9), reward=replace(paying(9).reward, max_units=1, min_miners=1))
+    small = replace(
+        paying(9), reward=replace(paying(9).reward, max_units=1, min_miners=1, min_units=1)
+    )
     assert choice_of(FakeChain({1: paying(5), 2: small})).choose() == 1
 
 
@@ -209,6 +212,21 @@ def test_task_that_needs_fewest_miners_besides_this_one_comes_first() -> None:
     assert choice_of(chain).choose() == 3
     chain.changes[3] = {"attempts_left": 0}
     assert choice_of(chain).choose() == 2, "its first miner must not wait for others"
+
+
+def test_pay_of_a_task_is_worth_less_the_more_units_it_lacks() -> None:
+    """Units come with miners, so a task without them is no worse than one without miners."""
+    reward = replace(paying(900).reward, max_units=8, min_units=8)
+    short = replace(paying(900), reward=reward)
+    chain = FakeChain({1: short, 2: paying(301)}, changes={1: {"registered_units": 1}})
+    # With the two units of this miner, five are missing: three more miners of its kind.
+    assert choice_of(chain).choose() == 2
+    chain.specs[2] = paying(224)
+    assert choice_of(chain).choose() == 1
+    chain.specs[2] = paying(226)
+    assert choice_of(chain).choose() == 2
+    chain.changes[1]["registered_units"] = 6
+    assert choice_of(chain).choose() == 1
 
 
 def test_task_that_stood_idle_comes_last_and_not_at_once(now: SimpleNamespace) -> None:

@@ -35,6 +35,7 @@ def write_task(directory: Path) -> Path:
     text = (ROOT / "examples" / "digits.toml").read_text()
     for old, new in (
         ("min_miners = 3", "min_miners = 2"),
+        ("min_units = 3", "min_units = 2"),
         ("verdict_seconds = 20", "verdict_seconds = 12"),
     ):
         assert old in text

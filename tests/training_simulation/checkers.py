@@ -126,8 +126,9 @@ SEATS: Final = "seats"
 """A seat ends at its second miss, and each burns an eighth of its bond in POT.
 
 Two misses in eight attempts, a miss in the last attempt and a fraud burn what is left, and nothing
-else does. All seats together have no more units than a round. A newcomer displaces only seats whose
-term is over and whose units it needs, and is refused for no other reason.
+else does. All seats together have no more units than a round, and an attempt opens only with enough
+of them. A newcomer displaces only seats whose term is over and whose units it needs, leaves enough
+for an attempt, and is refused for no other reason.
 """
 PROGRESS: Final = "progress"
 """A healthy network settles a round within a bounded time."""
@@ -553,6 +554,8 @@ class Checkers:
             most -= seat.units
             if most < 0:
                 return "it displaces too many units"
+        if displaced and units + sum(seat.units for seat in live.values()) < spec.reward.min_units:
+            return "it leaves fewer units than an attempt needs"
         return "the task is full" if units > count_free() else ""
 
     def _apply(self, event: object) -> None:
@@ -616,6 +619,7 @@ class Checkers:
                 if not attempt.commitments:
                     self._fees.note_empty_attempt(event.task_id, self._now_moment())
             case AttemptOpened():
+                self._check_seats(event)
                 self._fees.note_attempt(event.task_id, self._now_moment())
                 self._open.add(event.task_id)
                 self._attempt_count[event.task_id] = event.ordinal
@@ -627,6 +631,20 @@ class Checkers:
                 self._opened.append(attempt_id)
             case _:
                 pass
+
+    def _check_seats(self, event: AttemptOpened) -> None:
+        """An attempt opens only with as many seats and units as the task needs."""
+        reward, units = self._spec(event.task_id).reward, self.count_units(event.task_id)
+        is_enough = event.expected_commitments >= reward.min_miners and units >= reward.min_units
+        self.require(SEATS, is_enough, f"{event} with {units} units")
+
+    def count_units(self, task_id: TaskId) -> int:
+        """The units of the seats of a task that have not ended."""
+        return sum(
+            seat.units
+            for (of_task, _), seat in self._seats.items()
+            if of_task == task_id and seat.last_attempt is None
+        )
 
     def _count_validators(self) -> int:
         return len(self._chain.validator_set.validators)

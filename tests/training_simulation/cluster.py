@@ -145,6 +145,8 @@ class World:
     others: tuple[OtherTask, ...] = ()
     seat_attempts: int = SEAT_ATTEMPTS
     """The term of a seat."""
+    min_units: int = 2
+    """The units of all seats together without which no attempt of the main task opens."""
     are_greedy: bool = False
     """Whether the first miners of the main task ask for all units of a round at first."""
     newcomers: tuple[Newcomer, ...] = ()

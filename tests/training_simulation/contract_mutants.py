@@ -132,6 +132,16 @@ CONTRACT_MUTANTS: Final = {
         SEATS,
         (("if (seatsAfter < task.minMiners) {", "if (seatsAfter == 0) {"),),
     ),
+    "few-units-open": Mutant(
+        "an attempt opens with any number of units",
+        LEDGER,
+        (("SEATS.registeredUnits(taskId) >= terms.minUnits", "terms.minUnits != 0"),),
+    ),
+    "newcomer-takes-the-least-units": Mutant(
+        "a newcomer displaces seats without whose units no attempt opens",
+        SEATS,
+        (("task.registeredUnits + units < task.minUnits", "task.minUnits == 0"),),
+    ),
     "fined-twice": Mutant(
         "a miss can be imposed again and again",
         SEATS,

@@ -216,7 +216,8 @@ class Miner(Actor):
         displaced: list[Address] = []
         for each in self._list_over(seats):
             is_full = count_free_units(spec, list(taken.values())) < self.units
-            if is_full and each.units <= most:
+            left = sum(taken.values()) - each.units + self.units
+            if is_full and each.units <= most and left >= spec.reward.min_units:
                 displaced.append(each.miner)
                 most -= taken.pop(each.miner)
         return tuple(displaced)

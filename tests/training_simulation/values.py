@@ -33,6 +33,7 @@ MAIN_SPEC: Final = replace(
         validator_fee=10 * POT + 3,
         max_units=8,
         min_miners=2,
+        min_units=2,
     ),
     resources=TaskResources(
         unit_milliseconds=200,
@@ -64,7 +65,9 @@ def junk_spec(number: int) -> TaskSpec:
 
     Every fourth one has nearly a quarter of a worker's time promised, and never uses it.
     """
-    reward = replace(MAIN_SPEC.reward, unit_price=1, validator_fee=0, max_units=1, min_miners=1)
+    reward = replace(
+        MAIN_SPEC.reward, unit_price=1, validator_fee=0, max_units=1, min_miners=1, min_units=1
+    )
     unit_milliseconds = 240 * MAIN_SPEC.phases.verdict_seconds if number % 4 == 0 else 1
     resources = TaskResources(unit_milliseconds, 1, 1, 2**24)
     return replace(MAIN_SPEC, name=f"junk {number}", reward=reward, resources=resources)

@@ -410,6 +410,8 @@ def draw_seats(random: Random) -> World:
             for each, misnaming in zip(newcomers, misnamings, strict=True)
         ),
         are_greedy=random.random() < 0.5,
+        # Some tasks need all units for an attempt; this takes no draw from other worlds.
+        min_units=count * units if len(newcomers) == 3 else 2,
     )
 
 
@@ -518,7 +520,9 @@ def build(
         miner.units, miner.misnaming = newcomer.units, newcomer.misnaming
         miner.starts_ms = newcomer.starts_ms
         cluster.miners.append(miner)
-    spec = replace(MAIN_SPEC, phases=Phases(*world.phases), round_count=world.rounds)
+    reward = replace(MAIN_SPEC.reward, min_units=world.min_units)
+    phases = Phases(*world.phases)
+    spec = replace(MAIN_SPEC, phases=phases, round_count=world.rounds, reward=reward)
     submitter = Submitter(
         cluster, "submitter", SUBMITTERS[0], spec, world.habits_of_submitter, world.purchase
     )
@@ -558,6 +562,7 @@ def build_other_spec(other: OtherTask) -> TaskSpec:
         unit_price=other.unit_price,
         max_units=other.max_units,
         min_miners=other.min_miners,
+        min_units=other.min_miners,
     )
     resources = replace(MAIN_SPEC.resources, unit_milliseconds=other.unit_milliseconds)
     return replace(
@@ -692,7 +697,7 @@ def _run_closing_votes(cluster: Cluster) -> None:
 
 
 def is_hopeless(cluster: Cluster, submitter: Submitter) -> bool:
-    """Whether the task cannot go on: too few miners take part, or the escrow is too small."""
+    """Whether the task cannot go on: too few miners or units take part, or the escrow is small."""
     task_id, spec = submitter.task_id, submitter.spec
     history = cluster.chain.view.histories.get(task_id)
     if history is None:
@@ -715,7 +720,9 @@ def is_hopeless(cluster: Cluster, submitter: Submitter) -> bool:
     took_ms = len(taking_part) * cluster.cost(spec).check_ms
     if spec.name != MAIN_SPEC.name and took_ms > promised_ms:
         return True
-    return len(taking_part) < spec.reward.min_miners or not honest or is_poor
+    lacks_units = cluster.checkers.count_units(task_id) < spec.reward.min_units
+    lacks_miners = len(taking_part) < spec.reward.min_miners or not honest
+    return lacks_miners or lacks_units or is_poor
 
 
 def compute_recovery_ms(cluster: Cluster, task_id: TaskId) -> int:

@@ -103,6 +103,7 @@ TERMS = TaskTerms(
     validator_fee=10 * POT + 3,
     rounds=3,
     min_miners=2,
+    min_units=2,
     max_units=8,
     audit_ppm=1_000_000,
     commit_seconds=30,
@@ -598,4 +599,6 @@ def started_world() -> World:
 
 
 def with_terms(**changes: object) -> TaskTerms:
+    """Other terms. An attempt needs one unit of each miner that it needs, if not told otherwise."""
+    changes.setdefault("min_units", changes.get("min_miners", TERMS.min_miners))
     return replace(TERMS, **changes)

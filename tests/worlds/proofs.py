@@ -10,7 +10,7 @@ from chain.consensus.messages import (
     compute_signing_digest,
 )
 from chain.contracts import ledger_storage
-from chain.contracts.addresses import GRADIENT_LEDGER, TASK_REGISTRY
+from chain.contracts.addresses import GRADIENT_LEDGER, MINER_SEATS, TASK_REGISTRY
 from chain.contracts.set_storage import SET_HASH_SLOT, compute_set_hash
 from chain.contracts.task_registry import TaskStatus
 from chain.crypto import get_address, sign
@@ -146,7 +146,9 @@ def members_storage(
         | is_displaced << 248
         for slot, (miner, units) in zip(slots[len(miners) :], members, strict=True)
     }
-    return {count: len(miners), **elements, **registrations}
+    _, seats = ledger_storage.list_opening_slots(task)[MINER_SEATS]
+    units = sum(units for _, units in members) << 224
+    return {count: len(miners), seats: units, **elements, **registrations}
 
 
 def ledger_with(*parts: Mapping[int, int]) -> dict[int, int]:

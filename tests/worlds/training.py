@@ -85,6 +85,7 @@ SPEC = TaskSpec(
         validator_fee=10**17,
         max_units=8,
         min_miners=3,
+        min_units=3,
     ),
     evaluate_every=1,
     resources=TaskResources(

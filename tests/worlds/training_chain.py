@@ -41,7 +41,7 @@ START = 2_000_000_000
 VALIDATORS = tuple(Address(bytes([0x20 + n]) * 20) for n in range(4))
 OPERATORS = tuple(Signer.from_key(bytes([n]) * 32) for n in range(1, 5))
 SUBMITTER, ANN, BEN = (Signer.from_key(bytes([n]) * 32) for n in (11, 12, 13))
-SPEC = replace(SMALL, reward=replace(SMALL.reward, token=TRAINING_TOKEN, min_miners=2))
+SPEC = replace(SMALL, reward=replace(SMALL.reward, token=TRAINING_TOKEN, min_miners=2, min_units=2))
 BUDGET = 100 * POT
 FEE = 60 * POT
 """The most that is paid as fee."""

@@ -83,8 +83,8 @@ interface IMinerSeats {
     /// @notice Take a seat with `units` of work in each round, from the next attempt on. Pulls
     /// requiredBond(taskId, units) in the task's token, and the seat bond in POT. The task must be active or
     /// paused, and `units` at least a 1024th of the task's. A newcomer to a full task names in `displaced` the
-    /// miners whose seats end to make room: their terms must be over, and together they may have at most twice
-    /// as many units as the newcomer. An account whose seat has ended may take it again with the same units, as
+    /// miners whose seats end to make room: their terms must be over, together they may have at most twice
+    /// as many units as the newcomer, and with its units enough for an attempt must be left. An account whose seat has ended may take it again with the same units, as
     /// soon as its last attempt has ended: its bonds stay as they are, and its misses count on.
     function register(uint256 taskId, uint32 units, address[] calldata displaced) external;
 
@@ -129,6 +129,9 @@ interface IMinerSeats {
 
     /// @notice The number of seats that have not ended: all take part in the next attempt.
     function seatCount(uint256 taskId) external view returns (uint256);
+
+    /// @notice The units of these seats together.
+    function registeredUnits(uint256 taskId) external view returns (uint32);
 
     function getSeat(uint256 taskId, address miner) external view returns (Seat memory);
 

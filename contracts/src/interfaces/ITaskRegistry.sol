@@ -32,7 +32,8 @@ interface ITaskRegistry {
         uint128 unitPrice; // base units of the token for one accepted unit
         uint128 validatorFee; // base units for a settled round, shared by the operators with a timely verdict
         uint32 rounds;
-        uint32 minMiners;
+        uint32 minMiners; // an attempt opens with at least so many seats
+        uint32 minUnits; // and at least so many units of all seats together
         uint32 maxUnits; // units of work in one round, at most 65 536
         uint32 auditPpm; // probability that a validator re-executes a gradient, in millionths
         uint32 commitSeconds;

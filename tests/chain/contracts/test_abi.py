@@ -98,10 +98,10 @@ WHO = Address(b"\x11" * 20)
 WHOM = Address(b"\x22" * 20)
 HASH = Hash32(b"\x33" * 32)
 VOTE = ResultVote(HASH, Hash32(b"\x44" * 32), Hash32(b"\x55" * 32), 9, 77, ResultKind.PAID_ONLY, 21)
-TERMS = TaskTerms(HASH, WHO, 1, 2, 3, 4, 5, 1_000_000, 6, 7, 8)
+TERMS = TaskTerms(HASH, WHO, 1, 2, 3, 4, 5, 6, 1_000_000, 7, 8, 9)
 WHO_TEXT, WHOM_TEXT = "0x" + WHO.hex(), "0x" + WHOM.hex()
 VOTE_WORDS = (HASH, b"\x44" * 32, b"\x55" * 32, 9, 77, 3, 21)
-TERMS_WORDS = (HASH, WHO_TEXT, 1, 2, 3, 4, 5, 1_000_000, 6, 7, 8)
+TERMS_WORDS = (HASH, WHO_TEXT, 1, 2, 3, 4, 5, 6, 1_000_000, 7, 8, 9)
 
 RESOURCES = TaskResources(9, 10, 11, 12)
 PURCHASE = Purchase(13, 14)
@@ -144,6 +144,7 @@ CALLS: list[tuple[str, str, ContractCall | ContractView]] = [
     ("MinerSeats", "postFines", miner_seats.post_fines(TASK, 4, HASH)),
     ("MinerSeats", "getSeat", miner_seats.get_seat(TASK, WHO)),
     ("MinerSeats", "seatCount", miner_seats.seat_count(TASK)),
+    ("MinerSeats", "registeredUnits", miner_seats.registered_units(TASK)),
     ("MinerSeats", "listSeats", miner_seats.list_seats(TASK)),
     ("MinerSeats", "listOver", miner_seats.list_over(TASK, 5)),
     ("MinerSeats", "requiredBond", miner_seats.required_bond(TASK, 5)),
@@ -355,7 +356,7 @@ ANSWERS = {
     "committee": ValidatorSet((WHOM, WHO), (WHOM, WHO)),
     "committeeOf": ValidatorSet((WHOM, WHO), (WHOM, WHO)),
     "nextValidators": (WHOM, WHO),
-    "getTerms": TaskTerms(HASH, WHO, *[3] * 9),
+    "getTerms": TaskTerms(HASH, WHO, *[3] * 10),
     "getAccount": TaskAccount(WHO, TaskStatus.PAUSED, 3, True, CloseReason.REFUSED, *[3] * 9),
     "getRound": RoundState(*[3] * 6, True, *[3] * 11, HASH, HASH, 3),
     "endedAttempt": EndedAttemptState(*[3] * 6),

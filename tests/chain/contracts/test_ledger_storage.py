@@ -85,6 +85,7 @@ def test_slots_of_what_an_attempt_needs_match_the_contracts(tmp_path: Path) -> N
             status=chain.contracts.read(task_registry.get_account(TASK)).status,
             is_open=chain.contracts.read(gradient_ledger.get_round(TASK)).open,
             seat_count=chain.contracts.read(miner_seats.seat_count(TASK)),
+            registered_units=chain.contracts.read(miner_seats.registered_units(TASK)),
             refundable=chain.contracts.read(task_registry.get_account(TASK)).refundable,
             attempts_left=chain.contracts.read(task_registry.get_lease(TASK)).attempts_left,
             attempt_seconds=chain.contracts.read(task_registry.get_lease(TASK)).attempt_seconds,
@@ -99,6 +100,7 @@ def test_slots_of_what_an_attempt_needs_match_the_contracts(tmp_path: Path) -> N
     chain.register()
     opening, ended_block = read()
     assert (opening.is_open, opening.seat_count, opening.attempts_left) == (True, 2, 999)
+    assert opening.registered_units == 3
     assert ended_block == 0
     for step in (chain.commit, chain.judge, chain.agree, chain.settle):
         step()

@@ -20,17 +20,20 @@ from tests.worlds.contracts import (
     PRICES,
     ROUND_COST,
     SUBMITTER,
-    TERMS,
     World,
     new_world,
     started_world,
+    with_terms,
 )
 
 TASK = TaskId(1)
+TERMS = with_terms(min_units=5)
+"""An attempt needs two seats, and five units of them."""
 READY = OpeningState(
     status=TaskStatus.ACTIVE,
     is_open=False,
     seat_count=2,
+    registered_units=5,
     refundable=ROUND_COST,
     attempts_left=1,
     attempt_seconds=500,
@@ -52,6 +55,7 @@ def look(world: World) -> tuple[list[ObstacleKind], Phase]:
         status=account.status,
         is_open=world.round.open,
         seat_count=world.read(miner_seats.seat_count(TASK)),
+        registered_units=world.read(miner_seats.registered_units(TASK)),
         refundable=account.refundable,
         attempts_left=lease.attempts_left,
         attempt_seconds=lease.attempt_seconds,
@@ -60,7 +64,7 @@ def look(world: World) -> tuple[list[ObstacleKind], Phase]:
     )
     found = list_obstacles(
         state,
-        TERMS,
+        world.read(task_registry.get_terms(TASK)),
         number=world.number,
         now=world.timestamp,
         empty_block_interval_ms=PRICES.empty_block_milliseconds,
@@ -81,6 +85,8 @@ def test_task_that_lacks_nothing_or_has_an_attempt_has_no_obstacle() -> None:
         ({"status": TaskStatus.CLOSED}, "closed", "it is closed"),
         ({"status": TaskStatus.NONE}, "closed", "it is closed"),
         ({"seat_count": 1}, "miners", "too few miners: 1 of 2"),
+        ({"registered_units": 4}, "units", "too few units: 4 of 5"),
+        ({"seat_count": 1, "registered_units": 4}, "miners", "too few miners: 1 of 2"),
         ({"attempts_left": 0}, "attempts", "no attempts are left of those that were bought"),
         (
             {"refundable": ROUND_COST - 1},
@@ -130,6 +136,18 @@ def test_obstacles_are_those_of_the_contracts_until_an_attempt_opens() -> None:
     assert look(world) == ([], Phase.WAITING)
     world.mine()
     assert look(world) == ([], Phase.COMMITMENT)
+
+
+def test_task_says_that_it_lacks_units_until_its_seats_have_enough() -> None:
+    world = new_world()
+    world.submit(TERMS)
+    world.ready()
+    world.register(MINERS[0], 3)
+    assert look(world) == ([ObstacleKind.MINERS, ObstacleKind.UNITS], Phase.WAITING)
+    world.register(MINERS[1], 1)
+    assert look(world) == ([ObstacleKind.UNITS], Phase.WAITING)
+    world.register(MINERS[2], 1)
+    assert look(world) == ([], Phase.STALLED)
 
 
 def test_task_without_money_or_attempts_says_so_until_they_are_bought() -> None:

@@ -367,7 +367,7 @@ def test_rounds_and_budget_can_be_given(
         == training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, 8 * 10**18).data
     )
     words = registry.transactions[1].data[4:]
-    bought = [int.from_bytes(words[at : at + 32], "big") for at in range(17 * 32, 20 * 32, 32)]
+    bought = [int.from_bytes(words[at : at + 32], "big") for at in range(18 * 32, 21 * 32, 32)]
     assert bought == [7_200, 20, 10**18]
     assert b'"rounds":9' in registry.transactions[1].data
 

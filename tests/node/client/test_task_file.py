@@ -181,6 +181,8 @@ def test_momentum_of_plain_descent_is_zero_unless_given() -> None:
         ("unit_price = 1.0", f"unit_price = {10**30}", "unit_price must match"),
         ("unit_price = 1.0", "unit_price = 1e-9999999", "has more than 18 decimals"),
         ("min_miners = 3", "min_miners = 9", "reward.min_miners exceeds max_units"),
+        ("min_units = 3", "min_units = 2", "reward.min_units must be from min_miners to 8"),
+        ("min_units = 3", "min_units = 9", "reward.min_units must be from min_miners to 8"),
         ('name = "digits"', 'name = "../digits"', "name must match"),
     ],
 )
@@ -190,6 +192,20 @@ def test_a_mistake_is_named_with_its_setting(old: str, new: str, message: str) -
         load_task_toml(DIGITS.replace(old, new, 1), Path(), TOKEN)
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("max_units", "min_miners", "expected"),
+    [(8, 3, 4), (7, 3, 4), (8, 5, 5), (3, 3, 3), (1, 1, 1), (1_437, 3, 719)],
+)
+def test_attempt_needs_half_of_the_units_if_the_file_says_nothing(
+    max_units: int, min_miners: int, expected: int
+) -> None:
+    text = DIGITS.replace("samples_per_unit = 128", "samples_per_unit = 1")
+    text = text.replace("max_units = 8", f"max_units = {max_units}")
+    text = text.replace("min_miners = 3", f"min_miners = {min_miners}")
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("min_units"))
+    assert load_task_toml(text, Path(), TOKEN).spec.reward.min_units == expected
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x05\x06" + bytes(18), b"\x93NUMPY\x01\x00"])

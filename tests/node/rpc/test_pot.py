@@ -81,7 +81,7 @@ SPEC = replace(
             Shard(Hash32(b"\x33" * 32), 4_000, 40),
         ),
     ),
-    reward=replace(SMALL.reward, token=TRAINING_TOKEN, min_miners=2),
+    reward=replace(SMALL.reward, token=TRAINING_TOKEN, min_miners=2, min_units=2),
 )
 PAYLOAD = (GRADIENT * 20)[: count_payload_bytes(count_parameters(SPEC.model))]
 

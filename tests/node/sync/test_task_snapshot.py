@@ -54,7 +54,7 @@ SPEC = replace(
     SMALL,
     round_count=1,
     schedule=SMALL.schedule[:1],
-    reward=replace(SMALL.reward, token=TRAINING_TOKEN, max_units=8, min_miners=2),
+    reward=replace(SMALL.reward, token=TRAINING_TOKEN, max_units=8, min_miners=2, min_units=2),
 )
 MEMBERS = MINERS[:2]
 

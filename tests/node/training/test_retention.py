@@ -177,7 +177,7 @@ def test_models_of_the_latest_two_accused_rounds_stay_with_their_gradients() -> 
 
 
 def test_no_more_accused_gradients_are_kept_than_a_round_has() -> None:
-    spec = replace(SPEC, reward=replace(SPEC.reward, max_units=3, min_miners=1))
+    spec = replace(SPEC, reward=replace(SPEC.reward, max_units=3, min_miners=1, min_units=1))
     guilty = [
         event
         for number in range(5)

@@ -42,15 +42,17 @@ def lock(path: Path, *, purpose: str, cure: str) -> Iterator[None]:
 
 
 @contextmanager
-def wait_for_lock(path: Path) -> Iterator[None]:
-    """Hold the lock of a file or directory inside the `with` block; other threads wait, too.
+def wait_for_lock(path: Path) -> Iterator[int]:
+    """Hold the lock of a file, which is created if it is absent; other threads wait, too.
+
+    The `with` block gets the descriptor of the file, for reading and writing.
 
     Raises:
         OSError: The file is not accessible.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

@@ -94,6 +94,10 @@ def count_dataset_bytes(spec: TaskSpec) -> int:
     return spec.data.row_count * row_bytes + largest
 
 
+def count_stored_bytes(size_bytes: int) -> int:
+    """The bytes of the quota that a blob of this size takes, with the hashes of its chunks."""
+    return size_bytes + LEAF_BYTES * max(1, -(-size_bytes // CHUNK_BYTES))
+
+
 def _count_stored(sizes: Iterable[int]) -> int:
-    """The bytes on the disk of blobs of these sizes, with the hashes of their chunks."""
-    return sum(size + LEAF_BYTES * max(1, -(-size // CHUNK_BYTES)) for size in sizes)
+    return sum(map(count_stored_bytes, sizes))

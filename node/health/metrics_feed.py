@@ -20,9 +20,6 @@ from node.network.network import Network
 from node.storage.blobs import BlobStore
 from node.storage.block_store import BlockStore
 
-BLOB_SCAN_UPDATES: Final = 60
-"""Updates between two measurements of the blob directory, which must list all its files."""
-
 TASKS_SHOWN_LIMIT: Final = 64
 """Limit of tasks with metrics of their own; above it, the earliest task is dropped. Histories of
 other tasks are not read, because the feed runs in the thread in which consensus runs."""
@@ -55,7 +52,6 @@ class MetricsFeed:
         self._health = health
         self._health_log = HealthLog()
         self._codes: set[str] = set()
-        self._updates = 0
         self._rounds_shown: dict[TaskId, int] = {}
         """The number of settled rounds shown, by task, in the order in which tasks appeared."""
         metrics.peer_limit.set(max_peers)
@@ -79,9 +75,7 @@ class MetricsFeed:
         metrics.mempool_free_gas.set(self._mempool.waiting_free_gas)
         metrics.waiting_inputs.set(self._consensus.waiting_inputs)
         metrics.signing_stopped.set(self._consensus.is_member and not self._consensus.is_signing)
-        if self._updates % BLOB_SCAN_UPDATES == 0:
-            metrics.blob_bytes.set(self._blobs.used_bytes())
-        self._updates += 1
+        metrics.blob_bytes.set(self._blobs.used_bytes())
 
     def _update_network(self) -> None:
         metrics, peers = self._metrics, self._network.peers()

@@ -16,7 +16,9 @@ from chain.crypto import CHUNK_BYTES, merkle_leaf
 from chain.errors import RejectedInputError, RejectionReason
 from chain.hexadecimal import to_hex
 from chain.primitives import Hash32
+from chain.training.resources import count_stored_bytes
 from node.storage.blob_manifest import BlobManifest
+from node.storage.blob_usage import BlobUsage
 from pot_common.atomic_file import sync_directory, sync_file, write_atomically
 from pot_common.errors import StorageError
 
@@ -34,23 +36,30 @@ class BlobDiskError(StorageError):
 class BlobUpload:
     """A blob that is written from start to end; it is deleted unless `finish` was called."""
 
-    def __init__(self, directory: Path, size_limit: int, expected: Hash32 | None) -> None:
+    def __init__(
+        self, directory: Path, usage: BlobUsage, size_limit: int, expected: Hash32 | None
+    ) -> None:
+        """Create the file at its full length; the caller holds the lock and counts it.
+
+        Raises:
+            OSError: The disk refused.
+        """
+        self._usage = usage
         self._size_limit = size_limit
+        self._reserved_bytes = size_limit
         self._expected = expected
         self._size_bytes = 0
         self._leaves: list[Hash32] = []
         self._chunk = bytearray()
         self._path = directory / (secrets.token_hex(16) + UPLOAD)
+        self._file = self._path.open("x+b")
         try:
-            self._file = self._path.open("x+b")
-        except OSError as error:
-            raise build_disk_error(directory, error) from error
-        try:
-            # This reserves the space: other uploads count these bytes as used.
+            # The node that counts anew counts these bytes as used.
             self._file.truncate(size_limit)
-        except OSError as error:
-            self._discard()
-            raise build_disk_error(directory, error) from error
+        except OSError:
+            self._file.close()
+            self._path.unlink()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -61,7 +70,11 @@ class BlobUpload:
     def _discard(self) -> None:
         with suppress(OSError):  # closing retries the write that the disk has refused already
             self._file.close()
-        self._path.unlink(missing_ok=True)
+        if self._path.exists():
+            # If the disk refuses, the collector deletes the file later.
+            freed = count_stored_bytes(self._reserved_bytes)
+            with suppress(OSError), self._usage.lock() as usage, usage.changed(-freed):
+                self._path.unlink()
 
     @property
     def path(self) -> Path:
@@ -119,11 +132,18 @@ class BlobUpload:
                 RejectionReason.CONTENT_MISMATCH, f"the bytes are {to_hex(manifest.content_id)}"
             )
         try:
-            self._file.truncate(manifest.size_bytes)
+            self._cut(manifest.size_bytes)
             sync_file(self._file)
-            return _publish(self._path, manifest)
+            return _publish(self._usage, self._path, manifest)
         except OSError as error:
             raise build_disk_error(self._path.parent, error) from error
+
+    def _cut(self, size_bytes: int) -> None:
+        """Give the file its final length, and free what was reserved beyond it."""
+        more = count_stored_bytes(size_bytes) - count_stored_bytes(self._reserved_bytes)
+        with self._usage.lock() as usage, usage.changed(more):
+            self._file.truncate(size_bytes)
+            self._reserved_bytes = size_bytes
 
     def _flush_chunk(self) -> None:
         self._leaves.append(merkle_leaf(bytes(self._chunk)))
@@ -140,16 +160,26 @@ class BlobDownload:
     Chunks may be written from several threads.
     """
 
-    def __init__(self, path: Path, manifest: BlobManifest) -> None:
+    def __init__(
+        self, path: Path, manifest: BlobManifest, usage: BlobUsage, *, is_resumed: bool
+    ) -> None:
+        """Open a file that has the length of the blob.
+
+        Args:
+            path: The file.
+            manifest: The size and chunk hashes.
+            usage: The used bytes, among which the file is counted.
+            is_resumed: Whether the file may hold chunks.
+
+        Raises:
+            OSError: The disk refused.
+        """
         self._path = path
         self._manifest = manifest
+        self._usage = usage
         self._missing = set(range(len(manifest.leaves)))
-        resumed = path.exists()
-        if resumed:
-            touch(path)
-        self._file = path.open("r+b" if resumed else "x+b")
-        self._file.truncate(manifest.size_bytes)
-        if resumed:
+        self._file = path.open("r+b")
+        if is_resumed:
             held = enumerate(compute_leaves(self._file))
             self._missing -= {index for index, leaf in held if leaf == manifest.leaves[index]}
 
@@ -193,19 +223,34 @@ class BlobDownload:
         assert not self._missing
         try:
             sync_file(self._file)
-            return _publish(self._path, self._manifest)
+            return _publish(self._usage, self._path, self._manifest)
         except OSError as error:
             raise build_disk_error(self._path.parent, error) from error
 
 
-def _publish(written: Path, manifest: BlobManifest) -> Hash32:
+def _publish(usage: BlobUsage, written: Path, manifest: BlobManifest) -> Hash32:
     """Rename a verified file to its final name, durably."""
     content_id = manifest.content_id
     stem = written.with_name(content_id.hex())
     write_atomically(stem.with_suffix(LEAVES), b"".join(manifest.leaves))
-    written.replace(stem.with_suffix(BLOB))
+    blob = stem.with_suffix(BLOB)
+    with usage.lock() as locked:
+        # Another process may have stored the same blob meanwhile.
+        freed = count_stored_bytes(blob.stat().st_size) if blob.exists() else 0
+        with locked.changed(-freed):
+            written.replace(blob)
     sync_directory(written.parent)
     return content_id
+
+
+def set_length(path: Path, size_bytes: int) -> None:
+    """Give a file, which is created if need be, a length, and note that it is needed now."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(descriptor, size_bytes)
+    finally:
+        os.close(descriptor)
+    touch(path)
 
 
 def touch(path: Path) -> None:

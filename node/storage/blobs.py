@@ -5,16 +5,18 @@
     <content id>.leaves   the chunk hashes of a blob or of a download
     <random>.upload       an upload in progress
     <any of them>.aside   a file that is being deleted
+    used_bytes            what all of them take of the quota
 
 The modification time of a file is the time at which it was last needed. Several processes may use
-one directory: a blob appears by a rename, and the used space is what the directory contains, to
-which only the holder of its lock adds files. A download does not record which chunks it has; that
-is recomputed from the bytes, so it cannot be wrong after a crash. At most one chunk is in memory.
+one directory: a blob appears by a rename, and all keep one number of used bytes (blob_usage.py). A
+download does not record which chunks it has; that is recomputed from the bytes, so it cannot be
+wrong after a crash. At most one chunk is in memory.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Final, NoReturn
@@ -24,6 +26,7 @@ from chain.crypto import content_id as compute_content_id
 from chain.errors import RejectedInputError, RejectionReason
 from chain.hexadecimal import to_hex
 from chain.primitives import Hash32
+from chain.training.resources import count_stored_bytes
 from node.storage.blob_files import (
     ASIDE,
     BLOB,
@@ -34,12 +37,13 @@ from node.storage.blob_files import (
     BlobUpload,
     build_disk_error,
     compute_leaves,
+    set_length,
     touch,
 )
 from node.storage.blob_manifest import BlobManifest
+from node.storage.blob_usage import BlobUsage, LockedUsage
 from pot_common.atomic_file import TEMPORARY_SUFFIX, write_atomically
 from pot_common.errors import OperatorError
-from pot_common.lock_file import wait_for_lock
 
 CACHED_MANIFESTS: Final = 16
 """Manifests kept in memory, with up to 5 MB each. Without this cache every chunk that is served
@@ -59,6 +63,19 @@ class BlobDamagedError(Exception):
     """The disk changed a blob. The blob was deleted and must be fetched again."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """What is stored of one blob."""
+
+    is_whole: bool
+    is_downloaded: bool
+    """Whether there is a download of it, which may stay beside a blob that came otherwise."""
+    stored_bytes: int
+    """What it takes of the quota."""
+    wanted_ns: int
+    """When it was last needed, in Unix nanoseconds."""
+
+
 class BlobStore:
     """The blobs in one directory.
 
@@ -73,6 +90,7 @@ class BlobStore:
     def __init__(self, directory: Path, *, quota_bytes: int) -> None:
         self._directory = directory
         self._quota_bytes = quota_bytes
+        self._usage = BlobUsage(directory, self._count_used)
         # The manifest of a content id never changes, but its size is that of the file, which the
         # disk may change. The cache is cleared when that is found.
         self._manifests = lru_cache(CACHED_MANIFESTS)(self._read_manifest)
@@ -223,10 +241,12 @@ class BlobStore:
             BlobDiskError: The disk refused.
         """
         limit = self._quota_bytes - (self.promised_share_bytes if is_content else 0)
+        stored_bytes = count_stored_bytes(size_limit)
         try:
-            with wait_for_lock(self._directory):
-                self._check_quota(size_limit, limit)
-                return BlobUpload(self._directory, size_limit, expected)
+            with self._usage.lock() as usage:
+                self._check_quota(usage, stored_bytes, limit)
+                with usage.changed(stored_bytes):
+                    return BlobUpload(self._directory, self._usage, size_limit, expected)
         except OSError as error:
             raise build_disk_error(self._directory, error) from error
 
@@ -242,70 +262,77 @@ class BlobStore:
         content_id = manifest.content_id
         partial = self._directory / (content_id.hex() + PARTIAL)
         try:
-            is_reserved = partial.exists() and partial.stat().st_size == manifest.size_bytes
-            with nullcontext() if is_reserved else wait_for_lock(self._directory):
-                if not is_reserved:
-                    self._check_quota(manifest.size_bytes, self._quota_bytes)
-                write_atomically(self._leaves_path(content_id), b"".join(manifest.leaves))
-                return BlobDownload(partial, manifest)
+            with self._usage.lock() as usage:
+                is_resumed = partial.exists()
+                reserved = count_stored_bytes(partial.stat().st_size) if is_resumed else 0
+                more_bytes = count_stored_bytes(manifest.size_bytes) - reserved
+                self._check_quota(usage, more_bytes, self._quota_bytes)
+                with usage.changed(more_bytes):
+                    set_length(partial, manifest.size_bytes)
+            write_atomically(self._leaves_path(content_id), b"".join(manifest.leaves))
+            return BlobDownload(partial, manifest, self._usage, is_resumed=is_resumed)
         except OSError as error:
             raise build_disk_error(self._directory, error) from error
 
     def delete(self, content_id: Hash32) -> None:
-        """Delete the blob and any download of it."""
-        for suffix in (BLOB, PARTIAL, LEAVES):
-            (self._directory / (content_id.hex() + suffix)).unlink(missing_ok=True)
+        """Delete the blob and any download of it.
 
-    def content_ids(self) -> tuple[Hash32, ...]:
-        """The whole blobs, by ascending content id."""
-        return tuple(sorted(self._stored(BLOB)))
+        Raises:
+            BlobDiskError: The disk refused.
+        """
+        try:
+            for suffix in (BLOB, PARTIAL):
+                path = self._directory / (content_id.hex() + suffix)
+                if path.exists():
+                    self._unlink(path)
+            self._leaves_path(content_id).unlink(missing_ok=True)
+        except OSError as error:
+            raise build_disk_error(self._directory, error) from error
 
     def used_bytes(self) -> int:
-        """The used part of the quota: all files, with downloads and uploads at their full length.
+        """The used part of the quota: all blobs, downloads and uploads at their full length.
 
         Raises:
             BlobDiskError: The directory cannot be read.
         """
-        used = 0
         try:
-            with os.scandir(self._directory) as entries:
-                for entry in entries:
-                    try:
-                        used += entry.stat().st_size
-                    except FileNotFoundError:  # another process just renamed or deleted it
-                        continue
+            return self._usage.get()
         except OSError as error:
             raise build_disk_error(self._directory, error) from error
-        return used
 
-    def list_unwanted(self, before_ns: int) -> Mapping[Hash32, int]:
-        """The bytes of blobs and downloads last needed before `before_ns` (Unix time), by id."""
-        wanted: dict[Hash32, int] = {}
-        sizes: dict[Hash32, int] = {}
-        with os.scandir(self._directory) as entries:
-            for entry in entries:
-                stem, _, suffix = entry.name.partition(".")
-                if len(stem) != 64 or f".{suffix}" not in (BLOB, PARTIAL, LEAVES):
-                    continue
-                content_id = Hash32(bytes.fromhex(stem))
-                try:
-                    status = entry.stat()
-                except FileNotFoundError:  # another process just renamed or deleted it
-                    continue
-                wanted[content_id] = max(status.st_mtime_ns, wanted.get(content_id, 0))
-                sizes[content_id] = sizes.get(content_id, 0) + status.st_size
-        return {each: sizes[each] for each in sorted(wanted) if wanted[each] < before_ns}
+    def list_stored(self) -> Mapping[Hash32, StoredBlob]:
+        """What is stored of blobs, by ascending content id.
 
-    def list_downloads(self) -> Sequence[Hash32]:
-        """The blobs of which a part was downloaded, by ascending content id."""
-        return tuple(sorted(self._stored(PARTIAL)))
+        This reads the whole directory, which takes some seconds if it holds a million files.
+        """
+        found: dict[Hash32, StoredBlob] = {}
+        nothing = StoredBlob(is_whole=False, is_downloaded=False, stored_bytes=0, wanted_ns=0)
+        for entry in self._list_files((BLOB, PARTIAL, LEAVES)):
+            stem, _, suffix = entry.name.partition(".")
+            if len(stem) != 64:
+                continue
+            try:
+                status = entry.stat()
+            except FileNotFoundError:  # another process just renamed or deleted it
+                continue
+            content_id = Hash32(bytes.fromhex(stem))
+            known = found.get(content_id, nothing)
+            is_counted = f".{suffix}" != LEAVES
+            found[content_id] = StoredBlob(
+                is_whole=known.is_whole or f".{suffix}" == BLOB,
+                is_downloaded=known.is_downloaded or f".{suffix}" == PARTIAL,
+                stored_bytes=known.stored_bytes
+                + (count_stored_bytes(status.st_size) if is_counted else 0),
+                wanted_ns=max(known.wanted_ns, status.st_mtime_ns),
+            )
+        return dict(sorted(found.items()))
 
     def collect_download(self, content_id: Hash32, before_ns: int) -> int:
-        """Delete a download last written to before `before_ns`; returns the bytes freed."""
+        """Delete a download last written to before `before_ns`; returns what it took."""
         return self._collect(content_id, (PARTIAL,), before_ns)
 
     def collect(self, content_id: Hash32, before_ns: int) -> int:
-        """Delete a blob or download last needed before `before_ns`; returns the bytes freed.
+        """Delete a blob or download last needed before `before_ns`; returns what it took.
 
         If another process needs it at the same moment, that process either keeps it or finds it
         absent. For this it is renamed first, and renamed back if it was needed meanwhile.
@@ -316,50 +343,70 @@ class BlobStore:
         freed = 0
         for suffix in suffixes:
             path = self._directory / (content_id.hex() + suffix)
-            aside = path.with_name(path.name + ASIDE)
-            try:
-                path.rename(aside)
-            except FileNotFoundError:
+            if not path.exists():
                 continue
-            status = aside.stat()
-            if status.st_mtime_ns >= before_ns:
-                aside.rename(path)
-                return freed
-            aside.unlink()
-            freed += status.st_size
-        if self.has(content_id):
-            return freed
-        leaves = self._leaves_path(content_id)
-        try:
-            size = leaves.stat().st_size
-        except FileNotFoundError:
-            return freed
-        leaves.unlink(missing_ok=True)
-        return freed + size
+            aside = path.with_name(path.name + ASIDE)
+            with self._usage.lock():
+                try:
+                    path.rename(aside)
+                except FileNotFoundError:
+                    continue
+                if aside.stat().st_mtime_ns >= before_ns:
+                    aside.rename(path)
+                    return freed
+            freed += self._unlink(aside)
+        if not self.has(content_id):
+            self._leaves_path(content_id).unlink(missing_ok=True)
+        return freed
+
+    def _unlink(self, path: Path) -> int:
+        """Delete a file that is counted, and return what it took; 0 if it is gone."""
+        with self._usage.lock() as usage:
+            try:
+                size = count_stored_bytes(path.stat().st_size)
+                with usage.changed(-size):
+                    path.unlink()
+            except FileNotFoundError:
+                return 0
+        return size
 
     def recover(self) -> int:
         """Clean up after killed processes and return the number of files; no other may write now.
 
-        Half-written files are deleted. Files that were about to be deleted get their name back.
+        Half-written files are deleted. Files that were about to be deleted get their name back. The
+        used bytes are counted anew.
         """
         count = 0
-        for path in tuple(self._directory.iterdir()):
-            if path.suffix in (UPLOAD, TEMPORARY_SUFFIX):
-                path.unlink(missing_ok=True)
-            elif path.suffix == ASIDE:
+        for entry in self._list_files((UPLOAD, TEMPORARY_SUFFIX, ASIDE)):
+            path, count = Path(entry.path), count + 1
+            if path.suffix == ASIDE:
                 path.rename(path.with_suffix(""))
             else:
-                continue
-            count += 1
+                path.unlink(missing_ok=True)
+        self._usage.count_anew()
         return count
 
     def remove_uploads(self, before_ns: int) -> None:
         """Delete uploads that were last written to before `before_ns`."""
-        for path in tuple(self._directory.iterdir()):
-            if path.suffix in (UPLOAD, TEMPORARY_SUFFIX):
-                with suppress(FileNotFoundError):
-                    if path.stat().st_mtime_ns < before_ns:
-                        path.unlink()
+        for entry in self._list_files((UPLOAD, TEMPORARY_SUFFIX)):
+            with suppress(FileNotFoundError):
+                if entry.stat().st_mtime_ns >= before_ns:
+                    continue
+                if entry.name.endswith(UPLOAD):
+                    self._unlink(Path(entry.path))
+                else:
+                    Path(entry.path).unlink()
+
+    def _list_files(self, suffixes: tuple[str, ...]) -> list[os.DirEntry[str]]:
+        with os.scandir(self._directory) as entries:
+            return [entry for entry in entries if entry.name.endswith(suffixes)]
+
+    def _count_used(self) -> int:
+        used = 0
+        for entry in self._list_files((BLOB, PARTIAL, UPLOAD, ASIDE)):
+            with suppress(FileNotFoundError):  # another process just renamed or deleted it
+                used += count_stored_bytes(entry.stat().st_size)
+        return used
 
     def _leaves_path(self, content_id: Hash32) -> Path:
         return self._directory / (content_id.hex() + LEAVES)
@@ -372,17 +419,11 @@ class BlobStore:
             raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, "chunk hashes")
         return manifest
 
-    def _stored(self, suffix: str) -> Iterator[Hash32]:
-        for path in self._directory.iterdir():
-            if path.suffix == suffix and len(path.stem) == 64:
-                yield Hash32(bytes.fromhex(path.stem))
-
-    def _check_quota(self, size_bytes: int, limit_bytes: int) -> None:
-        used = self.used_bytes()
-        if used + size_bytes > limit_bytes:
+    def _check_quota(self, usage: LockedUsage, more_bytes: int, limit_bytes: int) -> None:
+        if more_bytes > 0 and usage.used_bytes + more_bytes > limit_bytes:
             raise BlobQuotaError(
-                f"a blob of {size_bytes} bytes does not fit: {used} of {limit_bytes} are in use; "
-                f"raise blobs.quota_bytes, which is {self._quota_bytes}"
+                f"a blob that takes {more_bytes} bytes does not fit: {usage.used_bytes} of "
+                f"{limit_bytes} are in use; raise blobs.quota_bytes, which is {self._quota_bytes}"
             )
 
     def _drop_damaged(self, content_id: Hash32) -> NoReturn:

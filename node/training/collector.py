@@ -25,7 +25,7 @@ from chain.types.header import Header
 from node.chain.training_index import TrainingIndex
 from node.clock import Clock
 from node.metrics.registry import NodeMetrics
-from node.storage.blobs import BlobStore
+from node.storage.blobs import BlobStore, StoredBlob
 from node.storage.block_store import BlockStore
 from node.training.retention import KeptTask, RetentionPolicy, compute_kept
 from node.training.reveal_store import RevealStore
@@ -220,7 +220,8 @@ class Collector:
         )
 
     def _sweep(self, wanted: _Wanted, started_ns: int) -> None:
-        self._delete(wanted, started_ns)
+        stored = self._blobs.list_stored()
+        self._delete(wanted, stored, started_ns)
         crowded_out = self._list_crowded_out(wanted)
         if crowded_out:
             _log.warning(
@@ -228,10 +229,11 @@ class Collector:
                 latest=crowded_out[-1],
             )
             kept = {k: task for k, task in wanted.kept.items() if k not in frozenset(crowded_out)}
-            self._delete(replace(wanted, kept=kept), started_ns)
+            self._delete(replace(wanted, kept=kept), stored, started_ns)
         # Whoever submits many tasks has only as many names remembered as it has uploaded blobs.
-        held = frozenset(self._blobs.content_ids())
-        self._closed_at = {k: at for k, at in self._closed_at.items() if k in held}
+        self._closed_at = {
+            k: at for k, at in self._closed_at.items() if k in stored and stored[k].is_whole
+        }
         self._blobs.remove_uploads(wanted.unwanted_before_ns)
         for task_id in wanted.gone:
             self._reveals.remove_task(task_id)
@@ -285,11 +287,15 @@ class Collector:
         for state in self._state_parts.states():
             note(state.task_id, state.part_ids)
         freed = [0] * (len(order) + 1)
-        for content_id, size in self._blobs.list_unwanted(wanted.unwanted_before_ns).items():
-            freed[last.get(content_id, len(order))] += size
+        # Listed anew, without what was just deleted.
+        for content_id, stored in self._blobs.list_stored().items():
+            if stored.wanted_ns < wanted.unwanted_before_ns:
+                freed[last.get(content_id, len(order))] += stored.stored_bytes
         return freed[:-1]
 
-    def _delete(self, wanted: _Wanted, started_ns: int) -> None:
+    def _delete(
+        self, wanted: _Wanted, stored: Mapping[Hash32, StoredBlob], started_ns: int
+    ) -> None:
         """Delete the blobs and records that no task needs."""
         needed = {each for task in wanted.kept.values() for each in task.content}
         fetched = set(wanted.fetched)
@@ -339,11 +345,10 @@ class Collector:
                 if content_id not in needed and content_id not in wanted.named:
                     self._free(content_id, started_ns)
             forget()
-        for content_id in self._blobs.list_downloads():
-            if content_id not in fetched:
+        for content_id, each in stored.items():
+            if each.is_downloaded and content_id not in fetched:
                 self._note_freed(self._blobs.collect_download(content_id, started_ns))
-        for content_id in self._blobs.list_unwanted(wanted.unwanted_before_ns):
-            if content_id not in needed:
+            if each.wanted_ns < wanted.unwanted_before_ns and content_id not in needed:
                 self._free(content_id, wanted.unwanted_before_ns)
 
     def _forget_reveals(self, attempt_id: AttemptId, kept: AbstractSet[Hash32]) -> None:

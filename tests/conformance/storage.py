@@ -365,9 +365,9 @@ def build_row_record() -> Value:
         return [read_directory(directory)]
 
 
-@sample("storage.blobs", "_publish", "BlobStore.download")
+@sample("storage.blobs", "_publish", "BlobStore.download", "LockedUsage.set")
 def build_blob_files() -> Value:
-    """A whole blob, and a download with one chunk."""
+    """A whole blob, a download with one chunk, and what both take of the quota."""
     data = make_bytes(46, 2**18 + 3)
     manifest = BlobManifest(2**18 + 3, (make_hash(47), make_hash(48)))
     with new_directory() as directory:

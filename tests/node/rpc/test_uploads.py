@@ -16,6 +16,7 @@ from chain.training.attempt_description import AttemptDescription
 from chain.training.attempt_records import Attempt
 from chain.training.encoding import compute_commitment
 from chain.training.history import TaskHistory
+from chain.training.resources import count_stored_bytes
 from chain.training.reveal import Reveal
 from chain.training.task_spec import TaskSpec
 from node.rpc import http
@@ -254,7 +255,7 @@ def test_uploads_of_one_tasks_content_reserve_little_more_than_it_pays_for(
             return store.used_bytes()
 
     two_tasks, own, lent = 2, 2, 2
-    assert asyncio.run(run()) == two_tasks * (own + lent) * len(SHARDS[0])
+    assert asyncio.run(run()) == two_tasks * (own + lent) * count_stored_bytes(len(SHARDS[0]))
 
 
 def test_upload_of_content_ends_when_its_task_is_closed(

@@ -61,6 +61,7 @@ from node.training.retention import RetentionPolicy
 from node.training.reveal_store import RevealStore
 from node.training.rows import RowRecords
 from node.training.state_parts import StatePartStore
+from tests.worlds.blobs import list_downloads, list_whole
 from tests.worlds.training import (
     GENESIS_SET,
     MINERS,
@@ -375,17 +376,17 @@ async def test_retention_task_keeps_every_round_until_the_task_goes(tmp_path: Pa
     world.start()
     for _ in range(8):
         world.play_round()
-    before = world.blobs.content_ids()
+    before = list_whole(world.blobs)
     world.pass_time(10 * DAY)
     await world.collect()
     world.apply(TASK, TaskClosed(TASK, 1))
     world.pass_time(2 * DAY)
     await world.collect()
-    assert world.blobs.content_ids() == before
+    assert list_whole(world.blobs) == before
     assert len(list(world.reveals.attempts())) == 8
     world.pass_time(2 * DAY)
     await world.collect()
-    assert world.blobs.content_ids() == ()
+    assert list_whole(world.blobs) == ()
 
 
 async def test_a_closed_task_leaves_its_model_and_then_nothing(tmp_path: Path) -> None:
@@ -401,7 +402,7 @@ async def test_a_closed_task_leaves_its_model_and_then_nothing(tmp_path: Path) -
     await world.collect()
     spec = world.specs[TASK]
     content = (spec.initial_weights, spec.data.shards[0].content_id, model)
-    assert world.blobs.content_ids() == tuple(sorted(content))
+    assert list_whole(world.blobs) == tuple(sorted(content))
     world.pass_time(3 * DAY)
     await world.collect()
     assert world.blobs.used_bytes() == 0
@@ -656,13 +657,13 @@ async def test_gradients_that_are_not_sent_take_no_more_than_promised(
         await world.collect()
         place = AttemptId(TASK, 0, attempt_number - 1)
         wanted = {each.gradient_root for each in world.reveals.list(place)}
-        assert wanted <= set(world.blobs.list_downloads()), "the fetch of each may go on"
+        assert wanted <= set(list_downloads(world.blobs)), "the fetch of each may go on"
         assert world.blobs.used_bytes() <= CONTENT_BYTES + 2 * ROUND_BYTES
         world.apply(TASK, AttemptVoided(TASK, 0, attempt_number - 1))
         world.open(attempt=attempt_number)
     world.apply(TASK, TaskClosed(TASK, 1))
     await world.collect()
-    assert world.blobs.list_downloads() == ()
+    assert list_downloads(world.blobs) == ()
 
 
 @pytest.mark.parametrize("end", ["refused", "cancelled"])
@@ -674,14 +675,14 @@ async def test_half_fetched_content_goes_with_the_promise(tmp_path: Path, end: s
     world.blobs.collect(world.specs[OTHER].initial_weights, 2**63)
     half, other = (world.begin_download(world.weights[task]) for task in (TASK, OTHER))
     await world.collect()
-    assert set(world.blobs.list_downloads()) == {half.content_id, other.content_id}
+    assert set(list_downloads(world.blobs)) == {half.content_id, other.content_id}
     if end == "refused":
         world.served.add(TASK)
         world.refused.add(TASK)
     else:
         world.apply(TASK, TaskClosed(TASK, 1))
     await world.collect()
-    assert world.blobs.list_downloads() == (other.content_id,)
+    assert list_downloads(world.blobs) == (other.content_id,)
 
 
 async def test_half_fetched_content_of_a_task_to_be_judged_stays(tmp_path: Path) -> None:
@@ -692,7 +693,7 @@ async def test_half_fetched_content_of_a_task_to_be_judged_stays(tmp_path: Path)
     world.served.add(TASK)
     world.apply(TASK, TaskClosed(TASK, 1))
     await world.collect()
-    assert world.blobs.list_downloads() == (half.content_id,)
+    assert list_downloads(world.blobs) == (half.content_id,)
 
 
 async def test_syncing_node_keeps_blobs_of_tasks_it_does_not_know_yet(
@@ -702,11 +703,11 @@ async def test_syncing_node_keeps_blobs_of_tasks_it_does_not_know_yet(
     world.start()
     world.play_round()
     later, world.histories, ahead = world.histories, {}, world.now
-    before = world.blobs.content_ids()
+    before = list_whole(world.blobs)
     world.now -= 30 * DAY
     world.restart()
     await world.collect()
-    assert world.blobs.content_ids() == before
+    assert list_whole(world.blobs) == before
     assert len(list(world.reveals.attempts())) == 1
     world.histories, world.now = later, ahead
     await world.collect()

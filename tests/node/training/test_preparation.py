@@ -29,6 +29,7 @@ from node.training.worker_pool import (
     WorkerRefusedError,
     WorkerStalledError,
 )
+from tests.worlds.blobs import list_whole
 from tests.worlds.training import (
     LEASE,
     TASK,
@@ -77,7 +78,7 @@ async def test_content_is_fetched_and_dry_run_before_ready_is_posted(
     assert node.sent == [task_registry.answer_task(TASK, 0)]
     assert node.verifier.asked == ["dry_run"]
     rows_id = content_id(bytes(ROWS_BYTES))
-    assert sorted(node.blobs.content_ids()) == sorted([*node.peers.blobs, rows_id])
+    assert sorted(list_whole(node.blobs)) == sorted([*node.peers.blobs, rows_id])
 
 
 async def test_thousand_tasks_without_available_content_cost_little(

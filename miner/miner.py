@@ -43,6 +43,9 @@ OTHER_SECONDS: Final = 60.0
 """How often a miner that waits for its first attempt looks for another task. Each time it reads the
 standing of all of them."""
 
+OWED_SECONDS: Final = 600.0
+"""How often a miner tries to leave a task for another if the contract does not let it go."""
+
 IDLE_SECONDS: Final = 1.0
 """Between two looks for an open task."""
 
@@ -480,9 +483,16 @@ class Miner:
         if self.is_ending or now < self._other_due or not watch.has_waited_in_vain():
             return
         self._other_due = now + OTHER_SECONDS
-        if self._choice.has_other(task):
-            _log.warning("the task has no attempt for this miner; it looks for another", task=task)
+        if not self._choice.has_other(task):
+            return
+        try:
             worker.leave_unbound()
+        except RpcCallError as error:
+            # A seat that has displaced others owes an attempt, or the phase has just ended.
+            self._other_due = now + OWED_SECONDS
+            _log.info(f"not left: {error}", task=task)
+        else:
+            _log.warning("the task has no attempt for this miner; it looks for another", task=task)
 
     def _has_waited_long(self) -> bool:
         return time.monotonic() - self._last_work > PATIENCE_SECONDS

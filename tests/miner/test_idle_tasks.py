@@ -154,6 +154,21 @@ def test_miner_leaves_a_task_whose_attempt_goes_on_without_it_for_another(
     assert ("the task has no attempt for this miner; it looks for another" in events) == has_other
 
 
+def test_miner_that_may_not_leave_for_another_task_asks_seldom(
+    tmp_path: Path,
+    clocks: Callable[[FakeNode, float], Clock],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A newcomer that has displaced a seat owes an attempt."""
+    node = IdleNode(participants=((Address(b"\x22" * 20), 1),))
+    node.has_attempt, node.locked = True, ("leave",)
+    clocks(node, IN_VAIN_SECONDS + 1_000)
+    monkeypatch.setattr(TaskChoice, "has_other", lambda *_: True)
+    events = mine_all(tmp_path, node)
+    assert node.names == ["approve", "register"]
+    assert len([each for each in events if each.startswith("not left: ")]) == 2
+
+
 def test_miner_that_takes_part_in_an_attempt_of_hours_stays(
     tmp_path: Path,
     clocks: Callable[[FakeNode, float], Clock],

@@ -159,7 +159,7 @@ class WorldEnvironment:
     def find_committed(self, number: BlockNumber) -> Committed | None:
         return None  # only one number is decided
 
-    def validate(self, block: Block, fresh: bool) -> None:
+    def validate(self, block: Block, age_limit_ms: int | None) -> None:
         self._node.blocks[block.hash] = block
         event = BlockValidated(block.hash, is_valid=True, is_fresh=True)
         self._world.give_later(self._node, 0, event)

@@ -34,6 +34,9 @@ class RejectionReason(StrEnum):
     TIMESTAMP_TOO_EARLY = "timestamp_too_early"
     """The timestamp of a fresh proposal is ahead of our clock. The proposal is held, not
     dropped."""
+    TIMESTAMP_TOO_OLD = "timestamp_too_old"
+    """The timestamp of a fresh proposal is older than an honest primary's can be. It gets no vote
+    in this view."""
     WRONG_PRIMARY = "wrong_primary"
 
     # Consensus messages (docs/spec/consensus.md).

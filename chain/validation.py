@@ -45,9 +45,9 @@ from chain.types.transaction import Transaction, decode_outline
 RANDAO_DOMAIN: Final = b"PROOF_OF_TRAINING_RANDAO_V1"
 """Domain separation: no other hash of the protocol has this prefix."""
 
-TIMESTAMP_AHEAD_LIMIT_SECONDS: Final = 1
-"""How far the timestamp of a fresh proposal may be ahead of our clock. Timestamps are whole seconds
-and so inexact by about as much."""
+CLOCK_TOLERANCE_SECONDS: Final = 1
+"""How far the clock of an honest primary may be from ours, in both directions. Timestamps are whole
+seconds and so inexact by about as much."""
 
 MAX_INIT_CODE_BYTES: Final = 49_152
 """EIP-3860."""
@@ -176,7 +176,18 @@ def validate_parent_certificate(
         raise InvalidBlock(RejectionReason.BAD_CERTIFICATE, str(error)) from error
 
 
-def validate_fresh_proposal(header: Header, primary: Address, now_ms: int) -> None:
+def compute_oldest_timestamp(received_ms: int, age_limit_ms: int) -> int:
+    """The least timestamp of a fresh proposal that arrives at `received_ms`, in seconds.
+
+    An honest primary takes the whole seconds of its clock when it begins to build. That is at most
+    `age_limit_ms` ago, and its clock is at most the tolerance behind ours.
+    """
+    return (received_ms - age_limit_ms) // 1000 - CLOCK_TOLERANCE_SECONDS
+
+
+def validate_fresh_proposal(
+    header: Header, parent: Header, primary: Address, *, now_ms: int, oldest: int
+) -> None:
     """Check the rules that apply only when a block is proposed for the first time.
 
     They do not apply to a re-proposal with a prepared certificate, or to a certified or synced
@@ -184,15 +195,22 @@ def validate_fresh_proposal(header: Header, primary: Address, now_ms: int) -> No
 
     Args:
         header: The header of the proposal.
+        parent: The header of its parent. A quorum accepted the parent's timestamp, so an honest
+            primary whose clock is behind it repeats it, however far it is ahead of our clock.
         primary: The primary of its number and view.
         now_ms: Local time, in milliseconds since the Unix epoch.
+        oldest: The least timestamp that an honest proposal can have (`compute_oldest_timestamp`).
 
     Raises:
-        InvalidBlock: WRONG_PRIMARY, or TIMESTAMP_TOO_EARLY; the latter is held, not dropped.
+        InvalidBlock: WRONG_PRIMARY, TIMESTAMP_TOO_OLD, or TIMESTAMP_TOO_EARLY; the last is held,
+            not dropped.
     """
     if header.coinbase != primary:
         raise InvalidBlock(RejectionReason.WRONG_PRIMARY, f"{to_hex(header.coinbase)}")
-    if header.timestamp * 1000 > now_ms + TIMESTAMP_AHEAD_LIMIT_SECONDS * 1000:
+    if header.timestamp < oldest:
+        raise InvalidBlock(RejectionReason.TIMESTAMP_TOO_OLD, f"{header.timestamp} s")
+    limit_ms = max(now_ms + CLOCK_TOLERANCE_SECONDS * 1000, parent.timestamp * 1000)
+    if header.timestamp * 1000 > limit_ms:
         raise InvalidBlock(RejectionReason.TIMESTAMP_TOO_EARLY, f"{header.timestamp} s")
 
 

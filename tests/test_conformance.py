@@ -52,7 +52,8 @@ def test_recorded_worlds_are_20_and_of_every_family() -> None:
     assert len(seeds) == 20
     drawn = {family: tuple(s for s in seeds if draw_world(s)[0] == family) for family in FAMILIES}
     drawn |= {
-        name: tuple(s for s in seeds if draw_world(s)[0] == name) for name in ("strict", "sets")
+        name: tuple(s for s in seeds if draw_world(s)[0] == name)
+        for name in ("strict", "sets", "clocks")
     }
     assert drawn == simulations.SEEDS
 

@@ -59,9 +59,10 @@ class ValidateBlock:
     """Execute a block and answer with `BlockValidated`. The replica asks once for each digest."""
 
     block: Block
-    fresh: bool
-    """Also check timestamp and pace, which only a new proposal must satisfy. The replica itself
-    has checked the coinbase already."""
+    age_limit_ms: int | None
+    """How long before its arrival the primary may have begun to build this block. Only a new
+    proposal has such a limit, and must be fresh in timestamp and pace; None if the block need not
+    be fresh. The replica itself has checked the coinbase already."""
 
 
 @dataclass(frozen=True, slots=True)

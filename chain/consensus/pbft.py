@@ -706,7 +706,9 @@ class _Step:
         if held is None or (fresh and not held.is_fresh_asked):
             held = replace(held or BlockValidity(), is_fresh_asked=fresh)
             self._set_validity(block.hash, held)
-            self.effects.append(ValidateBlock(block, fresh))
+            # A view that lasts longer allows a slower primary, so that one is always quick enough.
+            age_limit_ms = compute_timeout_ms(self._config.timing, self.state.view, ViewTimer.LONG)
+            self.effects.append(ValidateBlock(block, age_limit_ms if fresh else None))
         return held
 
     def _set_validity(self, digest: Hash32, validity: BlockValidity) -> None:

@@ -147,18 +147,19 @@ class NodeEnvironment:
         """Put a message into the queue again."""
         self._inputs.put_at_once(given)
 
-    def validate(self, block: Block, fresh: bool) -> None:
+    def validate(self, block: Block, age_limit_ms: int | None) -> None:
         """Start a task that executes a block and answers with its validity."""
         self._proposals.on_proposal()
-        self._start(self._validate, block, fresh)
+        oldest = self._proposals.compute_oldest_timestamp(age_limit_ms)
+        self._start(self._validate, block, oldest)
 
-    async def _validate(self, block: Block, fresh: bool) -> None:
-        answer = await self._proposals.validate(block, fresh=fresh)
+    async def _validate(self, block: Block, oldest: int | None) -> None:
+        answer = await self._proposals.validate(block, oldest=oldest)
         if answer is None:
             return
         await self._inputs.put(answer)
-        if fresh and answer.is_valid and not answer.is_fresh:
-            await self._answer(self._proposals.wait_until_fresh, block)
+        if oldest is not None and answer.is_valid and not answer.is_fresh:
+            await self._answer(self._proposals.wait_until_fresh, block, oldest)
 
     def build(self, asked: BuildBlock) -> None:
         """Start a task that builds a block and answers with it."""

@@ -80,7 +80,7 @@ class Environment(Protocol):
     def find_committed(self, number: BlockNumber) -> Committed | None:
         """The stored certificate of a final number; None if it is not stored."""
 
-    def validate(self, block: Block, fresh: bool) -> None:
+    def validate(self, block: Block, age_limit_ms: int | None) -> None:
         """Start validating a block; the input `BlockValidated` follows."""
 
     def build(self, asked: BuildBlock) -> None:
@@ -235,8 +235,8 @@ class Performer:
                 committed = environment.find_committed(number)
                 if committed is not None:
                     environment.send(validators[receiver], committed)
-            case ValidateBlock(block, fresh):
-                environment.validate(block, fresh)
+            case ValidateBlock(block, age_limit_ms):
+                environment.validate(block, age_limit_ms)
             case BuildBlock():
                 environment.build(effect)
             case FetchBlock(digest, indices):

@@ -18,7 +18,11 @@ from chain.hexadecimal import to_hex
 from chain.params import ChainParameters
 from chain.primitives import Address, Hash32
 from chain.types.block import Block
-from chain.validation import compute_next_base_fee, validate_fresh_proposal
+from chain.validation import (
+    compute_next_base_fee,
+    compute_oldest_timestamp,
+    validate_fresh_proposal,
+)
 from node.chain.executor import Executor, Refusal
 from node.clock import Clock
 from node.mempool.free_gas import FreeGasBucket
@@ -108,34 +112,61 @@ class Proposals:
 
     # The answers.
 
-    async def validate(self, block: Block, *, fresh: bool) -> BlockValidated | None:
-        """The answer whether a block is valid and, if `fresh`, whether its time has come."""
+    def compute_oldest_timestamp(self, age_limit_ms: int | None) -> int | None:
+        """The least timestamp of a fresh proposal that arrives now; None without a limit."""
+        if age_limit_ms is None:
+            return None
+        return compute_oldest_timestamp(self._clock.now_ms(), age_limit_ms)
+
+    async def validate(self, block: Block, *, oldest: int | None) -> BlockValidated | None:
+        """The answer whether a block is valid and whether its time has come.
+
+        Args:
+            block: The block.
+            oldest: The least timestamp of a fresh proposal; None if it need not be fresh.
+        """
         if not self._is_child_of_head(block):
             return None
         outcome = await self._executor.execute(block)
         is_valid = not isinstance(outcome, Refusal)
-        is_fresh = fresh and is_valid and self._is_fresh(block)
-        return BlockValidated(block.hash, is_valid, is_fresh)
+        if oldest is None or not is_valid:
+            return BlockValidated(block.hash, is_valid, is_fresh=False)
+        timestamp = block.header.timestamp
+        if timestamp < oldest:
+            _log.warning(
+                "proposal is too old",
+                number=block.number,
+                primary=to_hex(block.header.coinbase),
+                seconds=oldest - timestamp,
+            )
+        return BlockValidated(block.hash, is_valid, self._is_fresh(block, oldest))
 
-    async def wait_until_fresh(self, block: Block) -> BlockValidated | None:
-        """The second answer on a valid block that came too early: its time has come."""
-        while self._is_child_of_head(block):
+    async def wait_until_fresh(self, block: Block, oldest: int) -> BlockValidated | None:
+        """The second answer on a valid block that came too early: its time has come.
+
+        None if it never comes, because the block is too old.
+        """
+        while self._is_child_of_head(block) and block.header.timestamp >= oldest:
             await trio.sleep(FRESHNESS_POLL_SECONDS)
-            if self._is_fresh(block):
+            if self._is_fresh(block, oldest):
                 return BlockValidated(block.hash, is_valid=True, is_fresh=True)
         return None
 
     def _is_child_of_head(self, block: Block) -> bool:
         return block.number == self._store.head_number() + 1
 
-    def _is_fresh(self, block: Block) -> bool:
+    def _is_fresh(self, block: Block, oldest: int) -> bool:
         age_ms = 1000 * (trio.current_time() - self._parent_proposed_at)
         if age_ms < self._parameters.min_block_interval_ms - PACE_TOLERANCE_MS:
             return False
-        # A quorum has accepted the head's timestamp, so if our clock is behind that, it is slow.
-        now_ms = max(self._clock.now_ms(), self._store.head().timestamp * 1000)
         try:
-            validate_fresh_proposal(block.header, block.header.coinbase, now_ms)
+            validate_fresh_proposal(
+                block.header,
+                self._store.head(),
+                block.header.coinbase,
+                now_ms=self._clock.now_ms(),
+                oldest=oldest,
+            )
         except InvalidBlock:
             return False
         return True

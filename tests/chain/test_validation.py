@@ -18,6 +18,7 @@ from chain.types.transaction import Transaction, decode_transaction
 from chain.validation import (
     RANDAO_DOMAIN,
     compute_mix_hash,
+    compute_oldest_timestamp,
     compute_required_gas,
     validate_fresh_proposal,
     validate_outline,
@@ -201,16 +202,45 @@ def test_the_last_nonce_is_refused() -> None:
     assert reason_of(transaction, chain) == RejectionReason.NONCE_TOO_HIGH
 
 
-def test_a_fresh_proposal_is_the_primarys_and_at_most_a_second_ahead() -> None:
-    header = replace(Chain().head, coinbase=VALIDATORS[1], timestamp=100)
-    validate_fresh_proposal(header, VALIDATORS[1], 99_000)
-    for primary, now_ms, reason in (
-        (VALIDATORS[0], 99_000, RejectionReason.WRONG_PRIMARY),
-        (VALIDATORS[1], 98_999, RejectionReason.TIMESTAMP_TOO_EARLY),
-    ):
-        with pytest.raises(InvalidBlock) as caught:
-            validate_fresh_proposal(header, primary, now_ms)
-        assert caught.value.reason == reason
+@pytest.mark.parametrize(
+    ("primary", "parent_timestamp", "now_ms", "oldest", "reason"),
+    [
+        (1, 90, 99_000, 100, None),
+        (0, 90, 99_000, 100, RejectionReason.WRONG_PRIMARY),
+        (1, 90, 98_999, 100, RejectionReason.TIMESTAMP_TOO_EARLY),
+        (1, 90, 99_000, 101, RejectionReason.TIMESTAMP_TOO_OLD),
+        # The parent's timestamp may be repeated by any clock, but not exceeded by a second.
+        (1, 100, 50_000, 0, None),
+        (1, 99, 98_999, 0, RejectionReason.TIMESTAMP_TOO_EARLY),
+    ],
+)
+def test_fresh_proposal_is_the_primarys_and_near_to_our_clock(
+    primary: int, parent_timestamp: int, now_ms: int, oldest: int, reason: RejectionReason | None
+) -> None:
+    parent = replace(Chain().head, timestamp=parent_timestamp)
+    header = replace(parent, coinbase=VALIDATORS[1], timestamp=100)
+    found = None
+    try:
+        validate_fresh_proposal(header, parent, VALIDATORS[primary], now_ms=now_ms, oldest=oldest)
+    except InvalidBlock as error:
+        found = error.reason
+    assert found == reason
+
+
+@given(st.integers(10**6, 2**50), st.integers(0, 10**5), st.integers(-1_000, 1_000))
+def test_honest_primary_with_a_clock_within_a_second_is_never_refused(
+    begun_ms: int, age_limit_ms: int, skew_ms: int
+) -> None:
+    timestamp = (begun_ms + skew_ms) // 1000
+    assert timestamp >= compute_oldest_timestamp(begun_ms + age_limit_ms, age_limit_ms)
+
+
+@given(st.integers(10**6, 2**50), st.integers(0, 10**5))
+def test_proposal_is_at_most_its_age_limit_and_two_seconds_old(
+    received_ms: int, age_limit_ms: int
+) -> None:
+    oldest = compute_oldest_timestamp(received_ms, age_limit_ms)
+    assert received_ms - 1000 * oldest < age_limit_ms + 2_000
 
 
 def test_mix_hash_binds_the_parent() -> None:

@@ -21,14 +21,15 @@ from tests.simulation.worlds import simulate
 
 SEEDS = {
     "abandoned": (69,),
+    "clocks": (3,),
     "disks": (4, 44),
     "large": (136,),
     "liars": (0, 41),
-    "locked": (3,),
+    "locked": (55,),
     "locks": (42, 57),
     "scattered": (5, 32),
     "sets": (10, 50),
-    "starved": (7, 122),
+    "starved": (7,),
     "storm": (14, 85),
     "strict": (99,),
     "twins": (21, 126),

@@ -50,6 +50,12 @@ HABITS = (
     "replay",  # earlier messages are sent again
     "malleate",  # signatures with high s
 )
+CLOCK_HABITS = (
+    "past",  # proposals have their parent's timestamp, and come late
+    "ahead",  # each proposal is a second after its parent
+)
+"""Habits that only the worlds of the family "clocks" have."""
+
 KEPT_WORDS = 64
 
 
@@ -108,6 +114,21 @@ class Adversary:
                 yield receiver, self._random.choice(self._words)
 
     # Proposals.
+
+    def choose_timestamp(self, node: "Node", seconds: int) -> int:
+        """The timestamp of a liar's own block, which the builder raises to the parent's."""
+        if "past" in self._habits:
+            return 0
+        if "ahead" in self._habits:
+            chain = node.disk.chain
+            return chain[-1][0].header.timestamp + 1 if chain else seconds
+        return seconds
+
+    def count_dawdling_ms(self, node: "Node") -> int:
+        """How long a liar with an old timestamp waits before it proposes."""
+        if not node.is_liar or "past" not in self._habits:
+            return 0
+        return self._random.randrange(self._cluster.world.timing.view_timeout_base_ms)
 
     def _rewrite_proposal(
         self, node: "Node", receiver: int, proposal: PrePrepare | NewView

@@ -41,17 +41,19 @@ from chain.consensus.messages import (
 from chain.consensus.pbft import ReplicaState
 from chain.consensus.primary_order import compute_primary_order
 from chain.consensus.records import Record, compute_latest_intent
-from chain.errors import InvalidBlock, InvalidMessage
-from chain.primitives import Address, BlockNumber, Hash32
+from chain.errors import InvalidBlock, InvalidMessage, RejectionReason
+from chain.primitives import Address, BlockNumber, Hash32, View
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
+from chain.types.header import Header
 from chain.types.validator_set import compute_max_faulty
-from chain.validation import validate_fresh_proposal
+from chain.validation import compute_oldest_timestamp, validate_fresh_proposal
 from node.consensus.performer import Performer, Received, run_inline
 from node.consensus.served_blocks import find_proposed
 from node.consensus.signer import ConsensusSigner
 from pot_common.errors import OperatorError
 from tests.simulation.adversary import Adversary
+from tests.simulation.chain_time import ChainTime
 from tests.simulation.checkers import Checkers
 from tests.simulation.disk import Disk, find_stored
 from tests.simulation.environment import (
@@ -113,7 +115,8 @@ class World:
     dead: int = 0
     """Validators that never start."""
     habits: tuple[str, ...] = ()
-    """The habits of the liars (`adversary.HABITS`); each liar has all of them."""
+    """The habits of the liars (`adversary.HABITS` and `CLOCK_HABITS`); each liar has all of
+    them."""
     liars: int = 0
     accidents: tuple[str, ...] = ()
     """The accidents of the disks of `victims` in a crash (`Disk.have_accident`)."""
@@ -128,6 +131,8 @@ class World:
     """All processes are killed just before the network heals."""
     views: tuple[int | None, ...] = ()
     """The views of number 1 in which the validators start; None for a dead one."""
+    is_busy: bool = False
+    """Each node has a transaction as soon as a number begins."""
     execution_ms: int = 0
     """How long a node takes to build a block or to execute another's, one after the other."""
     is_strict: bool = False
@@ -156,6 +161,8 @@ class Node:
     timers: dict[Timer, int] = field(default_factory=dict)
     is_syncing: bool = False
     proposed_ms: int = 0
+    came_ms: int = 0
+    """When the proposal of the current view came."""
 
     @property
     def state(self) -> ReplicaState | None:
@@ -221,6 +228,7 @@ class Cluster:
         self.nodes = self._draw_nodes()
         self.honest = [node for node in self.nodes if not node.is_byzantine]
         self.checkers = Checkers(self.keys, self.sets, frozenset(node.slot for node in self.honest))
+        self.chain_time = ChainTime(world.timing, world.skew_ms)
         self.adversary = Adversary(self, world.habits)
         for node in self.nodes:
             self._after(self.random.randrange(300), self._make_boot(node))
@@ -494,7 +502,9 @@ class Cluster:
         )
 
     def _hold_transaction(self, node: Node) -> None:
-        if self.random.random() < 0.7:
+        if self.world.is_busy:
+            self.give_later(node, 0, TransactionHeld())
+        elif self.random.random() < 0.7:
             self.give_later(node, self.random.randrange(400), TransactionHeld())
 
     def give_later(self, node: Node, delay_ms: int, event: Input) -> None:
@@ -528,8 +538,18 @@ class Cluster:
         """Check a replica after a transition."""
         if not node.is_byzantine:
             self.checkers.on_step(node.name, before, state)
+            self._check_time(node, before, state)
             if before is not None and before.config is state.config:
                 self.counts["view changes"] += state.view > before.view
+
+    def _check_time(self, node: Node, before: ReplicaState | None, state: ReplicaState) -> None:
+        """Check the time of a proposal that came, once the node prepares it."""
+        if state.proposal is not (None if before is None else before.proposal):
+            node.came_ms = self.now_ms
+        is_prepared = state.own_prepare is not (None if before is None else before.own_prepare)
+        is_own = state.config.get_primary(state.view) == state.config.own_index
+        if before is not None and is_prepared and state.own_prepare is not None and not is_own:
+            self.chain_time.on_step(node.name, node.came_ms, state)
 
     def broadcast(self, node: Node, message: Message) -> None:
         """Send a message to the other validators; the process may crash after each one."""
@@ -548,27 +568,41 @@ class Cluster:
 
     def build(self, node: Node, *, seconds_later: int = 0) -> Block:
         """Build a block of this node on its head."""
-        return self.executions.build(
+        seconds = self._read_clock(node) // 1000 + seconds_later
+        if node.is_liar:
+            seconds = self.adversary.choose_timestamp(node, seconds)
+        block = self.executions.build(
             node.name,
             node.disk.chain,
             self.validators[node.slot],
-            self._read_clock(node) // 1000 + seconds_later,
+            seconds,
             with_transfer=self.random.random() < (0.5 if self.world.spares else 0.2),
         )
+        if not node.is_byzantine:
+            self.chain_time.on_build(self.now_ms, block)
+        return block
 
     def _read_clock(self, node: Node) -> int:
         return GENESIS_SECONDS * 1000 + self.now_ms + node.skew_ms
 
-    def validate_later(self, node: Node, block: Block, fresh: bool) -> None:
-        incarnation = node.incarnation
+    def validate_later(self, node: Node, block: Block, age_limit_ms: int | None) -> None:
+        incarnation, came_ms = node.incarnation, self.now_ms
+        oldest = compute_oldest_timestamp(self._read_clock(node), age_limit_ms or 0)
+        view = View(0) if node.state is None else node.state.view
 
         def validate() -> None:
             if node.incarnation != incarnation or block.number != node.head + 1:
                 return
             is_valid = self.executions.is_valid(node.name, node.disk.chain, block)
-            is_fresh = fresh and is_valid and self._is_fresh(node, block)
+            reason = self._find_unfresh_reason(node, block, oldest)
+            is_fresh = age_limit_ms is not None and is_valid and reason is None
             self._give(node, BlockValidated(block.hash, is_valid=is_valid, is_fresh=is_fresh))
-            if fresh and is_valid and not is_fresh:
+            if age_limit_ms is None or not is_valid or is_fresh:
+                return
+            if reason is RejectionReason.TIMESTAMP_TOO_OLD:
+                self.trace(f"{node.name} refuses {block.hash.hex()[:8]}: too old")
+                self.chain_time.on_old(node.name, came_ms, block, view)
+            else:
                 self._after(100, validate)
 
         self._after(self.random.randrange(1, 30) + self.count_execution_ms(node), validate)
@@ -578,12 +612,22 @@ class Cluster:
         node.executed_ms = max(node.executed_ms, self.now_ms) + self.world.execution_ms
         return node.executed_ms - self.now_ms
 
-    def _is_fresh(self, node: Node, block: Block) -> bool:
+    def _find_unfresh_reason(self, node: Node, block: Block, oldest: int) -> RejectionReason | None:
         try:
-            validate_fresh_proposal(block.header, block.header.coinbase, self._read_clock(node))
-        except InvalidBlock:
-            return False
-        return True
+            validate_fresh_proposal(
+                block.header,
+                self._get_parent(node),
+                block.header.coinbase,
+                now_ms=self._read_clock(node),
+                oldest=oldest,
+            )
+        except InvalidBlock as error:
+            return error.reason
+        return None
+
+    def _get_parent(self, node: Node) -> Header:
+        chain = node.disk.chain
+        return chain[-1][0].header if chain else self.executions.genesis.header
 
     def set_timer(self, node: Node, asked: SetTimer) -> None:
         timer, event = asked.timer, TimerExpired(asked.timer, asked.number, asked.view)
@@ -626,6 +670,7 @@ class Cluster:
         is_valid = self.executions.is_valid(node.name, node.disk.chain, block)
         if not node.is_byzantine:
             self.checkers.on_final(node.name, block, certificate)
+            self.chain_time.on_final(self.now_ms, block)
             assert is_valid, f"{node.name} stores the invalid block {block.number}"
         node.disk.chain.append((block, certificate))
         if self.recorder is not None:

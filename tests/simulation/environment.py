@@ -118,10 +118,10 @@ class SimulatedEnvironment:
         block, certificate = self._node.disk.chain[number - 1]
         return Committed(number, block.hash, certificate)
 
-    def validate(self, block: Block, fresh: bool) -> None:
+    def validate(self, block: Block, age_limit_ms: int | None) -> None:
         self._cluster.reach(self._node)
         self._node.proposed_ms = self._cluster.now_ms
-        self._cluster.validate_later(self._node, block, fresh)
+        self._cluster.validate_later(self._node, block, age_limit_ms)
 
     def build(self, asked: BuildBlock) -> None:
         self._cluster.reach(self._node)
@@ -130,6 +130,7 @@ class SimulatedEnvironment:
             block = self._cluster.build(self._node)
             delay_ms = self._cluster.random.randrange(1, 30)
             delay_ms += self._cluster.count_execution_ms(self._node)
+            delay_ms += self._cluster.adversary.count_dawdling_ms(self._node)
             built = BlockBuilt(asked.number, asked.view, block)
             self._cluster.give_later(self._node, delay_ms, built)
 

@@ -264,6 +264,21 @@ MUTANTS: Final = {
             ("        if not permits(guard, vote.intent):\n", "        if False:\n"),
         ),
     ),
+    "time-has-no-lower-bound": Mutant(
+        "time: a fresh proposal may be as old as its parent",
+        "chain.validation",
+        (("    if header.timestamp < oldest:", "    if False:"),),
+    ),
+    "time-goes-ahead-of-a-fast-parent": Mutant(
+        "time: a fresh proposal may be a second ahead of its parent, however fast that is",
+        "chain.validation",
+        (
+            (
+                "max(now_ms + CLOCK_TOLERANCE_SECONDS * 1000, parent.timestamp * 1000)",
+                "max(now_ms, parent.timestamp * 1000) + CLOCK_TOLERANCE_SECONDS * 1000",
+            ),
+        ),
+    ),
     "no-timer-gate": Mutant(
         "timers: a view's timer runs without a quorum of VIEW-CHANGEs",
         PBFT,

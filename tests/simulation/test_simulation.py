@@ -230,7 +230,7 @@ def test_one_seed_in_a_hundred_is_strict_and_its_signatures_are_real() -> None:
 
 
 def test_two_hundred_seeds_are_of_every_family() -> None:
-    assert {draw_world(seed)[0] for seed in range(200)} == {*FAMILIES, "strict", "sets"}
+    assert {draw_world(seed)[0] for seed in range(200)} == {*FAMILIES, "strict", "sets", "clocks"}
 
 
 def test_replay_prints_one_line_an_event() -> None:

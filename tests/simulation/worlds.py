@@ -1,12 +1,13 @@
 """The world of a seed, and its run from the first fault to recovery (docs/spec/consensus.md)."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from random import Random
 from typing import Final
 
 from chain.consensus.inputs import Timing
 from chain.types.validator_set import compute_max_faulty
-from tests.simulation.adversary import HABITS
+from tests.simulation.adversary import CLOCK_HABITS, HABITS
 from tests.simulation.cluster import (
     BOOT_MS,
     HEALED_DELAY_MS,
@@ -22,6 +23,9 @@ STRICT_EVERY: Final = 100
 
 SETS_EVERY: Final = 20
 """One seed in this many has a changing validator set."""
+
+CLOCKS_EVERY: Final = 20
+"""One seed in this many has liars that give their blocks a false time."""
 
 DISK_ACCIDENTS: Final = ("log", "flip", "cut", "guard", "wiped", "full")
 
@@ -41,6 +45,8 @@ def draw_world(seed: int) -> tuple[str, World]:
         )
     if seed % SETS_EVERY == SETS_EVERY // 2:
         return "sets", draw_sets(random)
+    if seed % CLOCKS_EVERY == 3:
+        return "clocks", draw_clocks(random)
     (family,) = random.choices(list(FAMILIES), [weight for _, weight in FAMILIES.values()])
     draw, _ = FAMILIES[family]
     return family, draw(random)
@@ -223,6 +229,29 @@ def draw_sets(random: Random) -> World:
         liars=role == "liars",
         habits=draw_habits(random) if role == "liars" else (),
         is_cold=random.random() < 0.2,
+    )
+
+
+def draw_clocks(random: Random) -> World:
+    """A world with liars that date blocks back or ahead, skewed clocks, and slow links."""
+    n = random.choice((4, 4, 7, 10))
+    habit = random.choice(CLOCK_HABITS)
+    other = random.choice(("mute", "equivocate", "skip", None, None, None, None))
+    # To date blocks ahead pays if there are many, and to date them back if there are few.
+    is_busy = habit == "ahead"
+    return World(
+        n=n,
+        timing=replace(draw_timing(random), min_block_interval_ms=50 if is_busy else 200),
+        faulty_ms=15_000 if n < 10 else 8_000,
+        liars=compute_max_faulty(n),
+        habits=(habit,) if other is None else (habit, other),
+        loss=random.choice((0.0, 0.1)),
+        max_delay_ms=random.choice((10, HEALED_DELAY_MS) if is_busy else (HEALED_DELAY_MS, 800)),
+        partitions=random.choice((0.0, 0.5)),
+        execution_ms=0 if is_busy else random.choice((0, 0, 100, 300)),
+        skew_ms=random.choice((100, 500)),
+        outage_ms=random.choice((0, 5_000, 20_000)),
+        is_busy=is_busy,
     )
 
 

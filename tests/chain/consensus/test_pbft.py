@@ -111,13 +111,22 @@ def in_view(view: int, state: ReplicaState | None = None) -> ReplicaState:
 
 def test_backup_validates_a_proposal_before_it_prepares() -> None:
     proposed = apply(backup(), pre_prepare())
-    assert proposed.effects == (ValidateBlock(BLOCK_A, fresh=True),)
+    assert proposed.effects == (ValidateBlock(BLOCK_A, age_limit_ms=1_000),)
     then = apply(proposed.state, valid())
     own = prepare(1)
     assert then.effects == (
         Persist(PrepareRecord(pre_prepare(), own), guard_of(1, 0, Step.PREPARE, BLOCK_A.hash)),
         Broadcast(own),
     )
+
+
+@pytest.mark.parametrize(("view", "age_limit_ms"), [(0, 1_000), (2, 4_000), (6, 10_000)])
+def test_new_proposal_may_be_as_old_as_its_view_may_last(view: int, age_limit_ms: int) -> None:
+    block = make_block(2, coinbase=view % 4)
+    changes = [view_change(author, view) for author in range(4) if author != 1]
+    proposal = pre_prepare() if view == 0 else new_view(view, block, changes)
+    (asked,) = only(apply(backup(), proposal), ValidateBlock)
+    assert asked.age_limit_ms == age_limit_ms
 
 
 def test_quorum_of_prepares_is_written_down_before_the_commit() -> None:
@@ -257,7 +266,7 @@ def test_votes_of_a_later_view_are_used_when_it_comes() -> None:
     changes = [view_change(author, 1) for author in (0, 1, 3)]
     then = run(given, new_view(1, make_block(2, coinbase=1), changes))
     block = make_block(2, coinbase=1)
-    assert only(then, ValidateBlock) == [ValidateBlock(block, fresh=True)]
+    assert only(then, ValidateBlock) == [ValidateBlock(block, age_limit_ms=2_000)]
     late = run(
         backup(2),
         prepare(0, block, view=1),
@@ -345,7 +354,7 @@ def test_primary_of_a_new_view_waits_for_a_quorum() -> None:
 def test_primary_of_a_new_view_repeats_the_locked_block() -> None:
     # A3; it checks validity but not freshness, and keeps the original coinbase.
     given = run(backup(), view_change(2, 1, prepared()), view_change(3, 1))
-    assert only(given, ValidateBlock) == [ValidateBlock(BLOCK_A, fresh=False)]
+    assert only(given, ValidateBlock) == [ValidateBlock(BLOCK_A, age_limit_ms=None)]
     assert not only(given, BuildBlock)
     then = apply(given.state, valid(fresh=False))
     changes = [view_change(1, 1), view_change(2, 1, prepared()), view_change(3, 1)]
@@ -358,7 +367,7 @@ def test_lock_of_the_higher_view_wins() -> None:
     low, high = prepared(BLOCK_A, view=0), prepared(BLOCK_B, view=2)
     given = run(backup(1), view_change(0, 5, low), view_change(2, 5, high), view_change(3, 5))
     assert only(run(backup(1), view_change(0, 5, low), view_change(2, 5, high)), ValidateBlock) == [
-        ValidateBlock(BLOCK_B, fresh=False)
+        ValidateBlock(BLOCK_B, age_limit_ms=None)
     ]
     then = apply(given.state, valid(BLOCK_B, fresh=False))
     assert sent(then)[0].pre_prepare.block == BLOCK_B
@@ -477,7 +486,7 @@ def test_backup_in_a_new_view_sends_its_view_change_and_counts_the_others() -> N
 
 def test_reproposal_is_prepared_without_a_freshness_check() -> None:
     given = run(backup(2), new_view(1, BLOCK_A, LOCKED_CHANGES, PREPARES))
-    assert only(given, ValidateBlock) == [ValidateBlock(BLOCK_A, fresh=False)]
+    assert only(given, ValidateBlock) == [ValidateBlock(BLOCK_A, age_limit_ms=None)]
     then = apply(given.state, valid(fresh=False))
     assert sent(then) == [prepare(2, view=1)]
 
@@ -626,7 +635,7 @@ def test_quorum_of_commits_for_an_unknown_block_fetches_it_from_f_plus_2() -> No
     assert asked in apply(given.state, expired(Timer.RESEND)).effects
     assert run(given.state, BlockFetched(BLOCK_B)).effects == ()
     then = run(given.state, BlockFetched(BLOCK_A))
-    assert then.effects == (ValidateBlock(BLOCK_A, fresh=False),)
+    assert then.effects == (ValidateBlock(BLOCK_A, age_limit_ms=None),)
     assert apply(then.state, valid(fresh=False)).effects == (
         Finalize(BLOCK_A, certificate(authors=(0, 2, 3))),
     )

@@ -278,6 +278,24 @@ async def test_a_proposal_from_the_future_is_held_then_accepted(
     assert 0.8 <= held_seconds <= 1.1
 
 
+async def test_a_proposal_with_the_time_of_its_old_parent_gets_no_vote(
+    autojump_clock: MockClock, tmp_path: Path, primary: int
+) -> None:
+    await trio.sleep(10)
+    wire = build_cluster(tmp_path)
+
+    async with running(wire):
+        wire.nodes[primary].clock.ahead_ms = -20_000
+        await until(lambda: min(heads(wire.nodes)) >= 1)
+        parent, first = wire.nodes[0].store.headers(BlockNumber(0), BlockNumber(2))
+        voters = {vote.author for vote in _prepares(wire, 1)}
+        view = wire.nodes[0].store.certificate(BlockNumber(1)).view
+    (refused,) = {m.block.header for m in _proposals(wire) if m.vote.number == 1}
+    assert refused.timestamp == parent.timestamp
+    assert (voters, view) == ({primary}, 1)
+    assert first.timestamp >= parent.timestamp + 10
+
+
 @pytest.mark.parametrize("jumping", [(0,), (0, 1, 2, 3)])
 @pytest.mark.parametrize("jump_seconds", [-3_600, 3_600])
 async def test_a_clock_that_is_set_changes_neither_pace_nor_who_votes(

@@ -80,8 +80,8 @@ class RecordingEnvironment:
     def find_committed(self, number: BlockNumber) -> Committed | None:
         return self.stored.get(number)
 
-    def validate(self, block, fresh) -> None:
-        self.calls.append(("validate", block, fresh))
+    def validate(self, block, age_limit_ms) -> None:
+        self.calls.append(("validate", block, age_limit_ms))
 
     def build(self, asked) -> None:
         self.calls.append(("build", asked))
@@ -150,7 +150,7 @@ def test_each_effect_reaches_the_environment_in_order_by_address(tmp_path: Path)
         Broadcast(vote),
         Send(ValidatorIndex(2), vote),
         SendCertificate(ValidatorIndex(3), ONE),
-        ValidateBlock(BLOCK_A, True),
+        ValidateBlock(BLOCK_A, 2_000),
         BUILD,
         TIMER,
         Finalize(BLOCK_A, certificate()),
@@ -164,7 +164,7 @@ def test_each_effect_reaches_the_environment_in_order_by_address(tmp_path: Path)
         ("broadcast", vote),
         ("send", FOUR[2], vote),
         ("send", FOUR[3], COMMITTED),
-        ("validate", BLOCK_A, True),
+        ("validate", BLOCK_A, 2_000),
         ("build", BUILD),
         ("timer", TIMER),
         ("finalize", BLOCK_A, certificate()),

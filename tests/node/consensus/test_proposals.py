@@ -222,27 +222,45 @@ async def test_questions_about_another_number_are_not_answered(
     block = await build_block(proposals)
     later = replace(block, header=replace(block.header, number=TWO))
     assert await proposals.build(BuildBlock(TWO, View(0))) is None
-    assert await proposals.validate(later, fresh=False) is None
-    assert await proposals.wait_until_fresh(later) is None
+    assert await proposals.validate(later, oldest=None) is None
+    assert await proposals.wait_until_fresh(later, 0) is None
 
 
 async def test_block_is_valid_and_fresh_once_the_interval_is_over(proposals: Proposals) -> None:
     block = await build_block(proposals)
-    early = await proposals.validate(block, fresh=True)
+    early = await proposals.validate(block, oldest=0)
     assert early == BlockValidated(block.hash, is_valid=True, is_fresh=False)
     started = trio.current_time()
-    in_time = await proposals.wait_until_fresh(block)
+    in_time = await proposals.wait_until_fresh(block, 0)
     assert in_time == BlockValidated(block.hash, is_valid=True, is_fresh=True)
     # The interval of 200 ms, less the tolerance of 50 ms.
     assert 0.1 <= trio.current_time() - started <= 0.2
-    assert await proposals.validate(block, fresh=True) == in_time
+    assert await proposals.validate(block, oldest=0) == in_time
+
+
+async def test_block_with_too_old_a_timestamp_never_becomes_fresh(proposals: Proposals) -> None:
+    block = await build_block(proposals)
+    await trio.sleep(1)
+    oldest = block.header.timestamp + 1
+    too_old = BlockValidated(block.hash, is_valid=True, is_fresh=False)
+    assert await proposals.validate(block, oldest=oldest) == too_old
+    assert await proposals.wait_until_fresh(block, oldest) is None
+
+
+async def test_oldest_timestamp_counts_from_the_arrival(proposals: Proposals) -> None:
+    block = await build_block(proposals)
+    first = proposals.compute_oldest_timestamp(2_000)
+    await trio.sleep(10)
+    later = proposals.compute_oldest_timestamp(2_000)
+    assert (first, later) == (block.header.timestamp - 3, block.header.timestamp + 7)
+    assert proposals.compute_oldest_timestamp(None) is None
 
 
 async def test_invalid_block_is_never_fresh(proposals: Proposals) -> None:
     block = await build_block(proposals)
     await trio.sleep(1)
     wrong = replace(block, header=replace(block.header, state_root=keccak256(b"another state")))
-    answer = await proposals.validate(wrong, fresh=True)
+    answer = await proposals.validate(wrong, oldest=0)
     assert answer == BlockValidated(wrong.hash, is_valid=False, is_fresh=False)
 
 

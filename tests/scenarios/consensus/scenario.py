@@ -141,8 +141,9 @@ class Replica:
     def find_committed(self, number: BlockNumber) -> Committed | None:
         return None  # a transcript has number 1 only
 
-    def validate(self, block: Block, fresh: bool) -> None:
-        self._say(f"validates {self._scenario.name_of(block.hash)}{' fresh' if fresh else ''}")
+    def validate(self, block: Block, age_limit_ms: int | None) -> None:
+        fresh = "" if age_limit_ms is None else " fresh"
+        self._say(f"validates {self._scenario.name_of(block.hash)}{fresh}")
         self.answers.append(BlockValidated(block.hash, is_valid=True, is_fresh=True))
 
     def build(self, asked: BuildBlock) -> None:

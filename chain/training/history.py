@@ -136,7 +136,13 @@ class TaskHistory:
 
     def has_answered(self, validator: Address) -> bool:
         """Whether a validator said that it is ready, or why not."""
-        return validator in self.ready or any(each == validator for each, _ in self.refusals)
+        return self.get_answer(validator) is not None
+
+    def get_answer(self, validator: Address) -> int | None:
+        """The answer of a validator: 0 for ready, else why not; None if it gave none."""
+        if validator in self.ready:
+            return READY_CODE
+        return next((code for each, code in self.refusals if each == validator), None)
 
     def is_expired(self, number: int, now: int) -> bool:
         """Whether the task is over in a block with this number and time, and not closed yet."""

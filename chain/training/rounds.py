@@ -17,6 +17,7 @@ from chain.training.acceptance import Verdict
 from chain.training.attempt_records import Attempt
 from chain.training.history import TaskHistory, get_quorum_vote
 from chain.training.leases import is_window_over
+from chain.training.task_checks import UNSERVED_CODES
 from chain.training.task_spec import (
     TaskSpec,
 )
@@ -50,19 +51,23 @@ class PhaseView:
 class OwnWork:
     """What this node holds and has computed for a task."""
 
-    is_content_held: bool
-    """Whether the initial weights and every data shard are held."""
     is_accepted: bool | None
-    """Whether the task passed the dry run; None before it ran."""
+    """Whether this validator is ready for the task; None before it knows."""
     answer_code: int | None
     """The answer of this validator to the task: 0 for ready, else why not; None before it knows."""
+    has_room: bool
+    """Whether disk is promised to the task. Without it, nothing large is fetched or computed."""
+    is_content_held: bool
+    """Whether the initial weights and every data shard are held."""
+    can_check: bool | None
+    """Whether a worker of this node can check the task's gradients; None before it knows."""
     is_state_held: bool
     """Whether the training state is held that the round in progress starts from."""
     verdicts: tuple[Verdict | None, ...]
     """One for each commitment so far; None while it is not checked."""
     held: frozenset[int] | None
     """The indices of unchecked commitments whose gradients are held; None while more may be held
-    than is known. It matters only late in a verdict phase."""
+    than is known. It matters late in a verdict phase, and where no worker can check gradients."""
     result: ResultVote | None
     """The result that this node computed for the ballot in progress; None before. It counts only
     while the ballot has no other timely verdicts than those it was computed from."""
@@ -73,7 +78,7 @@ class OwnWork:
 
 
 class PrepareContent:
-    """Fetch what the specification names, then dry-run the task."""
+    """Fetch what the specification names, then dry-run the task unless it is known to run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,13 @@ class RestoreState:
 @dataclass(frozen=True, slots=True)
 class CheckGradients:
     """Fetch and check the gradients of these commitments."""
+
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchGradients:
+    """Fetch the gradients of these commitments, which this node cannot check now."""
 
     indices: tuple[int, ...]
 
@@ -149,6 +161,7 @@ RoundDuty = (
     PrepareContent
     | RestoreState
     | CheckGradients
+    | FetchGradients
     | PostVerdict
     | ComputeResult
     | ComputePayment
@@ -192,13 +205,15 @@ def list_duties(
             history, view, validator_set, validator_set.find_operator(own_operator)
         )
         return (*answers, ExpireTask()) if is_ours else answers
-    if not own.is_content_held or own.is_accepted is None:
-        return (PrepareContent(),)
-    if not own.is_accepted or history.status is not TaskStatus.ACTIVE:
+    if history.status is not TaskStatus.ACTIVE:
+        return (PrepareContent(),) if own.is_accepted is None else answers
+    if spec is None or own.answer_code in UNSERVED_CODES:
         return answers
-    assert spec is not None, "a task without a valid specification is refused"
+    # A quorum says ready, but f of it may lie. So a validator that is not ready is needed, too: it
+    # does what it can.
+    is_prepared = own.has_room and own.is_content_held and own.can_check is not None
     duties = _list_round_duties(history, spec, view, own, validator_set, own_operator, now)
-    return (*answers, *duties)
+    return (*answers, *(() if is_prepared else (PrepareContent(),)), *duties)
 
 
 def _list_answers(
@@ -234,10 +249,24 @@ def _list_round_duties(
 ) -> tuple[Duty, ...]:
     if history.attempt is not None:
         validator_set = history.attempt.validator_set or validator_set
+    lacks_state = own.has_room and not own.is_state_held and view.phase is not Phase.PAYMENT
+    restore = (RestoreState(),) if lacks_state else ()
+    return (
+        *restore,
+        *_list_phase_duties(history, spec, view, own, validator_set, own_operator, now),
+    )
+
+
+def _list_phase_duties(
+    history: TaskHistory,
+    spec: TaskSpec,
+    view: PhaseView,
+    own: OwnWork,
+    validator_set: ValidatorSet,
+    own_operator: Address | None,
+    now: int,
+) -> tuple[Duty, ...]:
     own_index = validator_set.find_operator(own_operator)
-    if not own.is_state_held and view.phase is not Phase.PAYMENT:
-        # All further duties need theta. Other operators can advance a stalled round meanwhile.
-        return (RestoreState(),)
     attempt = history.attempt
     if attempt is None:
         waits = view.phase is Phase.STALLED
@@ -291,14 +320,23 @@ def _verdict_duties(
     now: int,
 ) -> tuple[Duty, ...]:
     missing = tuple(i for i, verdict in enumerate(own.verdicts) if verdict is None)
-    duties: tuple[Duty, ...] = (CheckGradients(missing),) if missing else ()
+    can_check = own.can_check and own.has_room and own.is_content_held and own.is_state_held
+    held = own.held or frozenset()
+    lacking = tuple(i for i in missing if i not in held)
+    duties: tuple[Duty, ...] = ()
+    if missing and can_check:
+        duties = (CheckGradients(missing),)
+    elif lacking:
+        duties = (FetchGradients(lacking),)
     if validator is None or _has_voted(attempt, validator):
         return duties
     # Late in the phase the node votes on what it has. Only what it does not hold is missing: that
-    # it lacked the time for a check says nothing about the miner.
-    if missing and (own.held is None or not is_late(spec, view, now)):
+    # it could not check it in time says nothing about the miner.
+    is_complete = not lacking if own.can_check is False else not missing
+    if missing and own.held is None:
         return duties
-    held = own.held or frozenset()
+    if not is_complete and not is_late(spec, view, now):
+        return duties
     verdicts = tuple(
         _judge_unchecked(i, held) if verdict is None else verdict
         for i, verdict in enumerate(own.verdicts)
@@ -352,12 +390,15 @@ def _result_duties(
         # The phase needs a quorum: history and phase were read at different blocks.
         return ()
     if own.result is None:
-        return (ComputeResult(),)
+        # Without room there will be no state, but most results need none.
+        is_restoring = own.has_room and not own.is_state_held
+        return () if is_restoring else (ComputeResult(),)
     if validator is None:
         return ()
     if own.result.kind is not ResultKind.SETTLED:
         return _post(attempt, own.result, validator)
-    is_open = is_evaluated(spec, attempt.id.round_number) and not own.is_evaluation_over
+    is_evaluable = own.can_check and not own.is_evaluation_over
+    is_open = bool(is_evaluable) and is_evaluated(spec, attempt.id.round_number)
     duties: tuple[Duty, ...] = (EvaluateModel(own.result.model_root),) if is_open else ()
     posted = next((each for each in attempt.results if each.validator == validator), None)
     if posted is not None and posted.vote == own.result:

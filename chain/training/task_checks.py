@@ -132,9 +132,27 @@ REFUSAL_CODES: Final[Mapping[ObjectionCode, int]] = {
 validator tries again."""
 
 
+UNCHECKED_CODES: Final = frozenset(
+    REFUSAL_CODES[each] for each in (ObjectionCode.DRY_RUN_REFUSED, ObjectionCode.DRY_RUN_FAILED)
+)
+"""With these answers a validator has found that its workers cannot check the task's gradients: the
+content breaks a rule, or a check takes more memory or time than a worker has."""
+
+UNSERVED_CODES: Final = frozenset(
+    REFUSAL_CODES[each] for each in (ObjectionCode.SPEC_INVALID, ObjectionCode.TERMS_DIFFER)
+)
+"""With these answers there is no specification by which a validator could do duties to the task."""
+
+
 def describe_refusal(code: int) -> str:
     """The name of a code with which validators refused; the number if this version has none."""
-    return next((each.value for each, number in REFUSAL_CODES.items() if number == code), str(code))
+    found = find_code(code)
+    return str(code) if found is None else found.value
+
+
+def find_code(number: int) -> ObjectionCode | None:
+    """The reason that a validator's answer stands for; None if this version has none."""
+    return next((each for each, code in REFUSAL_CODES.items() if code == number), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,10 @@ class Capacity:
                 given.append(task_id)
         return tuple(given)
 
+    def has_promise(self, task_id: TaskId) -> bool:
+        """Whether a task has disk to use."""
+        return task_id in self._promised
+
     def find_objection(self, task_id: TaskId) -> Objection | None:
         """What a task waits for; None if it has its promise, or is not counted any more."""
         promise = self._waiting.get(task_id)

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -230,33 +231,57 @@ class Gradients:
             BlobQuotaError: The quota has no room for rows that were lost.
             BlobDiskError: The disk refused.
         """
+        async with self._retry_paced(task, attempt, index):
+            await self._check(task, attempt, index)
+
+    async def fetch(self, task: ServedTask, attempt: Attempt, index: int) -> None:
+        """Fetch the gradient of one commitment, which cannot be checked now.
+
+        Raises:
+            UnavailableError: It cannot be fetched yet.
+        """
+        async with self._retry_paced(task, attempt, index):
+            await self._hold(task, attempt, index)
+
+    @asynccontextmanager
+    async def _retry_paced(
+        self, task: ServedTask, attempt: Attempt, index: int
+    ) -> AsyncIterator[None]:
+        """Put work on a commitment off for the longer, the more of them lack something."""
         known = self._known.get(attempt)
         try:
-            await self._check(task, attempt, index, known)
+            yield
         except UnavailableError as error:
             header = self._build_header(task, attempt, attempt.commitments[index].miner)
             if not self._known.is_held(known.opened[index], header):
                 known.held.discard(index)
-            waiting = len(known.opened) - len(known.held)
-            seconds = max(RETRY_SECONDS, waiting / RETRIES_PER_SECOND)
+            known.lacking.add(index)
+            seconds = max(RETRY_SECONDS, len(known.lacking) / RETRIES_PER_SECOND)
             raise UnavailableError(str(error), wait_seconds=seconds) from error
+        known.lacking.discard(index)
 
-    async def _check(
-        self, task: ServedTask, attempt: Attempt, index: int, known: AttemptReveals
-    ) -> None:
-        spec, work = task.spec, task.work
-        record, reveal = attempt.commitments[index], known.opened[index]
-        header = self._build_header(task, attempt, record.miner)
-        payload_bytes = count_payload_bytes(header.parameter_count)
-        need = self._build_need(attempt)
-        await self._content.ensure(reveal.gradient_root, payload_bytes, need)
+    async def _hold(self, task: ServedTask, attempt: Attempt, index: int) -> bool:
+        """Fetch and announce a gradient; False if its length shows that it is none."""
+        known, miner = self._known.get(attempt), attempt.commitments[index].miner
+        reveal = known.opened[index]
+        payload_bytes = count_payload_bytes(count_parameters(task.spec.model))
+        await self._content.ensure(reveal.gradient_root, payload_bytes, self._build_need(attempt))
         size = self._content.get_size(reveal.gradient_root)
         if size != payload_bytes:
             problem = f"{size} bytes instead of {payload_bytes}"
-            work.note_check(attempt.id, index, _refuse(record.miner, problem))
-            return
+            task.work.note_check(attempt.id, index, _refuse(miner, problem))
+            return False
         known.held.add(index)
         await self._announce(reveal)
+        return True
+
+    async def _check(self, task: ServedTask, attempt: Attempt, index: int) -> None:
+        spec, work = task.spec, task.work
+        record, reveal = attempt.commitments[index], self._known.get(attempt).opened[index]
+        header = self._build_header(task, attempt, record.miner)
+        if not await self._hold(task, attempt, index):
+            return
+        need = self._build_need(attempt)
         theta_bytes = FLOAT32_BYTES * header.parameter_count
         await self._content.ensure(header.theta_root, theta_bytes, need)
         await self._content.ensure_shards(spec, need)
@@ -348,7 +373,7 @@ class Gradients:
         rows: dict[str, Mapping[str, object]] = {}
         for i, record in enumerate(attempt.commitments):
             check = task.work.find_check(attempt.id, i) or CheckedGradient(
-                verdicts[i], reason=self._describe_lack(attempt, i)
+                verdicts[i], reason=self._describe_lack(task, attempt, i)
             )
             measurement = check.measurement
             rows[to_hex(record.miner)] = {
@@ -359,13 +384,15 @@ class Gradients:
             }
         get_checks_path(self._directory, attempt.id).write_text(json.dumps(rows))
 
-    def _describe_lack(self, attempt: Attempt, index: int) -> str:
+    def _describe_lack(self, task: ServedTask, attempt: Attempt, index: int) -> str:
         """What was missing when the verdict on a gradient was due."""
         known = self._known.get(attempt)
         if index not in known.opened:
             return "not received in time: no reveal"
         if index not in known.held:
             return "not received in time: the reveal came, but the gradient could not be fetched"
+        if not task.work.can_check:
+            return "received, but this validator cannot check gradients of this task"
         return "received, but this validator had no time to check it"
 
     # The description of an attempt.
@@ -450,7 +477,9 @@ class Gradients:
         }
         turn = Turn(
             (attempt.id, "check"),
-            task.spec.reward.max_units * task.spec.resources.unit_milliseconds / 1_000,
+            task.work.get_promised_seconds(
+                task.spec.reward.max_units * task.spec.resources.unit_milliseconds
+            ),
             partial(_get_check_deadline, task, attempt.id),
             partial(self._is_judged, attempt.id),
             # All validators check in the order of the chain. So if there is not time for all, most

@@ -12,7 +12,6 @@ other open tasks now and then, because they end by themselves, too. Closed tasks
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Final, assert_never
 
@@ -25,19 +24,21 @@ from chain.contracts.gradient_ledger import Deadline, Phase, ResultVote
 from chain.contracts.task_registry import TaskStatus
 from chain.json_types import JsonObject
 from chain.params import ChainParameters
-from chain.primitives import BlockNumber, TaskId
+from chain.primitives import Address, BlockNumber, TaskId
 from chain.training import rounds
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.attempt_records import Attempt
 from chain.training.fees import KEPT_SECONDS
 from chain.training.history import TaskHistory
-from chain.training.leases import is_window_over
+from chain.training.leases import READY_CODE, is_window_over
 from chain.training.reveal import Reveal
 from chain.training.task_checks import (
     REFUSAL_CODES,
+    UNSERVED_CODES,
     Objection,
     ObjectionCode,
     compute_promise,
+    find_code,
 )
 from chain.training.task_spec import TaskSpec
 from node.chain.contract_reader import ContractReader
@@ -49,6 +50,7 @@ from node.training.capacity import Capacity
 from node.training.closed_disk import ClosedDisk
 from node.training.content import Content
 from node.training.due_tasks import DueTasks
+from node.training.gradient_jobs import GradientJobs
 from node.training.gradients import Gradients
 from node.training.jobs import Jobs
 from node.training.preparation import Preparation
@@ -74,10 +76,6 @@ from node.training.work import (
 from node.training.worker_pool import Workers
 from node.trio_types import TaskStatus as RunStatus
 from pot_common.errors import StorageError
-
-STARTS_LIMIT: Final = 64
-"""The most checks of a task that are started at once: an attempt can have a thousand, and consensus
-runs in the same thread."""
 
 ALREADY_ANSWERED: Final = "TaskAlreadyAnswered"
 """The error with which the contract refuses a second answer of a validator."""
@@ -153,6 +151,7 @@ class TrainingHost:
             peers=peers,
             directory=directory,
         )
+        self._gradient_jobs = GradientJobs(self._gradients, self._jobs, self._capacity)
         if self._votes is not None:
             self._slashings = Slashings(
                 chain_id=chain_id,
@@ -183,7 +182,8 @@ class TrainingHost:
 
     def on_blob(self) -> None:
         """Retry the checks that are held back: the RPC process stored a blob that one may need."""
-        self._jobs.end_waits(JobKind.CHECK)
+        for kind in (JobKind.CHECK, JobKind.FETCH):
+            self._jobs.end_waits(kind)
 
     def is_served(self, task_id: TaskId) -> bool:
         """Whether this node has or may have duties to a task; its files may then be in use."""
@@ -207,7 +207,9 @@ class TrainingHost:
         async with trio.open_nursery() as nursery:
             async for reveal in self._announced:
                 # Only tasks in progress are looked up: peers may name any task.
-                is_served = self._due.is_in_progress(reveal.attempt_id.task_id)
+                task_id = reveal.attempt_id.task_id
+                has_room = self._capacity.has_promise(task_id)
+                is_served = self._due.is_in_progress(task_id) and has_room
                 if is_served and self._gradients.is_wanted(reveal):
                     nursery.start_soon(self._take, reveal)
 
@@ -228,8 +230,8 @@ class TrainingHost:
         index = None if attempt is None else self._gradients.find_index(attempt, reveal)
         if index is not None:
             task_id, attempt_id = reveal.attempt_id.task_id, reveal.attempt_id
-            key = JobKey(task_id, JobKind.CHECK, attempt_id, commitment_index=index)
-            self._jobs.end_wait(key)
+            for kind in (JobKind.CHECK, JobKind.FETCH):
+                self._jobs.end_wait(JobKey(task_id, kind, attempt_id, commitment_index=index))
 
     # The main loop.
 
@@ -280,9 +282,28 @@ class TrainingHost:
 
     def _is_ready(self, history: TaskHistory) -> bool:
         """Whether this validator posted ready for a task."""
+        return self._get_answer(history) == READY_CODE
+
+    def _get_answer(self, history: TaskHistory) -> int | None:
+        """The answer to a task that this validator gave on the chain; None if it gave none."""
         own = None if self._votes is None else self._votes.operator.address
         index = self._index.validator_set.find_operator(own)
-        return index is not None and self._index.validator_set.validators[index] in history.ready
+        return None if index is None else history.get_answer(self._get_validator(index))
+
+    def _get_validator(self, index: int) -> Address:
+        return self._index.validator_set.validators[index]
+
+    def _get_work(self, history: TaskHistory) -> TaskWork:
+        """This node's work on a task, which begins with its answer on the chain."""
+        work = self._work.get(history.task_id)
+        if work is None:
+            answer = self._get_answer(history)
+            work = self._work[history.task_id] = TaskWork.after_answer(answer)
+            code = None if answer is None else find_code(answer)
+            if code is not None:
+                refused = Objection(code, "this validator refused it before its node restarted")
+                self._readiness.object(history.task_id, ReadinessState.REFUSED, refused)
+        return work
 
     def _step(self, task_id: TaskId, nursery: trio.Nursery) -> None:
         head = self._contracts.head_number()
@@ -291,8 +312,7 @@ class TrainingHost:
         spec = self._index.spec(history)
         self._content.end_fetches(task_id, history.attempt)
         if history.is_closed and spec is not None:
-            known = self._work.get(task_id)
-            if self._is_ready(history) or (known is not None and known.is_accepted is True):
+            if self._is_ready(history) or self._capacity.has_promise(task_id):
                 self._closed_disk.add(history, spec)
             self._preparation.release(task_id)
         is_slashed = spec is None or not self._may_slash(history)
@@ -301,13 +321,14 @@ class TrainingHost:
             self._work.pop(task_id, None)
             self._gradients.forget_reveals(task_id)
             return
-        work = self._work.setdefault(task_id, TaskWork())
+        work = self._get_work(history)
         self._gradients.keep_reveals(KnownTask(history, work))
-        if history.attempt is not None:
+        if history.attempt is not None and self._capacity.has_promise(task_id):
             hints = self._gradients.pop_hints(history.attempt)
             nursery.start_soon(self._take_hints, hints, nursery)
         work.keep_checks(history, gives_late_verdicts=self._slashings is not None)
-        is_trained = history.status is TaskStatus.ACTIVE and work.is_accepted is not False
+        is_served = spec is not None and work.answer_code not in UNSERVED_CODES
+        is_trained = history.status is TaskStatus.ACTIVE and is_served
         # The slashing of a closed task waits for blocks, as a round does.
         if is_trained or history.is_closed:
             self._due.wait_for_phases(task_id)
@@ -349,8 +370,7 @@ class TrainingHost:
         """Note the answer to a task whose bytes are no valid specification."""
         invalid = Objection(ObjectionCode.SPEC_INVALID, "the bytes are no valid specification")
         self._readiness.object(task_id, ReadinessState.REFUSED, invalid)
-        work.is_content_held, work.is_accepted = True, False
-        work.answer_code = REFUSAL_CODES[invalid.code]
+        work.is_accepted, work.answer_code = False, REFUSAL_CODES[invalid.code]
 
     def _may_answer(self, closed: TaskHistory) -> bool:
         """Whether this validator may still have an answer for a closed task, which is paid."""
@@ -364,7 +384,7 @@ class TrainingHost:
         return (
             (is_preparing or work.answer_code is not None)
             and not work.is_answered
-            and not closed.has_answered(self._index.validator_set.validators[index])
+            and not closed.has_answered(self._get_validator(index))
             and not is_window_over(closed.lease, number, now)
         )
 
@@ -418,7 +438,9 @@ class TrainingHost:
                 call = partial(gradient_ledger.advance_round, task_id)
                 return [self._vote_in_ballot(task, JobKind.ADVANCE, call)]
             case rounds.CheckGradients(indices):
-                return self._list_checks(task, _get_attempt(task), indices)
+                return self._gradient_jobs.list_checks(task, _get_attempt(task), indices)
+            case rounds.FetchGradients(indices):
+                return self._gradient_jobs.list_fetches(task, _get_attempt(task), indices)
             case rounds.PostVerdict(verdicts):
                 call = partial(self._make_verdict, task, _get_attempt(task), verdicts)
                 return [self._vote_in_ballot(task, JobKind.VERDICT, call)]
@@ -445,25 +467,6 @@ class TrainingHost:
                 return [self._vote_in_ballot(task, JobKind.SETTLE, call)]
             case _:
                 assert_never(duty)
-
-    def _list_checks(self, task: ServedTask, attempt: Attempt, indices: Sequence[int]) -> list[Job]:
-        """The jobs that check commitments, and the one that looks for what is not revealed yet."""
-        opened = self._gradients.get_reveals(attempt).opened
-        jobs: list[Job] = []
-        if len(opened) < len(attempt.commitments):
-            key = JobKey(task.task_id, JobKind.REVEALS, attempt.id)
-            jobs.append(Job(key, partial(self._gradients.find_reveals, task, attempt)))
-        keys = (
-            JobKey(task.task_id, JobKind.CHECK, attempt.id, commitment_index=index)
-            for index in indices
-            if index in opened
-        )
-        startable = (key for key in keys if not self._jobs.is_waiting(key))
-        for key in islice(startable, STARTS_LIMIT):
-            assert key.commitment_index is not None
-            check = partial(self._gradients.check, task, attempt, key.commitment_index)
-            jobs.append(Job(key, check))
-        return jobs
 
     def _vote_in_ballot(
         self,
@@ -514,16 +517,18 @@ class TrainingHost:
         if attempt is not None and spec is not None:
             found = map(work.checks.get(attempt.id, {}).get, range(len(attempt.commitments)))
             verdicts = tuple(None if check is None else check.verdict for check in found)
-            if is_late:
+            if is_late or work.can_check is False:
                 held = self._gradients.get_reveals(attempt).find_held()
             result = work.results.get(attempt.ballot_number)
         wanted = history.training_state_root if history.rounds_settled else work.state_root
         is_state_held = work.state is not None and work.state_root == wanted
         root = None if result is None else result.model_root
         return rounds.OwnWork(
-            is_content_held=work.is_content_held,
             is_accepted=work.is_accepted,
             answer_code=None if work.is_answered else work.answer_code,
+            has_room=self._capacity.has_promise(history.task_id),
+            is_content_held=work.is_content_held,
+            can_check=work.can_check,
             is_state_held=is_state_held,
             verdicts=verdicts,
             held=held,

@@ -29,6 +29,8 @@ class AttemptReveals:
         indices: The index of each miner's commitment.
         opened: The reveals, by index of the commitment.
         held: The indices of the opened commitments whose gradients are held.
+        lacking: The indices of those with a gradient, or what a check of it needs, that no peer
+            sent when it was last asked for.
         is_read: Whether the store has been read. What it had may be held without being known.
         hinted_count: For so many commitments, announcements that came before them were looked up.
     """
@@ -37,6 +39,7 @@ class AttemptReveals:
     indices: Mapping[Address, int]
     opened: dict[int, Reveal] = field(default_factory=dict)
     held: set[int] = field(default_factory=set)
+    lacking: set[int] = field(default_factory=set)
     is_read: bool = False
     hinted_count: int = 0
 

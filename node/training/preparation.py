@@ -9,14 +9,16 @@ import trio
 
 from chain.contracts import task_registry
 from chain.contracts.task_registry import TaskStatus
-from chain.json_types import JsonObject
+from chain.json_types import Json, JsonObject
 from chain.primitives import TaskId
 from chain.training.leases import READY_CODE
-from chain.training.resources import count_rows_bytes
+from chain.training.resources import count_disk_bytes, count_rows_bytes
 from chain.training.task_checks import (
     REFUSAL_CODES,
+    UNCHECKED_CODES,
     Objection,
     ObjectionCode,
+    Promise,
     compute_promise,
     find_aggregation_objection,
     find_commitment_objection,
@@ -113,10 +115,16 @@ class Preparation:
         """Promise workers' time and disk to a task that is to be prepared, or let it wait for them.
 
         This is called for one task after another in the order of the chain, so that all validators
-        promise the room that is left to the same tasks.
+        promise the room that is left to the same tasks. A task that this validator has refused, and
+        that is active all the same, is promised disk only.
         """
         is_active = task.history.status is not TaskStatus.PENDING
-        self._capacity.claim(task.task_id, compute_promise(task.spec), is_active=is_active)
+        promise = compute_promise(task.spec)
+        task.work.has_time = task.work.is_accepted is not False
+        if not task.work.has_time:
+            disk_bytes = max(promise.disk_bytes, count_disk_bytes(task.spec))
+            promise = Promise(0, 0, disk_bytes)
+        self._capacity.claim(task.task_id, promise, is_active=is_active)
 
     def release(self, task_id: TaskId) -> None:
         """End the promise to a closed or refused task, and wake the tasks that now have room."""
@@ -127,7 +135,7 @@ class Preparation:
             self._jobs.end_wait(JobKey(each, JobKind.PREPARE))
 
     async def prepare(self, task: ServedTask) -> None:
-        """Fetch the content of a task and dry-run it.
+        """Fetch the content of a task, and dry-run it unless its answer on the chain tells enough.
 
         Few tasks are fetched at once, and one is dry-run. Each failure doubles the wait before the
         next try.
@@ -147,7 +155,9 @@ class Preparation:
             if is_fetched:
                 await self._examine(task)
         except (UnavailableError, WorkerFailedError) as error:
-            self._readiness.object(task.task_id, ReadinessState.WAITING, _describe_delay(error))
+            if task.work.is_accepted is not False:
+                waiting = ReadinessState.WAITING
+                self._readiness.object(task.task_id, waiting, _describe_delay(error))
             seconds = self._wait_seconds.get(task.task_id, RETRY_SECONDS)
             self._wait_seconds[task.task_id] = min(2 * seconds, RETRY_LIMIT_SECONDS)
             self._jobs.put_off(JobKey(task.task_id, JobKind.PREPARE), seconds)
@@ -161,7 +171,7 @@ class Preparation:
             UnavailableError: Content cannot be fetched, or there is no room for the task.
         """
         spec, work = task.spec, task.work
-        objection = self._find_objection(task)
+        objection = self._find_objection(task) if work.answer_code is None else None
         if objection is not None:
             # Refused before anything is fetched: a submitter must not fill validators' disks.
             self._refuse(task, objection)
@@ -204,13 +214,21 @@ class Preparation:
         raise TaskDelayedError(objection.code, objection.reason)
 
     async def _examine(self, task: ServedTask) -> None:
-        """Dry-run a task whose content is held, and decide whether to take part in it.
+        """Dry-run a task whose content is held, and decide whether to be ready for it.
+
+        A validator that has said so does not ask again: noise is drawn anew each time. One that has
+        refused a task that is active all the same learns only whether its workers can check.
 
         Raises:
             TaskDelayedError: The dry run is to be repeated later.
             WorkerFailedError: The dry run did not finish.
         """
         spec, work = task.spec, task.work
+        if work.answer_code == READY_CODE:
+            self._accept(task)
+            return
+        if work.is_accepted is False and work.can_check is not None:
+            return
         try:
             # The turn includes all tries, because an answer pays for no longer examination.
             async with (
@@ -223,7 +241,8 @@ class Preparation:
                 if measured is None:
                     return
                 objection = find_noise_objection(spec, get_integer(measured, "noise_ppb"))
-                if objection is not None:
+                work.can_check = True
+                if objection is not None and work.is_accepted is None:
                     self._refuse(task, objection)
                     return
                 await self._rows.keep(task, rows)
@@ -233,8 +252,14 @@ class Preparation:
             return
         except BlobQuotaError as error:
             raise TaskDelayedError(ObjectionCode.NO_ROOM, str(error)) from error
+        if work.is_accepted is None:
+            self._accept(task, **measured)
+
+    def _accept(self, task: ServedTask, **measured: Json) -> None:
+        """Be ready for a task."""
         _log.info("task accepted", task=task.task_id, **measured)
-        work.is_accepted, work.answer_code = True, READY_CODE
+        task.work.is_accepted, task.work.answer_code = True, READY_CODE
+        task.work.can_check = True
         self._readiness.set_state(task.task_id, ReadinessState.READY)
 
     async def _check_content(self, task: ServedTask) -> None:
@@ -252,14 +277,13 @@ class Preparation:
         """What the dry run measured; None if the task was refused after enough failures.
 
         A new task is tried again at once, so that its examination takes no longer than its answer
-        is paid for.
+        is paid for. Of a task that was refused before, it does not matter how much it takes.
 
         Raises:
             WorkerRefusedError: The content breaks a rule.
             WorkerFailedError: The dry run of an active task did not finish.
-            TaskDelayedError: The dry run of an active task took more than declared; or a file of
-                this node failed; or its machine is too busy or killed the worker; or the window
-                for answers is too short for the dry runs of a new task.
+            TaskDelayedError: A file of this node failed; or its machine is too busy or killed the
+                worker; or the window for answers is too short for the dry runs of a new task.
         """
         is_new = task.history.status is TaskStatus.PENDING
         if is_new:
@@ -288,11 +312,10 @@ class Preparation:
                 evaluation_milliseconds=get_integer(measured, "evaluation_milliseconds"),
                 peak_bytes=get_integer(measured, "peak_bytes"),
             )
-            if exceeded is None:
+            if exceeded is None or task.work.is_accepted is False:
                 return measured
+            task.work.can_check = True
             code, reason = exceeded.code, exceeded.reason
-            if not is_new:
-                raise TaskDelayedError(code, reason)
         self._refuse(task, Objection(code, f"{DRY_RUN_TRIES} dry runs failed: {reason}"))
         return None
 
@@ -345,15 +368,18 @@ class Preparation:
         return task.history.lease.window_time - self._clock.now_ms() // 1000
 
     def _refuse(self, task: ServedTask, objection: Objection) -> None:
+        work, code = task.work, REFUSAL_CODES[objection.code]
+        if code in UNCHECKED_CODES:
+            work.can_check = False
+        if work.is_accepted is False:
+            return  # the first answer stays
         _log.warning("task refused", task=task.task_id, reason=objection.reason)
         self._readiness.object(task.task_id, ReadinessState.REFUSED, objection)
-        task.work.is_accepted = False
-        task.work.answer_code = REFUSAL_CODES[objection.code]
-        task.work.is_content_held = True
+        work.is_accepted, work.answer_code = False, code
         self.release(task.task_id)
 
     def _find_objection(self, task: ServedTask) -> Objection | None:
-        """The reason why this node takes no part in a task; None if it takes part."""
+        """The reason why this node is not ready for a task; None before its dry run."""
         spec = task.spec
         terms = self._contracts.read(task_registry.get_terms(task.task_id))
         resources = self._contracts.read(task_registry.get_resources(task.task_id))

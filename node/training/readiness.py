@@ -25,7 +25,7 @@ class ReadinessState(StrEnum):
     WAITING = "waiting"
     """Something is missing; the node tries again by itself."""
     REFUSED = "refused"
-    """This node takes no part in the task."""
+    """The validator is not ready. If others are, it does what it can when the task is active."""
     READY = "ready"
     """The dry run succeeded; the operator's vote follows."""
 

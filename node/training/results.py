@@ -24,7 +24,7 @@ from node.training.reward_trees import RewardTrees
 from node.training.rows import TaskRows
 from node.training.states import TrainingStates
 from node.training.turns import Turn
-from node.training.work import Evaluation, NextState, ServedTask
+from node.training.work import Evaluation, NextState, ServedTask, UnavailableError
 from node.training.worker_pool import (
     WorkerFailedError,
     WorkerFilesError,
@@ -69,7 +69,7 @@ class Results:
 
         Raises:
             WorkOverError: The attempt ended.
-            UnavailableError: An accepted gradient cannot be fetched yet.
+            UnavailableError: An accepted gradient, or the state, cannot be fetched yet.
             WorkerFailedError: The worker did not finish.
             WorkerRefusedError: The worker refused a file.
             BlobQuotaError: The blob quota has no room for the state.
@@ -81,6 +81,8 @@ class Results:
             vote = build_empty_vote(outcome.kind, outcome.timely_voters)
             work.results = {attempt.ballot_number: vote}
             return
+        if work.state is None:
+            raise UnavailableError("the state that the round starts from is not held yet")
         part_ids = await self._advance(task, attempt, outcome.accepted)
         root = await self._states.record(task, round_number + 1, part_ids)
 
@@ -213,7 +215,7 @@ class Results:
 
         turn = Turn(
             (attempt.id, "evaluate"),
-            task.spec.resources.evaluation_milliseconds / 1_000,
+            task.work.get_promised_seconds(task.spec.resources.evaluation_milliseconds),
             lambda: task.work.due_at,
             is_wanted,
         )

@@ -174,7 +174,8 @@ class Slashings:
         """Checks of accused gradients that this node owes a word on, then its late verdicts."""
         attempt, indices = fines.ended.attempt, fines.open_words
         checks = task.work.checks.get(attempt.id, {})
-        open_checks = [i for i in indices if i not in checks]
+        # A validator that cannot check the task's gradients says nothing late.
+        open_checks = [i for i in indices if i not in checks] if task.work.may_check else []
         is_hurry = head >= fines.ended.late_until - HURRY_BLOCKS
         if open_checks and not is_hurry:
             return self._list_checks(task, attempt, open_checks)

@@ -4,6 +4,7 @@ A state can take hundreds of megabytes. Its parts are blobs that the aggregation
 writes; this process knows their content ids only.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -106,7 +107,9 @@ class TrainingStates:
                 "outputs": [str(upload.path) for upload in uploads],
                 **members,
             }
-            turn = Turn((task.task_id, "advance"), get_deadline=lambda: task.work.due_at)
+            # Without a promise the update has the time that those of other tasks leave.
+            promised_seconds = math.inf if task.work.has_time else 0.0
+            turn = Turn((task.task_id, "advance"), promised_seconds, lambda: task.work.due_at)
             answer: JsonObject = {"progress": {}, "done": 0}
             while "progress" in answer:
                 done, progress = get_integer(answer, "done"), answer["progress"]

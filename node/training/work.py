@@ -16,8 +16,10 @@ from chain.training.assignment import Assignment
 from chain.training.attempt import AttemptId
 from chain.training.attempt_records import EndedAttempt, EndedMark
 from chain.training.history import TaskHistory
+from chain.training.leases import READY_CODE
 from chain.training.reveal import Reveal
 from chain.training.slashing import FineTrees
+from chain.training.task_checks import UNCHECKED_CODES
 from chain.training.task_spec import (
     TaskSpec,
 )
@@ -38,6 +40,8 @@ class JobKind(StrEnum):
     """Look for the reveals of an attempt."""
     CHECK = "check"
     """Check one gradient."""
+    FETCH = "fetch"
+    """Fetch one gradient that this node cannot check now."""
     VERDICT = "verdict"
     """Vote on the gradients of an attempt."""
     RESULT = "result"
@@ -200,11 +204,16 @@ class TaskWork:
 
     is_content_held: bool = False
     is_accepted: bool | None = None
+    """Whether this validator is ready for the task; None before it knows."""
     answer_code: int | None = None
     """The answer to the task: 0 for ready, else why not; None before it is known."""
     is_answered: bool = False
     """Whether the contract refused the answer as a second one. A history that began with a snapshot
     lacks the first if this validator was not in the set then."""
+    can_check: bool | None = None
+    """Whether a worker can check the task's gradients; None before a dry run has shown it."""
+    has_time: bool = True
+    """Whether workers' time is promised to the task. Else its work has what others leave."""
     state_root: Hash32 | None = None
     state: tuple[Hash32, ...] | None = None
     """The content ids of the parts of the state that the round starts from, theta first."""
@@ -240,6 +249,26 @@ class TaskWork:
     def has_attempt(self) -> bool:
         """Whether an attempt was in progress when the duties to the task were last listed."""
         return self.seen is not None and self.seen.attempt_id is not None
+
+    @classmethod
+    def after_answer(cls, code: int | None) -> "TaskWork":
+        """The work on a task to which this validator has answered on the chain; None if it has not.
+
+        It is not asked again after a restart, whatever a second dry run would find: others rely on
+        the answer.
+        """
+        is_accepted = None if code in (None, READY_CODE) else False
+        can_check = False if code in UNCHECKED_CODES else None
+        return cls(is_accepted=is_accepted, answer_code=code, can_check=can_check)
+
+    @property
+    def may_check(self) -> bool:
+        """Whether gradients may be checked: the task is not refused, or a dry run was good."""
+        return self.is_accepted is not False or self.can_check is True
+
+    def get_promised_seconds(self, milliseconds: int) -> float:
+        """The promise of a piece of work, of the time that the task declares for it."""
+        return milliseconds / 1_000 if self.has_time else 0.0
 
     def find_check(self, attempt_id: AttemptId, index: int) -> CheckedGradient | None:
         """The result of the check of a commitment; None if it has none."""

@@ -82,6 +82,8 @@ class World:
     """The habit of each miner (`miners.HABITS`)."""
     liars: tuple[str, ...] = ()
     """The habits of the lying validators, at most f (`liars.HABITS`)."""
+    slow: int = 0
+    """How many of the other validators find that tasks take more than they declare, and refuse."""
     faulty_ms: int = 40_000
     block_ms: int = 1_000
     empty_block_ms: int = 4_000

@@ -161,10 +161,8 @@ RULE_MUTANTS: Final = {
         "a validator waits for a gradient that never comes",
         ROUNDS,
         (
-            (
-                "    if missing and (own.held is None or not is_late(spec, view, now)):",
-                "    if missing:",
-            ),
+            ("    if missing and own.held is None:\n        return duties\n", ""),
+            ("    if not is_complete and not is_late(spec, view, now):", "    if not is_complete:"),
         ),
     ),
     "one-turn": Mutant(
@@ -190,7 +188,11 @@ RULE_MUTANTS: Final = {
     "old-state": Mutant(
         "a round starts from the state of an earlier one",
         ROUNDS,
-        (("    if not own.is_state_held and", "    if not own.is_content_held and"),),
+        (
+            ("and view.phase is not Phase.PAYMENT", "and not history.rounds_settled"),
+            ("own.is_content_held and own.is_state_held", "own.is_content_held"),
+            ("is_restoring = own.has_room and not own.is_state_held", "is_restoring = False"),
+        ),
     ),
     "samples-overlap": Mutant(
         "all miners train on the same samples",

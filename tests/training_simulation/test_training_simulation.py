@@ -11,6 +11,7 @@ from chain.contracts import task_registry, training_token
 from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.task_registry import CloseReason
 from chain.training.task_checks import REFUSAL_CODES, ObjectionCode
+from chain.types.validator_set import compute_max_faulty, compute_quorum
 from tests.training_simulation.chain import MINERS
 from tests.training_simulation.checkers import ViolationError
 from tests.training_simulation.cluster import Newcomer, OtherTask, World
@@ -219,3 +220,17 @@ def test_checkers_notice_a_wrong_supply() -> None:
     cluster.chain.contracts.send(cluster.miners[0].address, away)
     with pytest.raises(ViolationError, match="money"):
         run(cluster)
+
+
+@pytest.mark.parametrize("n", [4, 5, 7])
+@pytest.mark.parametrize("habit", ["is silent", "calls all missing", "posts no result"])
+def test_task_trains_if_liars_were_ready_and_honest_validators_were_not(n: int, habit: str) -> None:
+    """Of the quorum that makes the task active f lie, and at most n - q others refused it."""
+    max_faulty = compute_max_faulty(n)
+    slow = min(max_faulty, n - compute_quorum(n))
+    cluster = build(1, World(n=n, liars=(habit,) * max_faulty, slow=slow))
+    run(cluster)
+    (history,) = cluster.chain.view.histories.values()
+    refused = [validator for validator, _ in history.refusals]
+    assert sorted(refused) == sorted(each.address for each in cluster.validators if each.is_slow)
+    assert history.rounds_settled >= 2

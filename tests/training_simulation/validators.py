@@ -36,7 +36,13 @@ from chain.training.slashing import (
     list_open_words,
     plan_fines,
 )
-from chain.training.task_checks import REFUSAL_CODES, ObjectionCode, compute_promise
+from chain.training.task_checks import (
+    REFUSAL_CODES,
+    UNCHECKED_CODES,
+    ObjectionCode,
+    Promise,
+    compute_promise,
+)
 from chain.training.task_spec import TaskSpec
 from node.operator.account import RESEND_BLOCKS
 from node.training.dry_runs import compute_dry_run_seconds
@@ -77,6 +83,9 @@ if TYPE_CHECKING:
 RETRY_MS: Final = int(RETRY_SECONDS * 1000)
 RETRY_LIMIT_MS: Final = int(RETRY_LIMIT_SECONDS * 1000)
 WORKER_LIMIT_MS: Final = int(WorkerSettings(()).timeout_seconds * 1000)
+SLOWNESS: Final = 3
+"""How many times longer a slow validator takes for a check."""
+
 AGGREGATE_MS: Final = 200
 """How long the aggregation of the accepted gradients takes."""
 
@@ -96,6 +105,8 @@ class Validator(Actor):
         self.lie = lie
         self.is_deciding = True
         """Whether it takes part in consensus."""
+        self.is_slow = False
+        """Whether its dry runs take more than tasks declare, so that it is ready for none."""
         self.disk = Disk()
         self.memory = Memory()
         self._lives = 0
@@ -136,7 +147,8 @@ class Validator(Actor):
             self.is_up, self.is_deciding, self.memory = True, True, Memory()
             for history in self.view.histories.values():
                 spec = self.cluster.chain.spec(history)
-                if spec is not None and self.address in history.ready and not history.is_closed:
+                is_ready = history.get_answer(self.address) == READY_CODE
+                if spec is not None and is_ready and not history.is_closed:
                     self.memory.capacity.promise(history.task_id, compute_promise(spec))
             self.cluster.wake(self)
 
@@ -241,7 +253,9 @@ class Validator(Actor):
             memory.closed.add(task_id)
             memory.work.pop(task_id, None)
             return
-        work = memory.work.setdefault(task_id, Work())
+        work = memory.work.get(task_id)
+        if work is None:
+            work = memory.work[task_id] = Work.after_answer(history.get_answer(self.address))
         if history.status is TaskStatus.PENDING and self._is_preparing(history):
             return
         phase, deadline = Phase.INACTIVE, Deadline(BlockNumber(0), 0)
@@ -311,16 +325,20 @@ class Validator(Actor):
             held = frozenset(
                 i
                 for i, verdict in enumerate(verdicts)
-                if is_late and verdict is None and self._is_held(history, attempt, i)
+                if (is_late or work.can_check is False)
+                and verdict is None
+                and self._is_held(history, attempt, i)
             )
             result = work.results.get(attempt.ballot_number)
         wanted = history.training_state_root if history.rounds_settled else work.state_root
         is_state_held = work.state_root is not None and work.state_root == wanted
         is_evaluated = result is not None and result.model_root in work.evaluated
         return rounds.OwnWork(
-            is_content_held=work.is_content_held,
             is_accepted=work.is_accepted,
             answer_code=work.answer_code,
+            has_room=self.memory.capacity.has_promise(history.task_id),
+            is_content_held=work.is_content_held,
+            can_check=work.can_check,
             is_state_held=is_state_held,
             verdicts=verdicts,
             held=held,
@@ -330,7 +348,7 @@ class Validator(Actor):
         )
 
     def _is_held(self, history: TaskHistory, attempt: Attempt, index: int) -> bool:
-        """Whether all bytes are here that the check of a commitment needs."""
+        """Whether the gradient of a commitment is here."""
         record = attempt.commitments[index]
         reveal = self.disk.reveals.get((attempt.id, record.miner))
         return (
@@ -364,6 +382,10 @@ class Validator(Actor):
                 assert attempt is not None
                 for index in indices:
                     self._check(history, attempt, spec, work, index)
+            case rounds.FetchGradients(indices):
+                assert attempt is not None
+                for index in indices:
+                    self._fetch(history, attempt, index)
             case rounds.PostVerdict(verdicts):
                 assert attempt is not None
                 words = verdicts
@@ -429,7 +451,10 @@ class Validator(Actor):
     def _prepare(self, task_id: TaskId, history: TaskHistory, spec: TaskSpec, work: Work) -> None:
         memory, key = self.memory, ("prepare", task_id)
         is_active = history.status is not TaskStatus.PENDING
-        memory.capacity.claim(task_id, compute_promise(spec), is_active=is_active)
+        promise = compute_promise(spec)
+        if work.is_accepted is False:
+            promise = Promise(0, 0, promise.disk_bytes)
+        memory.capacity.claim(task_id, promise, is_active=is_active)
         if self._is_waiting(key):
             return
         memory.running.add(key)
@@ -446,6 +471,10 @@ class Validator(Actor):
             run_ms = math.ceil(1_000 * compute_dry_run_seconds(spec, WORKER_LIMIT_MS / 1_000))
             tries = DRY_RUN_TRIES
         limit_ms = tries * run_ms
+        is_refused = work.is_accepted is False
+        if is_refused and self.memory.capacity.find_objection(task_id) is not None:
+            self._end_preparation(task_id, is_done=False)
+            return
         if is_new and self.memory.capacity.find_objection(task_id) is not None:
             is_too_late = self.cluster.now_ms + limit_ms > 1_000 * history.lease.window_time
             if is_too_late:
@@ -459,13 +488,21 @@ class Validator(Actor):
                 return
             self.disk.content.add(task_id)
         work.is_content_held = True
+        if work.answer_code == READY_CODE:
+            work.is_accepted = work.can_check = True
+        if work.answer_code == READY_CODE or (is_refused and work.can_check is not None):
+            self._end_preparation(task_id, is_done=True)
+            return
         start = max(self.cluster.now_ms, self.memory.dry_runs_end_ms)
         if is_new and start + limit_ms > 1_000 * history.lease.window_time:
             self._end_preparation(task_id, is_done=False)
             return
 
         def done(is_in_time: bool) -> None:
-            if is_in_time:
+            work.can_check = True if is_in_time else None
+            if is_in_time and self.is_slow and not is_refused:
+                self._refuse(work, task_id, ObjectionCode.RESOURCES_EXCEEDED)
+            elif is_in_time and not is_refused:
                 work.is_accepted, work.answer_code = True, READY_CODE
             elif is_new:
                 self._refuse(work, task_id, ObjectionCode.DRY_RUN_FAILED)
@@ -477,8 +514,9 @@ class Validator(Actor):
         self._ask_for_dry_run(task_id, took_ms, done, limit_ms)
 
     def _refuse(self, work: Work, task_id: TaskId, code: ObjectionCode) -> None:
-        work.is_content_held, work.is_accepted = True, False
-        work.answer_code = REFUSAL_CODES[code]
+        work.is_accepted, work.answer_code = False, REFUSAL_CODES[code]
+        if work.answer_code in UNCHECKED_CODES:
+            work.can_check = False
         self._release(task_id)
 
     def _release(self, task_id: TaskId) -> None:
@@ -573,6 +611,7 @@ class Validator(Actor):
         if (
             attempt is not None
             and record is not None
+            and self.memory.capacity.has_promise(history.task_id)
             and self._opens(history, attempt, reveal, record.commitment)
         ):
             self._fetch_announced(reveal)
@@ -582,6 +621,16 @@ class Validator(Actor):
         """Fetch an announced gradient at once, also while this node cannot check it."""
         if self._ensure_payload(("fetch", reveal.gradient_root), reveal):
             self._store(reveal)
+
+    def _fetch(self, history: TaskHistory, attempt: Attempt, index: int) -> None:
+        """Fetch a gradient that is not checked now."""
+        key = ("check", attempt.id, index)
+        if self._is_waiting(key) or not self.memory.capacity.has_promise(history.task_id):
+            return
+        record = attempt.commitments[index]
+        reveal = self._find_reveal(history, attempt, record.miner, record.commitment)
+        if reveal is not None and self._ensure_payload(key, reveal):
+            self._announce(reveal)
 
     def _check(
         self, history: TaskHistory, attempt: Attempt, spec: TaskSpec, work: Work, index: int
@@ -606,8 +655,9 @@ class Validator(Actor):
             checks[attempt.id, index] = verdict
             self._finish(key)
 
-        promised_ms = spec.reward.max_units * spec.resources.unit_milliseconds
-        took_ms = self.cluster.cost(spec).check_ms
+        has_time = work.is_accepted is not False
+        promised_ms = spec.reward.max_units * spec.resources.unit_milliseconds if has_time else 0
+        took_ms = self.cluster.cost(spec).check_ms * (SLOWNESS if self.is_slow else 1)
         self._ask_for_check(attempt.id, "check", took_ms, promised_ms, done, place=index)
 
     def _find_reveal(
@@ -665,6 +715,9 @@ class Validator(Actor):
         if self._is_waiting(key):
             return
         outcome = compute_outcome(attempt, spec, self.view.validator_set)
+        if outcome.kind is ResultKind.SETTLED and work.state_root is None:
+            self._put_off(key)
+            return
         if outcome.kind is not ResultKind.SETTLED:
             vote = build_empty_vote(outcome.kind, outcome.timely_voters)
             work.results = {attempt.ballot_number: vote}
@@ -772,7 +825,9 @@ class Validator(Actor):
                 self.vote(work, key, call, f"fines of {ordinal} {is_closing}")
             case ImposeFines(ordinal, batch, fines):
                 call = miner_seats.slash(task_id, ordinal, fines)
-                self.vote(work, ("slash", ordinal, batch), call, f"slash for {ordinal}")
+                # A node remembers which fines are hopeless. Here they are sent again and again, and
+                # must not stand in the way of the same batch of the closing tree.
+                self.vote(work, ("slash", ordinal, batch, fines), call, f"slash for {ordinal}")
 
     def _give_late_verdicts(
         self, history: TaskHistory, ended: EndedAttempt, spec: TaskSpec, work: Work
@@ -782,7 +837,8 @@ class Validator(Actor):
         attempt = ended.attempt
         indices = list_open_words(ended, self.address)
         missing = [i for i in indices if (attempt.id, i) not in work.checks]
-        if missing and self.view.number < ended.late_until - HURRY_BLOCKS:
+        may_check = work.is_accepted is not False or work.can_check
+        if missing and may_check and self.view.number < ended.late_until - HURRY_BLOCKS:
             for index in missing:
                 self._check(history, attempt, spec, work, index)
             return

@@ -9,8 +9,10 @@ from chain.contracts.gradient_ledger import Phase, ResultVote
 from chain.primitives import Address, Hash32, TaskId
 from chain.training.acceptance import Verdict
 from chain.training.attempt import AttemptId
+from chain.training.leases import READY_CODE
 from chain.training.reveal import Reveal
 from chain.training.slashing import FineTrees
+from chain.training.task_checks import UNCHECKED_CODES
 from node.training.capacity import Capacity
 
 DISK_BYTES: Final = 2**30
@@ -93,6 +95,7 @@ class Work:
     is_content_held: bool = False
     is_accepted: bool | None = None
     answer_code: int | None = None
+    can_check: bool | None = None
     state_root: Hash32 | None = None
     seen: tuple[Phase, AttemptId | None, int | None, bool] | None = None
     since_block: int = 0
@@ -105,6 +108,16 @@ class Work:
     """By ordinal of the attempt."""
     seats_checked: int = 0
     """The ordinal of the last attempt in which no seat was left to end."""
+
+    @classmethod
+    def after_answer(cls, code: int | None) -> "Work":
+        """The work on a task to which the validator has answered on the chain."""
+        is_refused = code is not None and code != READY_CODE
+        return cls(
+            is_accepted=False if is_refused else None,
+            answer_code=code,
+            can_check=False if code in UNCHECKED_CODES else None,
+        )
 
 
 @dataclass

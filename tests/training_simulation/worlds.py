@@ -505,6 +505,8 @@ def build(
     for index, accounts in enumerate(zip(first.validators, first.operators, strict=True)):
         lie = Lie(lies[index]) if index in lies else None
         cluster.validators.append(Validator(cluster, f"validator {index}", accounts, lie))
+    for validator in cluster.honest[: world.slow]:
+        validator.is_slow = True
     if world.set_change == "join":
         accounts = (get_address(JOINING_KEY), JOINER)
         cluster.validators.append(Validator(cluster, "validator that joins", accounts))

@@ -15,6 +15,7 @@ from chain.training.rounds import (
     Duty,
     EvaluateModel,
     ExpireTask,
+    FetchGradients,
     OwnWork,
     Phase,
     PhaseView,
@@ -29,6 +30,7 @@ from chain.training.rounds import (
     is_late,
     list_duties,
 )
+from chain.training.task_checks import REFUSAL_CODES, ObjectionCode
 from tests.worlds.contracts import MINERS, TERMS, World, new_world_with_floor
 from tests.worlds.training import (
     GENESIS_SET,
@@ -47,9 +49,11 @@ from tests.worlds.training import (
 
 OK, CHEAT, GONE = Verdict.OK, Verdict.CHEAT, Verdict.MISSING
 READY_WORK = OwnWork(
-    is_content_held=True,
     is_accepted=True,
     answer_code=None,
+    has_room=True,
+    is_content_held=True,
+    can_check=True,
     is_state_held=True,
     verdicts=(),
     held=frozenset(),
@@ -141,10 +145,86 @@ def test_a_task_that_is_over_is_closed_by_operators_in_turn() -> None:
     assert [type(duty) for duty in find(1, 12)] == [ExpireTask]
 
 
-def test_a_late_node_fetches_the_state_before_anything_else() -> None:
+def test_a_late_node_fetches_the_state_before_it_checks_anything() -> None:
     own = replace(READY_WORK, is_state_held=False, verdicts=(None,))
     history = history_after(opened(), committed(0))
-    assert [type(duty) for duty in duties(history, Phase.VERDICT, own)] == [RestoreState]
+    restore, fetch = duties(history, Phase.VERDICT, own)
+    assert isinstance(restore, RestoreState)
+    assert fetch == FetchGradients((0,))
+
+
+REFUSING = replace(
+    READY_WORK,
+    is_accepted=False,
+    answer_code=REFUSAL_CODES[ObjectionCode.RESOURCES_EXCEEDED],
+    verdicts=(None, None),
+)
+"""The work of a validator that refused a task for what a unit of it takes on its machine."""
+
+
+def refused_by_all(*events: object, code: int = 8) -> TaskHistory:
+    """A task after these events that all validators of the test have refused on the chain."""
+    refusals = tuple((each, code) for each in GENESIS_SET.validators)
+    return replace(history_after(*events), refusals=refusals)
+
+
+def test_a_task_that_is_refused_is_served_once_it_is_active() -> None:
+    """Of the q validators that were ready, f may lie: the task needs the others' votes."""
+    new = replace(REFUSING, has_room=False, is_content_held=False, can_check=None)
+    active = refused_by_all(opened(), committed(0), committed(1))
+    paused = replace(active, status=TaskStatus.PAUSED)
+    assert duties(paused, Phase.INACTIVE, new) == ()
+    prepare, *others = duties(active, Phase.VERDICT, new)
+    assert isinstance(prepare, PrepareContent)
+    assert others == [FetchGradients((0, 1))]
+    assert duties(active, Phase.VERDICT, REFUSING) == (CheckGradients((0, 1)),)
+    found = replace(REFUSING, verdicts=(OK, CHEAT))
+    assert duties(active, Phase.VERDICT, found) == (PostVerdict((OK, CHEAT)),)
+
+
+def test_a_validator_that_cannot_check_votes_on_what_it_holds_at_once() -> None:
+    history = refused_by_all(opened(), committed(0), committed(1))
+    own = replace(REFUSING, can_check=False, held=frozenset({0}))
+    assert duties(history, Phase.VERDICT, own) == (FetchGradients((1,)),)
+    late = duties(history, Phase.VERDICT, own, now=DEADLINE - 1, head=18)
+    assert late == (FetchGradients((1,)), PostVerdict((Verdict.UNCHECKED, GONE)))
+    complete = replace(own, held=frozenset({0, 1}))
+    assert duties(history, Phase.VERDICT, complete) == (PostVerdict((Verdict.UNCHECKED,) * 2),)
+
+
+def test_a_validator_that_cannot_check_waits_for_no_evaluation() -> None:
+    history = refused_by_all(opened(), committed(0), *QUORUM)
+    own = replace(REFUSING, result=VOTE, is_evaluation_over=False, is_evaluated=False)
+    early = DEADLINE - SPEC.phases.result_seconds
+    assert duties(history, Phase.RESULT, own, now=early) == (EvaluateModel(VOTE.model_root),)
+    blind = replace(own, can_check=False)
+    assert duties(history, Phase.RESULT, blind, now=early) == (PostResult(VOTE),)
+
+
+def test_a_validator_without_room_votes_and_moves_the_round() -> None:
+    own = replace(
+        REFUSING, has_room=False, is_content_held=False, can_check=False, is_state_held=False
+    )
+    history = refused_by_all(opened(), committed(0), committed(1), *QUORUM)
+
+    def find(phase: Phase, own: OwnWork = own) -> list[type]:
+        found = duties(history, phase, own)
+        return [type(duty) for duty in found if not isinstance(duty, PrepareContent)]
+
+    _, fetch, vote = duties(history, Phase.VERDICT, own, own_index=3, now=DEADLINE - 1, head=18)
+    assert (fetch, vote) == (FetchGradients((0, 1)), PostVerdict((GONE, GONE)))
+    assert find(Phase.STALLED) == [AdvanceRound]
+    assert find(Phase.RESULT) == [ComputeResult]
+    failed = replace(VOTE, kind=ResultKind.FAILED)
+    assert find(Phase.RESULT, replace(own, result=failed)) == [PostResult]
+    assert find(Phase.PAYMENT) == [ComputePayment]
+
+
+def test_a_task_without_a_valid_specification_is_never_served() -> None:
+    for reason in (ObjectionCode.SPEC_INVALID, ObjectionCode.TERMS_DIFFER):
+        code = REFUSAL_CODES[reason]
+        own = replace(REFUSING, answer_code=code, can_check=None)
+        assert duties(refused_by_all(opened(), code=code), Phase.STALLED, own) == ()
 
 
 def test_no_gradient_is_checked_while_commitments_are_open() -> None:

@@ -67,12 +67,14 @@ class Capacity:
     def give_room(self) -> tuple[TaskId, ...]:
         """Promise what is left to tasks that wait. Returns those that now have room."""
         given = []
+        used = self._count_used()
         for task_id in sorted(self._waiting):
             promise = self._waiting[task_id]
-            if self._find_shortage(task_id, promise) is None:
+            if self._find_shortage(task_id, promise, used) is None:
                 self._promised[task_id] = promise
                 self._stop_waiting(task_id)
                 given.append(task_id)
+                used = self._count_used()
         return tuple(given)
 
     def has_promise(self, task_id: TaskId) -> bool:
@@ -82,42 +84,46 @@ class Capacity:
     def find_objection(self, task_id: TaskId) -> Objection | None:
         """What a task waits for; None if it has its promise, or is not counted any more."""
         promise = self._waiting.get(task_id)
-        return None if promise is None else self._find_shortage(task_id, promise)
+        return (
+            None if promise is None else self._find_shortage(task_id, promise, self._count_used())
+        )
 
     def _stop_waiting(self, task_id: TaskId) -> None:
         self._waiting.pop(task_id, None)
         self._active.discard(task_id)
 
-    def _find_shortage(self, task_id: TaskId, wanted: Promise) -> Objection | None:
+    def _count_used(self) -> Promise:
+        """What is promised to all tasks together, with the disk of closed ones."""
         promised = self._promised.values()
-        disk = sum(each.disk_bytes for each in promised) + self._count_closed_bytes()
-        if disk + wanted.disk_bytes > self._disk_limit:
+        return Promise(
+            check_ppm=sum(each.check_ppm for each in promised),
+            aggregation_ppm=sum(each.aggregation_ppm for each in promised),
+            disk_bytes=sum(each.disk_bytes for each in promised) + self._count_closed_bytes(),
+        )
+
+    def _find_shortage(self, task_id: TaskId, wanted: Promise, used: Promise) -> Objection | None:
+        if used.disk_bytes + wanted.disk_bytes > self._disk_limit:
             return Objection(
                 ObjectionCode.NO_ROOM,
                 f"the task declares {wanted.disk_bytes} bytes of disk; of the {self._disk_limit} "
-                f"that blobs.quota_bytes of a validator allows to all tasks, {disk} are promised "
-                "to others",
+                f"that blobs.quota_bytes of a validator allows to all tasks, {used.disk_bytes} are "
+                "promised to others",
             )
         if task_id in self._active:
             return None
-        for name, needed, used, limit in (
-            (
-                "checks and evaluations",
-                wanted.check_ppm,
-                sum(each.check_ppm for each in promised),
-                self._check_limit,
-            ),
+        for name, needed, taken, limit in (
+            ("checks and evaluations", wanted.check_ppm, used.check_ppm, self._check_limit),
             (
                 "aggregations",
                 wanted.aggregation_ppm,
-                sum(each.aggregation_ppm for each in promised),
+                used.aggregation_ppm,
                 self._aggregation_limit,
             ),
         ):
-            if used + needed > limit:
+            if taken + needed > limit:
                 return Objection(
                     ObjectionCode.WORKERS_BUSY,
                     f"{name} take {needed} millionths of a worker's time; of the {limit} that a "
-                    f"validator promises to all tasks, {used} are promised to others",
+                    f"validator promises to all tasks, {taken} are promised to others",
                 )
         return None

@@ -136,3 +136,17 @@ def test_no_time_is_promised_twice_and_none_is_left_that_is_enough(
         used = sum(ppm for each, ppm in claimed.items() if each not in waiting)
         assert used <= 500_000
         assert all(used + claimed[each] > 500_000 for each in waiting)
+
+
+def test_what_is_promised_is_added_up_once_for_all_tasks_that_wait() -> None:
+    """Each event of a thousand pending tasks added a thousand promises up a thousand times."""
+    counted: list[int] = []
+    capacity = Capacity(1, DISK_BYTES, lambda: counted.append(1) or 0)
+    capacity.claim(ONE, replace(HALF, disk_bytes=DISK_BYTES))
+    for number in range(2, 102):
+        capacity.claim(TaskId(number), HALF)
+    del counted[:]
+    assert capacity.give_room() == ()
+    assert len(counted) == 1
+    assert capacity.release(ONE) == (TWO, THREE)
+    assert len(counted) == 1 + 3

@@ -498,14 +498,12 @@ def test_blob_is_accepted_only_if_a_live_task_names_it(training: Round) -> None:
     wrong = rpc.http("PUT", path, content=bytes(len(SHARD)))
     assert (wrong.status_code, wrong.json()["error"]) == (422, "content_mismatch")
     assert rpc.http("GET", path).status_code == 404, "nothing half done is served"
-    filler = rpc.options.blobs / "00.upload"
-    with filler.open("wb") as file:
-        file.truncate(rpc.options.blob_quota_bytes // 2)
-    full = rpc.http("PUT", path, content=SHARD)
-    assert (full.status_code, full.json()["error"]) == (507, "quota"), (
-        "the rest of the quota is for rounds"
-    )
-    filler.unlink()
+    quota_bytes = rpc.options.blob_quota_bytes
+    with BlobStore(rpc.options.blobs, quota_bytes=quota_bytes).upload(quota_bytes // 2):
+        full = rpc.http("PUT", path, content=SHARD)
+        assert (full.status_code, full.json()["error"]) == (507, "quota"), (
+            "the rest of the quota is for rounds"
+        )
     assert rpc.http("PUT", path, content=SHARD).status_code == 201
     assert rpc.http("PUT", path, content=SHARD).status_code == 200
     assert rpc.http("GET", path).content == SHARD

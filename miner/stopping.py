@@ -7,7 +7,7 @@ section 6).
 from chain.amounts import format_amount
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import TOKEN_UNIT, TaskId
-from chain.training.task_checks import COMMITMENT_SHARE
+from chain.training.task_checks import compute_work_milliseconds
 from chain.training.task_spec import TaskSpec
 
 
@@ -21,7 +21,7 @@ def describe_stop(task: TaskId, spec: TaskSpec, seat_bond_pot: int, *, is_at_wor
         is_at_work: Whether the attempt in progress may still need a gradient of this miner.
     """
     bond = format_amount(seat_bond_pot * TOKEN_UNIT)
-    seconds = max(1, spec.phases.commit_seconds // COMMITMENT_SHARE)
+    seconds = max(1, compute_work_milliseconds(spec.phases.commit_seconds) // 1_000)
     owed = "; it still owes the attempt in progress then" if is_at_work else ""
     return (
         f"miner stopped, and its seat in task {task} goes on: each attempt that it misses costs an "

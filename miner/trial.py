@@ -14,7 +14,7 @@ from chain.primitives import Address, Hash32, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.attempt import AttemptId
 from chain.training.encoding import GradientHeader
-from chain.training.task_checks import COMMITMENT_SHARE
+from chain.training.task_checks import compute_work_milliseconds
 from chain.training.task_spec import TaskSpec
 from miner.builder import PayloadBuilder
 from miner.samples import compute_samples
@@ -33,10 +33,10 @@ class UnitTrial:
         self._builder = builder
 
     def count_units(self, wanted: int, fetch_theta: Callable[[], bytes]) -> int:
-        """The units, at most `wanted`, that fit into half of the commitment phase with the model.
+        """The units, at most `wanted`, that fit into the commitment phase with the model.
 
-        The other half is for blocks, and for times when the machine is slower. One unit is computed
-        first, which also warms the machine up, and then as many as may fit.
+        At least half of the phase is for blocks, and for times when the machine is slower. One unit
+        is computed first, which also warms the machine up, and then as many as may fit.
 
         Args:
             wanted: The units that the operator allows.
@@ -49,7 +49,8 @@ class UnitTrial:
         theta = fetch_theta()
         model_seconds = time.monotonic() - started
         seconds = self._spec.phases.commit_seconds
-        left = seconds / COMMITMENT_SHARE - model_seconds
+        allowed = compute_work_milliseconds(seconds) / 1_000
+        left = allowed - model_seconds
         units = min(wanted, max(1, int(left / self._measure(1, theta))))
         measured = self._measure(units, theta)
         if measured <= left:
@@ -59,8 +60,8 @@ class UnitTrial:
             raise ClientError(
                 f"task {self._task} could cost you the bond: this machine takes "
                 f"{model_seconds:.1f} s to fetch the model and {measured:.1f} s to compute, and "
-                f"half of commit_seconds {seconds} is for both; take another task, or compute on "
-                "another --device or with more --threads"
+                f"commit_seconds {seconds} leaves {allowed:.1f} s for both; take another task, or "
+                "compute on another --device or with more --threads"
             )
         return units
 

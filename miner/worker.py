@@ -74,7 +74,7 @@ That is enough for a block to take the call before the next attempt can open."""
 
 LEAVE_SHARE: Final = 4
 """In a phase so short that this part of it is less, the miner leaves when this part is left: before
-it paid its bonds, it computed its units in half of a phase."""
+it paid its bonds, it computed its units in half of a phase or less."""
 
 _log = structlog.get_logger("miner")
 
@@ -217,8 +217,9 @@ class TaskWorker:
         units = self._affordable_units
         if units < wanted:
             _log.warning(
-                f"this machine computes {units} of {wanted} units in half of the "
-                f"{self._spec.phases.commit_seconds} s in which miners commit; it takes as many",
+                f"this machine computes {units} of {wanted} units in the "
+                f"time that commit_seconds {self._spec.phases.commit_seconds} leaves for them; it "
+                "takes as many",
                 task=self._task,
             )
         return units

@@ -22,10 +22,19 @@ from chain.training.resources import (
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import TaskSpec
 
-MIN_VERDICT_SECONDS: Final = 5
+LOST_SECONDS: Final = 4
+"""A phase can begin so long before its block reaches anyone, because a lying primary dates its
+block back (docs/spec/state-transition.md, section 3). It is the most in view 0 with the default
+timeouts. More takes several liars one after another, or slow blocks before the liar's turn."""
+
+MIN_VERDICT_SECONDS: Final = 8
 """The shortest verdict phase in which an honest miner's gradient surely comes in time. Validators
-vote after three quarters of it; until then a final block must reach the miner, and the gradient
-must reach the validators: about 2 s at a block interval of 1 s."""
+vote after three quarters of it. A liar can take `LOST_SECONDS` of these. Then a final block must
+reach the miner, and the gradient must reach the validators: about 2 s at a block interval of 1 s.
+"""
+
+BLOCK_SECONDS: Final = 1
+"""The time until a block that begins a phase is final and known to a miner."""
 
 NOISE_SHARE: Final = 10
 """The numerical noise of a task is at most its tolerance divided by this, or honest gradients would
@@ -33,13 +42,13 @@ not be paid."""
 
 COMMITMENT_SHARE: Final = 2
 """A miner of the fewest units fetches the model and computes its gradient in at most the commitment
-phase divided by this. The rest is for a final block to bring it the attempt, and for a block to
-take its commitment: about 2 s at a block interval of 1 s, half of the shortest phase."""
+phase divided by this. The rest is for what a liar takes, for a final block to bring the attempt,
+and for a block to take the commitment; at least `LOST_SECONDS` and twice `BLOCK_SECONDS`."""
 
 TRANSFERS_SHARE: Final = 2
 """Bringing the gradients of a round to a validator takes at most the verdict phase divided by this.
-Validators vote after three quarters of the phase. The quarter between is for the final block with
-which uploads may begin, and for the check of the gradient that comes last."""
+Validators vote after three quarters of the phase. The quarter between is for what a liar takes and
+for the final block with which uploads may begin; at least `LOST_SECONDS` and `BLOCK_SECONDS`."""
 
 CHECKS_SHARE: Final = 2
 """Checking all gradients of a round takes at most the verdict phase divided by this. Gradients come
@@ -188,14 +197,34 @@ def find_phase_objection(spec: TaskSpec, blob_bytes_per_second: int) -> Objectio
     # A miner uploads its own first; then a validator has all of them to download.
     gradient_count = count_gradients(spec)
     transfer_bytes = count_payload_bytes(count_parameters(spec.model)) * (1 + gradient_count)
-    if TRANSFERS_SHARE * transfer_bytes > seconds * blob_bytes_per_second:
+    milliseconds = 1_000 * transfer_bytes // blob_bytes_per_second
+    left = compute_transfer_milliseconds(seconds)
+    if 1_000 * transfer_bytes > left * blob_bytes_per_second:
         return Objection(
             ObjectionCode.VERDICT_PHASE_TOO_SHORT,
-            f"bringing {gradient_count} gradients to a validator takes "
-            f"{transfer_bytes // blob_bytes_per_second} s, more than half of verdict_seconds "
-            f"{seconds}",
+            f"bringing {gradient_count} gradients to a validator takes {milliseconds} ms, and "
+            f"verdict_seconds {seconds} leaves {left} ms for it",
         )
     return None
+
+
+def compute_transfer_milliseconds(verdict_seconds: int) -> int:
+    """The time for uploading a gradient and bringing all of them to a validator.
+
+    It is half of the phase, or what is left of three quarters once a liar has taken its part.
+    """
+    half = 1_000 * verdict_seconds // TRANSFERS_SHARE
+    return min(half, 750 * verdict_seconds - 1_000 * (LOST_SECONDS + BLOCK_SECONDS))
+
+
+def compute_work_milliseconds(commit_seconds: int) -> int:
+    """The time for fetching a model and computing a gradient: half of the phase, or less.
+
+    In a short phase it is what is left once a liar has taken its part and a block has brought the
+    attempt, less the time for a block to take the commitment.
+    """
+    half = 1_000 * commit_seconds // COMMITMENT_SHARE
+    return max(0, min(half, 1_000 * (commit_seconds - LOST_SECONDS - 2 * BLOCK_SECONDS)))
 
 
 def compute_model_milliseconds(spec: TaskSpec, blob_bytes_per_second: int) -> int:
@@ -219,13 +248,14 @@ def find_commitment_objection(spec: TaskSpec, blob_bytes_per_second: int) -> Obj
     units = compute_least_units(spec.reward.max_units)
     computation = units * spec.resources.unit_milliseconds
     model = compute_model_milliseconds(spec, blob_bytes_per_second)
-    if COMMITMENT_SHARE * (model + computation) <= 1_000 * seconds:
+    left = compute_work_milliseconds(seconds)
+    if model + computation <= left:
         return None
     work = "a unit" if units == 1 else f"the {units} units of a seat"
     return Objection(
         ObjectionCode.COMMITMENT_PHASE_TOO_SHORT,
         f"a miner needs up to {model} ms to fetch the model and {computation} ms to compute "
-        f"{work}, as declared, more than half of commit_seconds {seconds}",
+        f"{work}, as declared, and commit_seconds {seconds} leaves {left} ms for both",
     )
 
 

@@ -28,7 +28,7 @@ NOTICE = (
     "miner stopped, and its seat in task 1 goes on: each attempt that it misses costs an "
     "eighth of its pay and of its bond of 1 POT; all of that bond is lost if two are within eight "
     "attempts, or if the last one is missed. "
-    "Start the miner again within about 5 s, or give the seat up: pot miner leave 1"
+    "Start the miner again within about 4 s, or give the seat up: pot miner leave 1"
 )
 OWED = "; it still owes the attempt in progress then"
 

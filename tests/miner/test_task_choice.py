@@ -292,7 +292,10 @@ def test_task_without_time_to_commit_is_not_chosen_and_the_log_says_why() -> Non
     (entry,) = logs
     assert (entry["event"], entry["task"]) == ("task put aside", 2)
     assert "could cost you the bond: a miner needs" in entry["reason"]
-    assert "60000 ms to compute a unit, as declared, more than half" in entry["reason"]
+    assert (
+        "60000 ms to compute a unit, as declared, and commit_seconds 4 leaves 0 ms"
+        in entry["reason"]
+    )
 
 
 def test_task_that_may_lock_bonds_for_days_is_not_chosen() -> None:

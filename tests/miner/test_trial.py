@@ -21,7 +21,7 @@ from tests.worlds.proofs import CHAIN_ID, GENESIS
 
 KEY = PrivateKey(b"\x11" * 32)
 MINER = get_address(KEY)
-COMMIT_SECONDS = 8
+COMMIT_SECONDS = 12
 SPEC = replace(MINING_SPEC, phases=replace(MINING_SPEC.phases, commit_seconds=COMMIT_SECONDS))
 
 
@@ -86,16 +86,18 @@ def test_miner_pays_no_bond_if_a_unit_takes_longer_than_the_phase(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = new_node()
-    refusal = r"could cost you the bond: .* 8\.0 s to compute, and half of commit_seconds 8 is for"
+    refusal = (
+        r"could cost you the bond: .* 12\.0 s to compute, and commit_seconds 12 leaves 6\.0 s for"
+    )
     with pytest.raises(ClientError, match=refusal):
-        start(tmp_path, monkeypatch, SlowTrainer(8.0), 1, node)
+        start(tmp_path, monkeypatch, SlowTrainer(12.0), 1, node)
     assert node.transactions == []
 
 
 @pytest.mark.parametrize(
-    ("unit_seconds", "wanted", "taken"), [(4.0, 1, 1), (2.0, 4, 2), (1.3, 4, 3), (0.1, 4, 4)]
+    ("unit_seconds", "wanted", "taken"), [(6.0, 1, 1), (3.0, 4, 2), (1.9, 4, 3), (0.1, 4, 4)]
 )
-def test_miner_declares_the_units_that_fit_into_half_of_the_phase(
+def test_miner_declares_the_units_that_fit_into_the_phase(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit_seconds: float, wanted: int, taken: int
 ) -> None:
     with capture_logs() as logs:
@@ -103,8 +105,8 @@ def test_miner_declares_the_units_that_fit_into_half_of_the_phase(
     assert node.transactions[-1].data == miner_seats.register(TASK, taken).data
     warnings = [each["event"] for each in logs if each["log_level"] == "warning"]
     expected = (
-        f"this machine computes {taken} of {wanted} units in half of the 8 s in which miners "
-        "commit; it takes as many"
+        f"this machine computes {taken} of {wanted} units in the time that commit_seconds 12 "
+        "leaves for them; it takes as many"
     )
     assert warnings == ([expected] if taken < wanted else [])
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from chain.contracts.miner_seats import MAX_MINERS
+from chain.params import ChainParameters
 from chain.training.architectures import Mlp, count_parameters
 from chain.training.encoding import count_payload_bytes
 from chain.training.fees import PROMISED_SHARE
@@ -12,6 +13,7 @@ from chain.training.task_checks import (
     AGGREGATION_SHARE,
     CONTENT_QUOTA_SHARE,
     DISK_MARGIN,
+    LOST_SECONDS,
     MIN_VERDICT_SECONDS,
     REFUSAL_CODES,
     SMALL_DISK_BYTES,
@@ -20,6 +22,8 @@ from chain.training.task_checks import (
     Promise,
     compute_aggregation_milliseconds,
     compute_promise,
+    compute_transfer_milliseconds,
+    compute_work_milliseconds,
     describe_refusal,
     find_aggregation_objection,
     find_commitment_objection,
@@ -59,7 +63,22 @@ def test_verdict_phase_has_a_lower_bound() -> None:
     assert find_phase_objection(with_verdict_seconds(MIN_VERDICT_SECONDS), FAST) is None
     short = find_phase_objection(with_verdict_seconds(MIN_VERDICT_SECONDS - 1), FAST)
     assert code(short) is ObjectionCode.VERDICT_PHASE_TOO_SHORT
-    assert "verdict_seconds is 4" in str(short)
+    assert "verdict_seconds is 7" in str(short)
+
+
+def test_phases_at_their_lower_bounds_outlast_a_block_that_is_dated_back() -> None:
+    # A block may be as old as the timeout of view 0 and two seconds.
+    lost = ChainParameters().view_timeout_base_ms // 1_000 + 2
+    assert lost == LOST_SECONDS
+    assert 3 * MIN_VERDICT_SECONDS / 4 - lost >= 2
+    for seconds in range(MIN_VERDICT_SECONDS, 61):
+        transfers = compute_transfer_milliseconds(seconds) / 1_000
+        assert 0 < transfers <= min(seconds / 2, 3 * seconds / 4 - lost - 1)
+    for seconds in range(4, 61):
+        work = compute_work_milliseconds(seconds) / 1_000
+        assert 0 <= work <= max(0, min(seconds / 2, seconds - lost - 2))
+    assert (compute_work_milliseconds(6), compute_work_milliseconds(12)) == (0, 6_000)
+    assert (compute_transfer_milliseconds(12), compute_transfer_milliseconds(20)) == (4_000, 10_000)
 
 
 def test_all_gradients_of_a_round_arrive_within_half_of_the_verdict_phase() -> None:
@@ -91,17 +110,17 @@ def test_unit_that_no_miner_computes_in_time_is_refused() -> None:
     assert trap == Objection(
         ObjectionCode.COMMITMENT_PHASE_TOO_SHORT,
         "a miner needs up to 1 ms to fetch the model and 60000 ms to compute a unit, as declared, "
-        "more than half of commit_seconds 4",
+        "and commit_seconds 4 leaves 0 ms for both",
     )
 
 
 def test_unit_and_model_take_at_most_half_of_the_commitment_phase() -> None:
     second = MODEL_BYTES
-    assert find_commitment_objection(hasten(8, 3_000), second) is None
+    assert find_commitment_objection(hasten(12, 5_000), second) is None
     for spec, speed in (
-        (hasten(8, 3_001), second),
-        (hasten(7, 3_000), second),
-        (hasten(8, 3_000), second - 1),
+        (hasten(12, 5_001), second),
+        (hasten(11, 5_000), second),
+        (hasten(12, 5_000), second - 1),
     ):
         short = find_commitment_objection(spec, speed)
         assert code(short) is ObjectionCode.COMMITMENT_PHASE_TOO_SHORT
@@ -109,7 +128,7 @@ def test_unit_and_model_take_at_most_half_of_the_commitment_phase() -> None:
 
 def test_seats_do_several_units_if_a_task_has_more_units_than_seats() -> None:
     def found(max_units: int, unit_milliseconds: int) -> Objection | None:
-        spec = hasten(4, unit_milliseconds)
+        spec = hasten(8, unit_milliseconds)
         reward = replace(spec.reward, max_units=max_units)
         return find_commitment_objection(replace(spec, reward=reward), FAST)
 

@@ -526,8 +526,11 @@ contract GradientLedger is IGradientLedger {
 
     // ---- inside: commitments
 
+    /// @dev Without a commitment there is nothing to judge: if the last participant is slashed, the attempt ends
+    /// at its deadline, as one to which no miner commits.
     function _endCommitmentsIfComplete(Training storage training) private {
-        if (training.commitmentCount == training.expectedCommitments) _startVerdicts(training);
+        uint32 count = training.commitmentCount;
+        if (count != 0 && count == training.expectedCommitments) _startVerdicts(training);
     }
 
     function _payOf(Training storage training, uint32 units) private view returns (uint256) {

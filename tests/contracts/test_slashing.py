@@ -282,6 +282,16 @@ def test_slashed_miner_is_out_of_the_attempt_in_progress(world: World) -> None:
     assert [one.miner for one in world.participants()] == [MINERS[0]]
 
 
+def test_attempt_whose_last_miner_is_slashed_ends_as_an_empty_one(world: World) -> None:
+    fine(world, replace(FRAUD, index=0, miner=MINERS[0]), FRAUD)
+    attempt = world.round.attempt
+    assert (world.phase, world.round.expected_commitments) == (Phase.COMMITMENT, 0)
+    world.pass_phase()
+    assert world.phase is Phase.STALLED
+    world.advance()
+    assert (world.round.attempt, world.round.void_streak) == (attempt + 1, 0)
+
+
 def test_slashed_miner_cannot_commit(world: World) -> None:
     fine(world, FRAUD)
     assert refusal(world.commit, MINERS[1]) == ContractError(

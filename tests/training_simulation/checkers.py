@@ -525,7 +525,8 @@ class Checkers:
         seconds = self._spec(task_id).phases.commit_seconds
         is_over = view.number >= self._open_block[task_id] + floor
         is_over = is_over and view.timestamp >= self._open_second[task_id] + seconds
-        return not is_over and not expected <= self._committed[task_id]
+        committed = self._committed[task_id]
+        return not is_over and not (committed and expected <= committed)
 
     def _find_objection(self, task_id: TaskId, units: int, displaced: Sequence[Address]) -> str:
         """Why a newcomer has no right to its place; empty if it has one."""

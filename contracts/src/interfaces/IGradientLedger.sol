@@ -189,6 +189,7 @@ interface IGradientLedger {
     // ---- the seats' call
 
     /// @notice Wait for one commitment less, because a participant was slashed before it committed.
+    /// If all that are left have committed, and one did, commitments are over.
     function expectOneLess(uint256 taskId) external;
 
     // ---- views

@@ -409,7 +409,9 @@ class Gradients:
     def _get_assignment(self, task: ServedTask, attempt: Attempt) -> Assignment:
         work = task.work
         if attempt.id not in work.assignments:
-            participants = self._contracts.participants(task.task_id, attempt.open_block)
+            participants = self._contracts.participants(
+                task.task_id, attempt.open_block, attempt.ordinal
+            )
             work.assignments = {attempt.id: self._describe(task.spec, attempt).assign(participants)}
         return work.assignments[attempt.id]
 

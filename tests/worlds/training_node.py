@@ -210,7 +210,9 @@ class FakeChain:
         assert view == task_registry.get_terms(task_id)
         return view.decode(_encode_answer("getTerms", compute_terms(spec)))
 
-    def participants(self, _task_id: TaskId, _open: BlockNumber) -> tuple[tuple[Address, int], ...]:
+    def participants(
+        self, _task_id: TaskId, _open: BlockNumber, _ordinal: int
+    ) -> tuple[tuple[Address, int], ...]:
         return tuple((miner, 1) for miner in MINERS)
 
     def mix_hash_after(self, _number: BlockNumber) -> Hash32:

@@ -6,6 +6,7 @@ from chain.contracts import gradient_ledger, miner_seats, task_registry
 from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import GRADIENT_LEDGER
 from chain.contracts.gradient_ledger import Phase
+from chain.contracts.state_reader import StateReader
 from chain.primitives import Address, BlockNumber, TaskId
 from chain.training.task_spec_codec import compute_terms
 from tests.worlds.training_chain import (
@@ -37,12 +38,27 @@ def test_validator_set_and_terms_are_those_of_genesis_and_the_spec(
     assert chain.contracts.read(task_registry.get_terms(TASK)) == compute_terms(SPEC)
 
 
+def test_participants_are_read_without_executing_a_contract(
+    chain: TrainingChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = chain.index.history(TASK)
+    assert history is not None
+    assert history.attempt is not None
+    by_contract = chain.contracts.read(miner_seats.participants(TASK), history.attempt.open_block)
+    # Each seat has units, and the execution of 1 024 took half a second of the consensus thread.
+    monkeypatch.setattr(StateReader, "read", None)
+    found = chain.contracts.participants(TASK, history.attempt.open_block, history.attempt.ordinal)
+    assert found == tuple((each.miner, each.units) for each in by_contract)
+    assert len(found) == 2
+
+
 def test_registered_miners_take_part_in_the_order_of_addresses(chain: TrainingChain) -> None:
     history = chain.index.history(TASK)
     assert history is not None
     assert history.attempt is not None
     expected = tuple(sorted([(address_of(ANN), 1), (address_of(BEN), 2)]))
-    assert chain.contracts.participants(TASK, history.attempt.open_block) == expected
+    attempt = history.attempt
+    assert chain.contracts.participants(TASK, attempt.open_block, attempt.ordinal) == expected
     assert chain.contracts.read(miner_seats.get_seat(TASK, address_of(ANN))).units
     assert not chain.contracts.read(miner_seats.get_seat(TASK, address_of(SUBMITTER))).units
     assert not chain.contracts.read(miner_seats.get_seat(TaskId(2**64 - 1), address_of(ANN))).units

@@ -98,11 +98,11 @@ async def test_participants_of_an_attempt_opened_before_the_pivot_are_known(
     history = node.index.history(TASK)
     assert history is not None
     assert history.attempt is not None
-    opened = history.attempt.open_block
+    opened, ordinal = history.attempt.open_block, history.attempt.ordinal
     assert opened < node.store.first_held()
     contracts = ContractReader(node.store, node.database, chain.local.config, FixedClock())
-    assert contracts.participants(TASK, opened) == chain.contracts.participants(TASK, opened)
-    assert contracts.participants(TASK, opened) != ()
+    found = contracts.participants(TASK, opened, ordinal)
+    assert found == chain.contracts.participants(TASK, opened, ordinal) != ()
 
 
 async def test_sums_that_began_before_the_pivot_are_not_known(

@@ -101,7 +101,11 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         if (units < least) revert SeatsTooFewUnits(least);
         address[] storage members = _members[taskId];
         uint256 displaceable = DISPLACED_PER_UNIT * units;
-        if (displaced.length != 0) _requireNotOpening(taskId, progress);
+        if (displaced.length != 0) {
+            // A paused task opens no attempt that the newcomer would owe.
+            if (!_isActive(taskId)) revert SeatsNotActive(taskId);
+            _requireNotOpening(taskId, progress);
+        }
         for (uint256 i = 0; i < displaced.length; ++i) {
             displaceable -= _displace(taskId, task, progress, displaced[i], units, displaceable);
         }

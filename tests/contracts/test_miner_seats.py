@@ -460,7 +460,8 @@ def test_newcomer_that_has_displaced_a_seat_owes_an_attempt() -> None:
     assert refusal(world.leave, TREASURY) == about("SeatsAttemptOwed", TREASURY)
 
 
-def test_newcomer_to_a_paused_task_does_not_displace_a_seat_and_leave() -> None:
+def test_newcomer_to_a_paused_task_displaces_no_seat() -> None:
+    """It waited 256 blocks, left for nothing, and the task had no miners when it was resumed."""
     world = full_world(attempts=SEAT_ATTEMPTS)
     while world.money.status is TaskStatus.ACTIVE:
         for miner in MINERS[:2]:
@@ -469,8 +470,11 @@ def test_newcomer_to_a_paused_task_does_not_displace_a_seat_and_leave() -> None:
         world.settle(world.agree(empty_result(ResultKind.VOID)))
         world.mine(1, 1)
     assert world.money.status is TaskStatus.PAUSED
-    world.register(MINERS[2], 4, [MINERS[0]])
-    assert refusal(world.leave, MINERS[2]) == about("SeatsAttemptOwed", MINERS[2])
+    refused = refusal(world.register, MINERS[2], 4, [MINERS[0]])
+    assert refused == ContractError("SeatsNotActive", (world.task,))
+    world.resume()
+    world.mine(1, 1)
+    assert world.register(MINERS[2], 4, [MINERS[0]]).events
 
 
 def test_miner_that_leaves_finishes_the_attempt_but_not_the_next(started: World) -> None:

@@ -533,6 +533,8 @@ class Checkers:
         is_open = task_id in self._open
         if displaced and is_open and self._open_block[task_id] == self._chain.view.number:
             return "an attempt has just opened"
+        if displaced and self._chain.view.histories[task_id].status is not TaskStatus.ACTIVE:
+            return "no attempt opens that it would owe"
         ordinal, term = self._attempt_count.get(task_id, 0), self._cluster.world.seat_attempts
         live = {
             miner: seat

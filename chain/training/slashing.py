@@ -263,10 +263,19 @@ def _plan_vote(
     validator: Address,
     head_number: BlockNumber,
 ) -> PostFines | None:
-    """The vote that is due now: at once, or a closing one if that makes a fine heavier."""
+    """The vote that is due now: at once, or a closing one if that makes a fine heavier.
+
+    In the last blocks of the window for votes at once, an operator that did not vote waits for the
+    closing vote.
+    """
     is_closing = head_number >= ended.late_until
     tree = trees.closing if is_closing else trees.first
     if tree is None or head_number >= ended.voted_until:
+        return None
+    # The contract takes the vote that comes after the window as the closing one, whatever its root
+    # is, and takes no second one. So a vote at once must surely come before the end of the window.
+    margin = HURRY_BLOCKS + ended.validator_set.max_faulty
+    if not is_closing and head_number + margin >= ended.late_until:
         return None
     if (validator, is_closing) in ended.fines_votes:
         return None

@@ -273,6 +273,17 @@ def test_an_inner_node_is_no_fine_and_other_attempts_have_other_roots(world: Wor
     assert refusal(slash, world, tree, ordinal=2) == ContractError("SeatsInvalidFine", (0,))
 
 
+def test_first_root_after_the_window_counts_as_the_closing_vote(world: World) -> None:
+    """So operators do not send it in the last blocks of the window (`plan_fines`)."""
+    ended, root = world.number - 1, tree_of(MISSED).root
+    world.at(ended + LATE + 1, world.timestamp)
+    assert post(world, OPERATORS[0], root).events == (
+        FinesPosted(world.task, VALIDATORS[0], 1, True, root),
+    )
+    again = refusal(post, world, OPERATORS[0], tree_of(FRAUD).root)
+    assert again == ContractError("SeatsAlreadyVoted", ("0x" + VALIDATORS[0].hex(),))
+
+
 def test_slashed_miner_is_out_of_the_attempt_in_progress(world: World) -> None:
     world.commit(MINERS[0])
     # The slashed miner's commitment was the last one expected.

@@ -163,6 +163,15 @@ def test_closing_vote_is_cast_only_if_late_words_made_a_fine_heavier() -> None:
     assert plan(heavier, 0, ended.voted_until) == ()
 
 
+def test_vote_at_once_is_not_sent_if_it_could_count_as_the_closing_one() -> None:
+    ended = judged(*[(OK, CHEAT)] * 4)
+    # One faulty primary leaves it out, and eight more blocks may be slow.
+    last = ended.late_until - HURRY_BLOCKS - 1 - 1
+    assert plan(ended, 0, last) == (PostFines(1, False, root_of(fraud(0b1111))),)
+    assert plan_as(ended, OPERATORS[0], last + 1) == FinePlan((), ended.late_until)
+    assert plan(ended, 0, ended.late_until) == (PostFines(1, True, root_of(fraud(0b1111))),)
+
+
 def test_closing_vote_repeats_fines_that_found_no_quorum_in_time() -> None:
     ended = judged(*[(OK, CHEAT)] * 4)
     late = ended.late_until

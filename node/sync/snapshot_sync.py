@@ -39,7 +39,7 @@ from node.storage.snapshot_progress import Part, Pivot, SnapshotProgress
 from node.sync.record_pages import RecordPages
 from node.sync.set_search import Certified, SetSearch
 from node.sync.sources import ANSWER_SECONDS, SOURCES_LIMIT, Sources
-from node.sync.task_snapshot import StateView, TaskProgress, decode_blocks, fold_attempt
+from node.sync.task_snapshot import StateView, TaskProgress, fold_attempts
 
 SyncMode = Literal["auto", "full", "snapshot"]
 """When a snapshot is used: if the node is far behind; never; or also if it has only genesis."""
@@ -369,12 +369,7 @@ class SnapshotSync:
         ]
         receipts = await self._fetch_receipts(header.number, [headers[each] for each in wanted])
         executed = [(headers[number], receipts[number]) for number in sorted(receipts)]
-        histories = [
-            fold_attempt(
-                task, decode_blocks(executed), await trio.to_thread.run_sync(view.judges, task)
-            )
-            for task in tasks
-        ]
+        histories = await trio.to_thread.run_sync(fold_attempts, view, tasks, executed)
         for task in tasks:
             if task.open_block is not None:
                 await self._fetch_participants(header.number, headers[task.open_block], task)

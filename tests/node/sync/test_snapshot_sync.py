@@ -10,13 +10,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from chain.contracts.events import Event, decode_event
 from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import ZERO_HASH, Address, BlockNumber, View
 from chain.training.history import TaskHistory
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
-from chain.types.receipt import Receipt
+from chain.types.receipt import Log, Receipt
 from node.chain.contract_reader import ContractReader
 from node.network.protocols import state
 from node.network.protocols.state import TaskRecord
@@ -24,7 +25,7 @@ from node.network.stream import PeerId
 from node.network.wire import Head
 from node.storage.database import Database, Writer
 from node.storage.snapshot_progress import SnapshotProgress
-from node.sync import snapshot_sync
+from node.sync import snapshot_sync, task_snapshot
 from node.sync.snapshot_sync import DISTANCE_BLOCKS, RETRY_SECONDS, SnapshotSync
 from node.sync.sources import ANSWER_SECONDS
 from tests.worlds.cluster import Killed, suppress_killed
@@ -103,6 +104,38 @@ async def test_participants_of_an_attempt_opened_before_the_pivot_are_known(
     contracts = ContractReader(node.store, node.database, chain.local.config, FixedClock())
     found = contracts.participants(TASK, opened, ordinal)
     assert found == chain.contracts.participants(TASK, opened, ordinal) != ()
+
+
+async def test_events_since_an_attempt_opened_are_decoded_in_a_thread(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # For 64 tasks and a day of blocks it took 39 minutes, in the thread of consensus.
+    small_numbers(monkeypatch)
+    chain, server = build_world(tmp_path)
+    play(chain, "judge")
+    node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server))
+    run_in_thread, depth, places = trio.to_thread.run_sync, 0, []
+
+    async def run(function: Callable[..., object], *arguments: object) -> object:
+        def count_depth() -> object:
+            nonlocal depth
+            depth += 1
+            try:
+                return function(*arguments)
+            finally:
+                depth -= 1
+
+        return await run_in_thread(count_depth)
+
+    def decode(log: Log) -> Event | None:
+        places.append(depth)
+        return decode_event(log)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run)
+    monkeypatch.setattr(task_snapshot, "decode_event", decode)
+    await node.sync.join()
+    assert places
+    assert 0 not in places
 
 
 async def test_sums_that_began_before_the_pivot_are_not_known(

@@ -217,16 +217,20 @@ class Preparation:
         """Dry-run a task whose content is held, and decide whether to be ready for it.
 
         A validator that has said so does not ask again: noise is drawn anew each time. One that has
-        refused a task that is active all the same learns only whether its workers can check.
+        refused a task that is active all the same learns only whether its workers can check. Rows
+        are stored after a good dry run only, so one that holds them has made it before it started.
 
         Raises:
             TaskDelayedError: The dry run is to be repeated later.
             WorkerFailedError: The dry run did not finish.
         """
         spec, work = task.spec, task.work
-        if work.answer_code == READY_CODE:
+        is_examined = self._rows.find(task) is not None
+        if work.answer_code == READY_CODE or (work.is_accepted is None and is_examined):
             self._accept(task)
             return
+        if work.is_accepted is False and is_examined:
+            work.can_check = True
         if work.is_accepted is False and work.can_check is not None:
             return
         try:

@@ -17,6 +17,7 @@ from chain.training.acceptance import Verdict
 from chain.training.fees import PROMISED_SHARE
 from chain.training.history import TaskHistory
 from chain.training.leases import READY_CODE
+from chain.training.resources import count_rows_bytes
 from chain.training.task_checks import REFUSAL_CODES, ObjectionCode
 from node.training.readiness import ReadinessState
 from node.training.turns import Turn
@@ -244,3 +245,22 @@ async def test_a_pending_task_that_was_answered_costs_nothing_after_a_restart(
     await again.run_for(20)
     assert (again.sent, again.verifier.asked) == ([], [])
     assert again.chain.histories[TASK].status is TaskStatus.PENDING
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+async def test_dry_run_before_a_restart_counts_as_long_as_its_rows_are_held(
+    autojump_clock: MockClock, tmp_path: Path, is_refused: bool
+) -> None:
+    """A validator that came late to an active task has no answer on the chain."""
+    chain = active(ObjectionCode.TOO_NOISY) if is_refused else judging()
+    node = Node(tmp_path, chain)
+    node.hold(0, 1, 2)
+    asked = []
+    for are_rows_lost in (False, False, True):
+        node = Node(tmp_path, chain)
+        if are_rows_lost:
+            node.blobs.delete(content_id(bytes(count_rows_bytes(SPEC))))
+        await node.run(lambda started=node: bool(started.verdicts()), seconds=10)
+        assert node.verdicts()[:1] == [expected_verdict(OK, OK, OK)]
+        asked.append(node.verifier.asked.count("dry_run"))
+    assert asked == [1, 0, 1]

@@ -99,11 +99,12 @@ class HeadRules:
     def find_subject(self, transaction: Transaction) -> Subject | None:
         """The subject of a vote or duty of an operator, or of a commitment of a registered miner.
 
-        None for any other call, for one that sends coins, and for one with more gas or data than
-        it can need.
+        None for any other call, for one that sends coins, and for one with more gas, data or lists
+        than it can need.
         """
         kind, beginning = identify_call(transaction.to, transaction.data)
-        if beginning is None or transaction.value:
+        has_lists = transaction.access_list or transaction.authorization_list
+        if beginning is None or transaction.value or has_lists:
             return None
         task_id = decode_task_id(transaction.data)
         is_allowed, priority = False, Priority.OPERATOR_VOTE

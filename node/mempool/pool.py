@@ -474,11 +474,12 @@ class Mempool:
             self._evict_for(entry)
 
     def _find_free_victim(self, entry: Entry) -> Hash32 | None:
-        """The newest free transaction that is no commitment, if `entry` is one."""
-        if _is_plain(entry):
-            return None
-        free = (each for each in reversed(self._entries.values()) if each.is_free)
-        return next((each.transaction.hash for each in free if _is_plain(each)), None)
+        """The newest of the free transactions of least standing, if that is less than `entry`'s."""
+        for standing in range(_get_standing(entry)):
+            for each in reversed(self._entries.values()):
+                if each.is_free and _get_standing(each) == standing:
+                    return each.transaction.hash
+        return None
 
     def _evict_free(self, victim: Hash32 | None, entry: Entry) -> None:
         """Evict `victim`; without one, or if it is of the same sender, refuse `entry`."""
@@ -572,9 +573,12 @@ class Mempool:
             self._commitments.remove(entry.subject.task_id, transaction.hash)
 
 
-def _is_plain(entry: Entry) -> bool:
-    """Whether a transaction has no priority, and gets none at the next block."""
-    return entry.priority is Priority.ORDINARY and not entry.is_early
+def _get_standing(entry: Entry) -> int:
+    """2 for a transaction with priority, 1 for one that came too early for it, and 0 for others.
+
+    Anybody with a seat can send calls that are too early for ever, so they keep no due one out.
+    """
+    return int(entry.is_early) if entry.priority is Priority.ORDINARY else 2
 
 
 def _check_replacement(transaction: Transaction, replaced: Transaction) -> None:

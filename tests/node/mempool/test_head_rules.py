@@ -10,6 +10,7 @@ from chain.contracts import gradient_ledger, miner_seats, task_registry, trainin
 from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import TASK_REGISTRY, TRAINING_TOKEN
 from chain.errors import InvalidTransaction, RejectionReason
+from chain.hexadecimal import to_hex
 from chain.primitives import Hash32, TaskId
 from chain.types.transaction import decode_transaction
 from node.mempool.policy import Priority
@@ -114,6 +115,9 @@ def test_only_operators_votes_and_miners_commitments_have_a_subject(chain: Train
     assert chain.rules.find_subject(expensive) is None
     paying = chain.draft(ANN, commitment, gas=300_000, value=1)
     assert chain.rules.find_subject(paying) is None
+    listing = {"address": to_hex(commitment.to), "storageKeys": [to_hex(bytes(32))]}
+    long = chain.draft(ANN, commitment, gas=300_000, accessList=[listing])
+    assert chain.rules.find_subject(long) is None
 
 
 def test_only_the_commitment_that_is_due_has_priority(tmp_path: Path) -> None:

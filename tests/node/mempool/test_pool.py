@@ -405,6 +405,19 @@ def test_free_commitment_takes_the_place_of_an_ordinary_free_transaction(pool, h
     assert ordinary[1].hash not in pool
 
 
+def test_due_commitment_takes_the_place_of_one_that_is_early(pool, head):
+    senders = [Address(bytes([20 + i]) * 20) for i in range(4)]
+    head.balances = dict.fromkeys(senders, 0)
+    early = [transaction(sender, 0, fee=0, to=BOB) for sender in senders[:3]]
+    head.early = {each.hash for each in early}
+    for given in early[:2]:
+        pool.add(given)
+    assert refusal(pool, early[2]).reason == RejectionReason.POOL_FULL
+    due = transaction(senders[3], 0, fee=0, to=BOB)
+    pool.add(due)
+    assert [each.hash in pool for each in (*early, due)] == [True, False, False, True]
+
+
 def test_sender_has_one_commitment_with_priority_in_a_task(pool):
     first, second = transaction(ALICE, 0, to=BOB), transaction(ALICE, 1, to=BOB)
     rich = transaction(DAVE, 0, tip=5)

@@ -207,6 +207,13 @@ class BlobFetch:
             assert self._download is not None
             await self._in_thread(self._download.finish)
 
+    def ask_again(self, peers: Sequence[PeerId]) -> None:
+        """Ask these peers, too; those that did not hold the blob before may hold it now."""
+        asked = {talk.peer_id for talk in self._talks}.union(self._waiting)
+        self._waiting.extend(peer_id for peer_id in peers if peer_id not in asked)
+        self._asked_count = 0
+        self._notify()
+
     async def _take_manifest(self, stack: ExitStack) -> None:
         """Wait for the first right manifest, and open the download in `stack`."""
         while self._manifest is None:

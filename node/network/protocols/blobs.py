@@ -84,6 +84,8 @@ class _Running:
 
     def __init__(self, is_urgent: bool) -> None:
         self.is_urgent = is_urgent
+        self.fetch: BlobFetch | None = None
+        """None until it has a place."""
         self.scope = trio.CancelScope()
         self.done = trio.Event()
 
@@ -183,6 +185,9 @@ class BlobExchange:
             if is_urgent and not running.is_urgent:
                 # Any task may name the blobs of another, and its fetch may wait for long.
                 running.scope.cancel()
+            elif running.fetch is not None:
+                # It may wait for a slow holder, and was begun when these peers lacked the blob.
+                running.fetch.ask_again(peers)
             await running.done.wait()
         own = self._fetching[content_id] = _Running(is_urgent)
         places = self._urgent_places if is_urgent else self._places
@@ -202,6 +207,7 @@ class BlobExchange:
                             on_fault=on_fault,
                             place=place,
                         )
+                        own.fetch = fetch
                         await fetch.run(peers)
                     return
         finally:

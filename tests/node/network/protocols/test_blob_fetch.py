@@ -172,6 +172,22 @@ async def test_chunks_that_a_slow_holder_owes_are_asked_of_another(
     assert world.store.path(world.wanted).read_bytes() == BLOB
 
 
+async def test_slow_fetch_for_one_task_does_not_hold_back_another(
+    world: World, autojump_clock: MockClock
+) -> None:
+    # An honest gradient can be computed in advance. Whoever named it in a task of its own, and sent
+    # it slowly, made it come too late: the others did not hold it when that fetch began.
+    peers = {"stranger": world.drip(15.0), **{f"validator {i}": world.lack for i in range(20)}}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(world.try_fetch, peers, task=2))
+        await trio.sleep(30)
+        peers["validator 19"] = world.hold
+        seconds = await world.fetch(peers, task=1)
+        nursery.cancel_scope.cancel()
+    assert seconds < PATIENCE_SECONDS + 1
+    assert world.store.has(world.wanted)
+
+
 async def test_slow_holder_that_is_the_only_one_may_send_at_the_least_rate(
     world: World, autojump_clock: MockClock
 ) -> None:

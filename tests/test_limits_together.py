@@ -10,22 +10,30 @@ from dataclasses import replace
 import pytest
 
 from chain.builder import BODY_LIMIT_BYTES
-from chain.contracts.gradient_ledger import MIN_WINDOW_BLOCKS, RING, compute_window_blocks
+from chain.contracts.gradient_ledger import (
+    MAX_BALLOTS,
+    MIN_WINDOW_BLOCKS,
+    RING,
+    compute_window_blocks,
+)
 from chain.contracts.miner_seats import ATTEMPT_RING, MAX_FINES, MAX_MINERS
 from chain.execution.gas import GAS_FLOOR_TOKEN, GAS_TRANSACTION
 from chain.genesis import parse_genesis
 from chain.params import TICKS_PER_SECOND, TIMEOUT_CAP_FACTOR, ChainParameters, InvalidGenesisError
 from chain.training.rounds import TURN_BLOCKS
 from chain.training.slashing import BATCHES_LIMIT, HURRY_BLOCKS
+from chain.training.task_spec_codec import MAX_ATTEMPT_SECONDS
 from chain.types.block import TRANSACTION_LIMIT_BYTES
 from chain.types.certificate import MAX_VALIDATORS
 from chain.types.validator_set import compute_max_faulty, compute_quorum
 from chain.validation import MAX_INIT_CODE_BYTES
 from node.chain.executor import CANDIDATE_SECONDS, FORGIVEN_STOPS
+from node.consensus.proposals import PACE_TOLERANCE_MS
 from node.mempool.entries import CARRIED_GAS_LIMIT
 from node.mempool.head_rules import OPERATOR_GAS_LIMIT
 from node.node import BUILD_SECONDS
 from node.operator.validator_set_calls import CALL_GAS
+from node.sync.snapshot_sync import HEADERS_LIMIT
 from node.training.votes import SLASH_GAS, VOTE_GAS
 from tests.test_tidy import ROOT
 
@@ -54,6 +62,15 @@ def test_the_slowest_transaction_fits_the_builders_time_for_one() -> None:
     seconds = PARAMETERS.transaction_gas_limit / PARAMETERS.execution_gas_per_second
     # A machine may be three times as slow as the one that the ticks were measured on.
     assert 3 * seconds <= CANDIDATE_SECONDS
+
+
+def test_node_joins_by_snapshot_while_the_longest_attempt_lasts() -> None:
+    # Two tasks whose attempts lasted for days, for nothing, kept every node from joining so.
+    pace_ms = PARAMETERS.min_block_interval_ms - PACE_TOLERANCE_MS
+    blocks = 1_000 * MAX_ATTEMPT_SECONDS // pace_ms
+    # Turns of all operators for the call after the commitments, each ballot and the payment.
+    calls = (2 + MAX_BALLOTS) * TURN_BLOCKS * MAX_VALIDATORS
+    assert blocks + calls <= HEADERS_LIMIT
 
 
 def test_the_longest_build_ends_before_the_longest_view() -> None:

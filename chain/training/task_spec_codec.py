@@ -11,6 +11,7 @@ import re
 from dataclasses import asdict
 from typing import Final, assert_never
 
+from chain.contracts.gradient_ledger import MAX_BALLOTS
 from chain.contracts.miner_seats import compute_highest_min_units, compute_least_units
 from chain.contracts.task_registry import TaskResources, TaskTerms
 from chain.crypto import sha256
@@ -89,6 +90,10 @@ MAX_SAMPLES_PER_UNIT: Final = 2**20
 
 MAX_PHASE_SECONDS: Final = 86_400
 """One day: if a phase stalls, its votes are cast again on the next day."""
+
+MAX_ATTEMPT_SECONDS: Final = 57_600
+"""16 hours. A node that joins by a snapshot follows the headers back to where the oldest attempt in
+progress opened, and holds at most 2^17 of them (docs/spec/consensus.md, section 10)."""
 
 MAX_MILLISECONDS: Final = 1000 * MAX_PHASE_SECONDS
 """Checks and evaluations run within a phase."""
@@ -454,6 +459,12 @@ def _validate_spec(spec: TaskSpec) -> None:
         refuse("spec.data.shards", f"hold {spec.data.row_count} rows, the limit is {MAX_ROWS}")
     if spec.held_out.first_row + spec.held_out.row_count > spec.data.row_count:
         refuse("spec.held_out", f"ends after the last of {spec.data.row_count} rows")
+    if (seconds := count_attempt_seconds(spec.phases)) > MAX_ATTEMPT_SECONDS:
+        refuse(
+            "spec.phases",
+            f"let an attempt with {MAX_BALLOTS} ballots last {seconds} s, the limit is "
+            f"{MAX_ATTEMPT_SECONDS}",
+        )
     needed = spec.reward.max_units * spec.samples_per_unit
     if needed > spec.sample_count:
         refuse(
@@ -469,6 +480,12 @@ def _validate_spec(spec: TaskSpec) -> None:
     rounds = [point.round_number for point in spec.schedule]
     if rounds[0] != 0 or any(rounds[i] >= rounds[i + 1] for i in range(len(rounds) - 1)):
         refuse("spec.learning_rate_ppb", "must start at round 0 and ascend")
+
+
+def count_attempt_seconds(phases: Phases) -> int:
+    """The seconds of all phases of an attempt of which every ballot fails, and of its payment."""
+    ballots = MAX_BALLOTS * (phases.verdict_seconds + phases.result_seconds)
+    return phases.commit_seconds + ballots + phases.result_seconds
 
 
 def _validate_shards(data: Data) -> None:

@@ -53,8 +53,9 @@ PIVOT_LAG_BLOCKS: Final = 8
 too."""
 
 HEADERS_LIMIT: Final = 2**17
-"""Limit of headers below the pivot, which are in memory until it is adopted: 80 MB. More would be
-needed only for an attempt that opened half a day ago; then blocks are executed instead."""
+"""Limit of headers below the pivot, which are in memory until it is adopted: 80 MB. With the
+default block interval these are 16 hours, as long as an attempt can last. Above the limit blocks
+are executed instead."""
 
 RECEIPTS_LIMIT_BYTES: Final = 2**28
 """Limit of the receipts that open attempts need, since an attacker can fill blocks with logs. Above

@@ -301,10 +301,10 @@ def test_task_without_time_to_commit_is_not_chosen_and_the_log_says_why() -> Non
 def test_task_that_may_lock_bonds_for_days_is_not_chosen() -> None:
     patient = replace(
         paying(9),
-        phases=replace(MINING_SPEC.phases, verdict_seconds=86_400),
+        phases=replace(MINING_SPEC.phases, verdict_seconds=19_000),
     )
-    # The bonds were locked for 172 928 blocks after an attempt of three such phases.
-    days = (172_928 * 5 / 86_400) + 3
+    # The bonds were locked for 38 128 blocks after an attempt of three such phases.
+    days = (38_128 * 5 + 3 * 19_000) / 86_400
     with capture_logs() as logs:
         assert choice_of(FakeChain({1: paying(5), 2: patient})).choose() == 1
     (entry,) = logs

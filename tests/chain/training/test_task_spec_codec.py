@@ -136,6 +136,8 @@ def test_canonical_bytes_are_sorted_and_without_spaces() -> None:
         ('"min_miners":3', '"min_miners":9', "spec.reward.min_miners"),
         ('"min_units":3', '"min_units":2', "spec.reward.min_units must be from min_miners to 8"),
         ('"min_units":3', '"min_units":9', "spec.reward.min_units must be from min_miners to 8"),
+        # 10 + 3 (20 + result) + result seconds, of 57 600.
+        ('"result_seconds":30', '"result_seconds":14383', "spec.phases let an attempt with 3"),
         ('"unit_price":"1000', '"unit_price":"01000', "spec.reward.unit_price"),
         ('"token":"0x44', '"token":"0x4', "spec.reward.token"),
         ('"beta1":1063675494', '"beta1":1065353216', "spec.optimizer.beta1"),

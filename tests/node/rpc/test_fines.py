@@ -205,7 +205,7 @@ def test_round_without_an_attempt_in_progress_shows_its_void_ones(tmp_path: Path
 
 
 def test_receipt_of_a_miner_that_left_after_a_void_attempt(tmp_path: Path) -> None:
-    spec = replace(SPEC, reward=replace(SPEC.reward, min_miners=1))
+    spec = replace(SPEC, reward=replace(SPEC.reward, min_miners=1, min_units=1))
     chain = play(TrainingChain(tmp_path / "database", spec=spec))
     with rpc_harness(tmp_path, chain.local) as rpc:
         chain.finalize(chain.call(BEN, miner_seats.leave(TASK)))

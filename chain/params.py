@@ -187,8 +187,8 @@ def compute_attempt_seconds(
     """The longest course of an attempt with phases of these lengths, if all blocks are empty.
 
     It is counted as TaskRegistry does: the commitments, three ballots and the payment, each of them
-    as long as the least blocks of a phase take, and the turns of all operators before each ballot
-    and at the end.
+    as long as the least blocks of a phase take, and the turns of all operators before each phase
+    after the commitments and at the end.
     """
     floor_blocks = max(parameters.phase_floor_blocks, 2 * (compute_max_faulty(validator_count) + 1))
     interval_ms = parameters.empty_block_interval_ms
@@ -197,8 +197,8 @@ def compute_attempt_seconds(
     commitments = max(commit_seconds, floor_seconds)
     verdicts = max(verdict_seconds, floor_seconds)
     results = max(result_seconds, floor_seconds)
-    ballots = BALLOTS * (verdicts + results + turn_seconds)
-    return commitments + turn_seconds + ballots + results
+    ballots = BALLOTS * (turn_seconds + verdicts + turn_seconds + results)
+    return commitments + ballots + turn_seconds + results + turn_seconds
 
 
 def _require_attempt_in_lifetime(parameters: ChainParameters) -> None:

@@ -154,7 +154,7 @@ class SettleRound:
 
 
 class AdvanceRound:
-    """End a stalled ballot or open an attempt; it is this operator's turn."""
+    """Begin the next phase, end a stalled ballot or open an attempt; it is this operator's turn."""
 
 
 RoundDuty = (

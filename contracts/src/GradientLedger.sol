@@ -48,13 +48,14 @@ contract GradientLedger is IGradientLedger {
         uint32 expectedCommitments;
         uint32 commitmentCount;
         uint32 committedUnits;
+        bool isPaying; // the payment phase has begun
         // slot 1
         uint64 openBlock;
         uint64 openTime;
-        uint64 verdictBlock; // 0 unless all commitments came before the deadline, or in a later ballot
+        uint64 verdictBlock; // the block in which this ballot's verdict phase began; 0 before
         uint64 verdictTime;
         // slot 2: the result phase
-        uint64 resultBlock; // end of the verdict phase, once a quorum voted in time; may be ahead
+        uint64 resultBlock; // the block in which it began, or the payment phase after it; 0 before
         uint64 resultTime;
         uint104 resultVoters; // bit i: validator i posted a result in this ballot
         uint16 floorBlocks; // least blocks of each phase of this attempt
@@ -82,9 +83,11 @@ contract GradientLedger is IGradientLedger {
         uint32 setVersion; // the validator set at the first verdict; it judges, and gives f and q
         uint32 commitmentCount;
         uint104 voters; // bit i: validator i posted a verdict while the attempt was open, or later
+        uint48 endBlock; // end of the verdict phase, once a quorum voted in time; may be ahead
         // slot 1
         uint104 timely; // bit i: validator i posted it within the verdict phase
         uint104 late; // bit i: validator i posted its late verdict
+        uint48 endTime;
     }
 
     /// @dev The start of a phase. It ends once `length` seconds and `floor` blocks are over.
@@ -252,8 +255,20 @@ contract GradientLedger is IGradientLedger {
             _startVerdicts(training);
             return;
         }
+        bool isLast = training.ballot + 1 == MAX_BALLOTS;
+        if (training.resultBlock == 0) {
+            (uint48 endBlock,) = _verdictEnd(taskId, training);
+            if (endBlock != 0) {
+                _startResults(training);
+                return;
+            }
+        } else if (isLast && !training.isPaying) {
+            training.isPaying = true;
+            _startResults(training);
+            return;
+        }
         if (!isEmpty) emit BallotFailed(taskId, training.round, training.attempt, training.ballot);
-        if (isEmpty || training.ballot + 1 == MAX_BALLOTS) _voidAttempt(taskId, training, 0);
+        if (isEmpty || isLast) _voidAttempt(taskId, training, 0);
         else _nextBallot(training);
     }
 
@@ -292,7 +307,6 @@ contract GradientLedger is IGradientLedger {
         round.resultCount = uint32(_countBits(training.resultVoters));
         if (training.verdictBlock == 0) return round;
         (round.verdictBlock, round.verdictTime) = (training.verdictBlock, training.verdictTime);
-        if (training.resultBlock == 0 || !_areVerdictsOver(training)) return round;
         (round.resultBlock, round.resultTime) = (training.resultBlock, training.resultTime);
     }
 
@@ -393,6 +407,12 @@ contract GradientLedger is IGradientLedger {
         training.verdictTime = uint64(block.timestamp);
     }
 
+    /// @dev So do a result and a payment phase, for the votes in them.
+    function _startResults(Training storage training) private {
+        training.resultBlock = uint64(block.number);
+        training.resultTime = uint64(block.timestamp);
+    }
+
     function _endAttempt(uint256 taskId, Training storage training) private {
         uint256 judges = _judges(taskId, training);
         uint256 quorum = VALIDATORS.quorumOf(judges);
@@ -413,6 +433,7 @@ contract GradientLedger is IGradientLedger {
         });
         training.open = false;
         training.ballot = 0;
+        training.isPaying = false;
         training.endedBlock = uint64(block.number);
     }
 
@@ -455,7 +476,7 @@ contract GradientLedger is IGradientLedger {
             // No more commitments come. `advanceRound` voids an attempt that has none, or else begins
             // the verdict phase.
             moment.phase = Phase.Stalled;
-        } else if (!_areVerdictsOver(training)) {
+        } else if (!_areVerdictsOver(taskId, training)) {
             moment = Moment(
                 Phase.Verdict,
                 training.verdictBlock,
@@ -468,19 +489,20 @@ contract GradientLedger is IGradientLedger {
             moment.phase =
                 training.quorumKind == ResultKind.Failed ? Phase.Stalled : Phase.Settleable;
         } else if (training.resultBlock == 0) {
-            // No quorum of timely verdicts has set the end of the phase.
+            // `advanceRound` begins the result phase after a quorum of timely verdicts, or else ends the
+            // ballot.
             moment.phase = Phase.Stalled;
         } else {
+            // After the result phase of the last ballot `advanceRound` begins the payment phase, or else it
+            // ends the ballot.
             uint32 length = training.resultSeconds;
-            (uint64 startBlock, uint64 startTime) = (training.resultBlock, training.resultTime);
             uint32 floor = training.floorBlocks;
-            moment = Moment(Phase.Result, startBlock, startTime, length, floor);
-            if (!_isOver(startBlock, startTime, length, floor)) return moment;
-            if (training.ballot + 1 == MAX_BALLOTS) {
-                moment = Moment(Phase.Payment, startBlock + floor, startTime + length, length, floor);
-                if (!_isOver(startBlock + floor, startTime + length, length, floor)) return moment;
+            if (_isOver(training.resultBlock, training.resultTime, length, floor)) {
+                moment.phase = Phase.Stalled;
+            } else {
+                Phase current = training.isPaying ? Phase.Payment : Phase.Result;
+                moment = Moment(current, training.resultBlock, training.resultTime, length, floor);
             }
-            moment = Moment(Phase.Stalled, 0, 0, 0, 0);
         }
     }
 
@@ -502,13 +524,19 @@ contract GradientLedger is IGradientLedger {
             );
     }
 
-    function _areVerdictsOver(Training storage training) private view returns (bool) {
-        if (training.resultBlock != 0) {
-            return block.number >= training.resultBlock && block.timestamp >= training.resultTime;
-        }
+    function _areVerdictsOver(uint256 taskId, Training storage training) private view returns (bool) {
+        if (training.resultBlock != 0) return true;
+        (uint48 endBlock, uint48 endTime) = _verdictEnd(taskId, training);
+        if (endBlock != 0) return block.number >= endBlock && block.timestamp >= endTime;
         return _isOver(
             training.verdictBlock, training.verdictTime, training.verdictSeconds, training.floorBlocks
         );
+    }
+
+    /// @dev The end that a quorum of timely verdicts has set; 0 before. It may be ahead.
+    function _verdictEnd(uint256 taskId, Training storage training) private view returns (uint48, uint48) {
+        Ballot storage record = _ballots[taskId][training.ballotNumber % RING];
+        return record.ballotNumber == training.ballotNumber ? (record.endBlock, record.endTime) : (0, 0);
     }
 
     function _isOver(uint64 startBlock, uint64 startTime, uint32 length, uint32 floor)
@@ -546,6 +574,8 @@ contract GradientLedger is IGradientLedger {
         record.voters = 0;
         record.timely = 0;
         record.late = 0;
+        record.endBlock = 0;
+        record.endTime = 0;
     }
 
     function _castVerdict(
@@ -568,10 +598,10 @@ contract GradientLedger is IGradientLedger {
         return validator;
     }
 
-    /// @dev Sets the end of the verdict phase after a timely verdict. It ends at once if all validators
-    /// voted, or a quorum with all that voted in one of the last two ballots. After other quorums it
-    /// waits for the rest: `graceBlocks`, or a quarter of the time that the quorum took, if that is more,
-    /// and always for a block of a proposer that does not lie.
+    /// @dev Sets the end of the verdict phase after a timely verdict. It ends at once, and the result phase
+    /// begins, if all validators voted, or a quorum with all that voted in one of the last two ballots. After
+    /// other quorums it waits for the rest: `graceBlocks`, or a quarter of the time that the quorum took, if
+    /// that is more, and always for a block of a proposer that does not lie.
     function _shortenVerdicts(
         uint256 taskId,
         Training storage training,
@@ -583,7 +613,9 @@ contract GradientLedger is IGradientLedger {
         if (votes < quorum) return;
         uint64 endBlock = uint64(block.number);
         uint64 endTime = uint64(block.timestamp);
-        if (votes != count && _recentVoters(taskId, record) & ~record.timely != 0) {
+        if (votes == count || _recentVoters(taskId, record) & ~record.timely == 0) {
+            _startResults(training);
+        } else {
             if (votes > quorum) return; // the quorum's verdict has set the end
             (uint64 startBlock, uint64 startTime) = (training.verdictBlock, training.verdictTime);
             uint64 wait = (endBlock - startBlock + 3) / 4;
@@ -597,8 +629,9 @@ contract GradientLedger is IGradientLedger {
                 endTime = startTime + training.verdictSeconds;
             }
         }
-        training.resultBlock = endBlock;
-        training.resultTime = endTime;
+        // Numbers of blocks and seconds have far fewer bits.
+        record.endBlock = uint48(endBlock);
+        record.endTime = uint48(endTime);
     }
 
     /// @dev The validators that posted a verdict, timely or not, in one of the last two ballots; all of them

@@ -522,16 +522,17 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
 
     // ---- inside: times
 
-    /// @dev Three ballots and the payment phase. Before each ballot, and at the end, all operators may have to
-    /// let their turns of two blocks pass.
+    /// @dev Three ballots and the payment phase. Before each phase after the commitments, and at the end, all
+    /// operators may have to let their turns of two blocks pass.
     function _attemptSeconds(TaskTerms memory terms) private view returns (uint256) {
         uint256 floorBlocks = 2 * (VALIDATORS.maxFaulty() + 1);
         if (floorBlocks < _phaseFloorBlocks) floorBlocks = _phaseFloorBlocks;
         uint256 floorSeconds = _secondsOf(floorBlocks);
         uint256 turnSeconds = _secondsOf(2 * VALIDATORS.count());
         uint256 result = _larger(terms.resultSeconds, floorSeconds);
-        return _larger(terms.commitSeconds, floorSeconds) + turnSeconds
-            + MAX_BALLOTS * (_larger(terms.verdictSeconds, floorSeconds) + result + turnSeconds) + result;
+        return _larger(terms.commitSeconds, floorSeconds)
+            + MAX_BALLOTS * (turnSeconds + _larger(terms.verdictSeconds, floorSeconds) + turnSeconds + result)
+            + turnSeconds + result + turnSeconds;
     }
 
     function _isExpirable(TaskAccount storage account, TaskLease storage lease) private view returns (bool) {

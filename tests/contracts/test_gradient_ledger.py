@@ -363,14 +363,55 @@ def test_quorum_of_verdicts_waits_a_few_blocks_for_the_others(started: World) ->
     begin = started.number, started.timestamp
     started.mine(2, 8)
     started.judge(operators=OPERATORS[:3])
-    end = started.number + GRACE, started.timestamp + 2
     started.mine(GRACE, 1)
     assert started.phase is Phase.VERDICT, "a quarter of the 8 s that the quorum took is 2 s"
     started.mine(0, 1)
-    assert started.phase is Phase.RESULT
+    assert (started.phase, started.round.result_block) == (Phase.STALLED, 0)
+    assert started.advance().events == ()
     state = started.round
-    assert (state.result_block, state.result_time) == end
+    assert started.phase is Phase.RESULT
+    assert (state.result_block, state.result_time) == (started.number, started.timestamp)
     assert (state.verdict_block, state.verdict_time) == begin
+
+
+def test_results_begin_with_a_call_and_have_all_their_blocks(started: World) -> None:
+    """They began where verdicts ended, and quick blocks then left only one for results."""
+    started.commit_all()
+    started.mine(1, 20)
+    started.judge(operators=OPERATORS[:3])
+    started.mine(50, TERMS.verdict_seconds)
+    assert started.phase is Phase.STALLED
+    assert refusal(started.result, OPERATORS[0], result()) == wrong_phase(Phase.STALLED)
+    assert not started.verdict(OPERATORS[3], (OK, OK)).events[0].timely
+    started.mine(1, 1_000)
+    started.advance()
+    begin = started.number, started.timestamp
+    assert deadline(started) == Deadline(begin[0] + FLOOR, begin[1] + TERMS.result_seconds)
+    started.at(begin[0] + FLOOR - 1, begin[1] + TERMS.result_seconds)
+    assert started.phase is Phase.RESULT
+    started.mine(1)
+    assert started.phase is Phase.STALLED
+    assert started.advance().events == (BallotFailed(started.task, 0, 0, 0),)
+
+
+def test_payment_begins_with_a_call_and_has_all_its_blocks(started: World) -> None:
+    to_last_ballot(started)
+    started.mine(50, TERMS.result_seconds)
+    assert started.phase is Phase.STALLED
+    assert refusal(started.result, OPERATORS[0], payment()) == wrong_phase(Phase.STALLED)
+    started.mine(1, 1_000)
+    assert started.advance().events == ()
+    begin = started.number, started.timestamp
+    assert deadline(started) == Deadline(begin[0] + FLOOR, begin[1] + TERMS.result_seconds)
+    started.at(begin[0] + FLOOR - 1, begin[1] + TERMS.result_seconds)
+    assert started.phase is Phase.PAYMENT
+    started.mine(1)
+    assert started.phase is Phase.STALLED
+    assert AttemptVoided(started.task, 0, 0) in started.advance().events
+    started.mine(1, 1)
+    started.commit_all()
+    started.judge()
+    assert started.phase is Phase.RESULT, "the next attempt begins anew"
 
 
 def test_quorum_that_took_long_waits_a_quarter_of_its_blocks() -> None:
@@ -382,7 +423,7 @@ def test_quorum_that_took_long_waits_a_quarter_of_its_blocks() -> None:
     world.mine(10, 1)
     assert world.phase is Phase.VERDICT
     world.mine(1, 1)
-    assert world.phase is Phase.RESULT
+    assert world.phase is Phase.STALLED
 
 
 def test_the_wait_lasts_no_longer_than_the_seconds_of_the_phase(started: World) -> None:
@@ -390,11 +431,8 @@ def test_the_wait_lasts_no_longer_than_the_seconds_of_the_phase(started: World) 
     end = deadline(started)
     started.mine(1, TERMS.verdict_seconds - 1)
     started.judge(operators=OPERATORS[:3])
-    last = started.number + GRACE
     started.mine(GRACE, 1)
-    state = started.round
-    assert started.phase is Phase.RESULT
-    assert (state.result_block, state.result_time) == (last, end.timestamp)
+    assert (started.phase, started.timestamp) == (Phase.STALLED, end.timestamp)
 
 
 def test_validator_silent_in_two_ballots_is_not_waited_for(started: World) -> None:
@@ -404,6 +442,7 @@ def test_validator_silent_in_two_ballots_is_not_waited_for(started: World) -> No
         started.judge(operators=present)
         assert started.phase is Phase.VERDICT
         started.mine(GRACE, 1)
+        started.advance()
         started.settle(started.agree())
         started.mine(1, 1)
     started.commit_all()
@@ -416,6 +455,7 @@ def test_late_verdict_makes_the_next_ballot_wait_again(started: World) -> None:
     started.judge(operators=OPERATORS[:3])
     started.mine(GRACE, 1)
     started.verdict(OPERATORS[3], (OK, OK))
+    started.advance()
     started.settle(started.agree())
     started.mine(1, 1)
     started.commit_all()
@@ -462,6 +502,7 @@ def test_late_verdict_is_taken_once_for_twice_the_seconds_of_the_phase(started: 
     started.commit_all()
     started.judge(operators=OPERATORS[:3])
     started.pass_phase()
+    started.advance()
     started.settle(started.agree())
     started.mine(2 * TERMS.verdict_seconds, 1)
     late = gradient_ledger.post_late_verdict(started.task, 1, pack((OK, CHEAT)))
@@ -485,6 +526,7 @@ def test_no_late_verdict_before_the_end_or_of_another_length(started: World) -> 
         "LedgerTooLate", (started.task, 1)
     )
     started.mine(GRACE, 1)
+    started.advance()
     started.settle(started.agree())
     short = gradient_ledger.post_late_verdict(started.task, 1, b"")
     assert refusal(started.send, OPERATORS[3], short) == ContractError(
@@ -560,6 +602,7 @@ def test_accepted_units_are_paid_if_the_last_result_fails(started: World) -> Non
     invalid = ContractError("LedgerInvalidResult", (ResultKind.PAID_ONLY,))
     assert refusal(started.result, OPERATORS[0], payment()) == invalid
     started.pass_phase()
+    started.advance()
     assert started.phase is Phase.PAYMENT
     vote = started.agree(payment())
     before = started.round
@@ -578,6 +621,7 @@ def test_result_may_still_be_found_while_payment_is_voted_on(started: World) -> 
     to_last_ballot(started)
     started.agree(operators=OPERATORS[:2])
     started.pass_phase()
+    started.advance()
     started.result(OPERATORS[0], payment())
     vote = started.agree(operators=OPERATORS[:3])
     assert started.settle(vote).events[0] == RoundSettled(started.task, 0, 0, 2, vote)
@@ -586,6 +630,7 @@ def test_result_may_still_be_found_while_payment_is_voted_on(started: World) -> 
 def test_attempt_is_void_if_payment_finds_no_quorum(started: World) -> None:
     to_last_ballot(started)
     started.pass_phase()
+    started.advance()
     started.agree(payment(), operators=OPERATORS[:2])
     started.pass_phase()
     assert started.phase is Phase.STALLED
@@ -617,7 +662,7 @@ def test_result_from_before_the_last_timely_verdict_is_refused(started: World) -
     started.mine(2, 8)
     started.judge(operators=OPERATORS[:3])
     started.mine(GRACE, 2)
-    assert started.phase is Phase.RESULT, "so it is for a node whose clock shows this second"
+    assert started.phase is Phase.STALLED, "so it is for a node whose clock shows this second"
     early = started.complete(result())
     # The next block was built a second before that, or by a primary that says so.
     started.at(started.number, started.timestamp - 1)
@@ -640,6 +685,7 @@ def test_no_kind_of_result_may_count_other_verdicts(started: World, timely_voter
     started.judge(operators=OPERATORS[:3])
     started.mine(GRACE, 1)
     started.verdict(OPERATORS[3], (OK, OK))
+    started.advance()
     votes = [result(), empty_result(ResultKind.VOID), empty_result(ResultKind.FAILED)]
     wrong = [replace(each, timely_voters=timely_voters) for each in votes]
     other = ContractError("LedgerOtherVoters", (0b0111,))
@@ -651,6 +697,7 @@ def test_no_kind_of_result_may_count_other_verdicts(started: World, timely_voter
 def test_payment_may_not_count_other_verdicts(started: World) -> None:
     to_last_ballot(started)
     started.pass_phase()
+    started.advance()
     wrong = replace(payment(), timely_voters=0b0111)
     other = ContractError("LedgerOtherVoters", (0b1111,))
     assert refusal(started.result, OPERATORS[0], wrong) == other
@@ -1026,6 +1073,7 @@ def test_validator_that_left_still_judges_its_open_ballot() -> None:
     world.mine(CHANGE_BLOCKS)
     world.judge((OK, CHEAT), operators=OPERATORS[1:3])
     world.mine(GRACE, 3)
+    world.advance()
     vote = world.agree(result("r", 2))
     assert world.settle(vote).events
 

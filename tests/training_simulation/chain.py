@@ -215,7 +215,7 @@ class KnownPhase:
         if moment == self.moment:
             return True
         if self.phase in ENDLESS:
-            # The call with which verdicts begin has no event.
+            # The calls with which verdicts, results and payments begin have no event.
             attempt = history.attempt
             return self.phase is not Phase.STALLED or attempt is None or not attempt.commitments
         if may_end_early(history):

@@ -337,7 +337,7 @@ def compute_attempt_seconds(spec: TaskSpec, n: int, floor: int, empty_block_ms: 
     commit = max(spec.phases.commit_seconds, vote)
     verdict, result = max(spec.phases.verdict_seconds, vote), max(spec.phases.result_seconds, vote)
     turns = last(2 * n)
-    return commit + turns + 3 * (verdict + result + turns) + result
+    return commit + 3 * (verdict + result) + result + 8 * turns
 
 
 def compute_answer_pay() -> int:

@@ -5,6 +5,7 @@ pragma solidity ^0.8.30;
 /// @notice A task is trained in rounds. Each round is one or more attempts: the miners with seats commit
 /// to gradients, then the validators' operators vote a verdict on each gradient, then on the result. If a
 /// vote misses its quorum it is repeated in the next ballot; after three ballots the attempt is void.
+/// Every phase begins in the block of a call, so that its least blocks are never over before it began.
 /// @dev `phase(taskId)` decides which phase a task is in; nodes must not compute it in another way. A
 /// phase ends at the first block with timestamp >= start + seconds and number >= start + the floor of the
 /// attempt, or earlier, at the block with the last expected transaction.
@@ -33,7 +34,7 @@ interface IGradientLedger {
         uint64 openTime;
         uint64 verdictBlock; // start of this ballot's verdict phase; 0 before it
         uint64 verdictTime;
-        uint64 resultBlock; // start of this ballot's result phase; 0 before it
+        uint64 resultBlock; // start of this ballot's result phase, or of the payment phase; 0 before it
         uint64 resultTime;
         uint32 expectedCommitments;
         uint32 commitmentCount;
@@ -182,8 +183,9 @@ interface IGradientLedger {
     /// void it. Anyone may call.
     function settleRound(uint256 taskId, ResultVote calldata result) external;
 
-    /// @notice Move a stalled round on: to the next ballot, or, after the last one, to the next attempt. Also
-    /// opens an attempt if the task has all that it needs for one. Anyone may call.
+    /// @notice Move a stalled round on: to the phase that follows a deadline, to the next ballot, or, after the
+    /// last one, to the next attempt. Also opens an attempt if the task has all that it needs for one. Anyone
+    /// may call.
     function advanceRound(uint256 taskId) external;
 
     // ---- the seats' call

@@ -438,6 +438,15 @@ def test_a_stalled_ballot_is_ended_in_turn() -> None:
     ]
 
 
+def test_operator_without_the_state_advances_an_attempt() -> None:
+    """The payment phase needs no state, and begins with a call."""
+    own = replace(READY_WORK, is_state_held=False)
+    stalled = duties(history_after(opened(), committed(0)), Phase.STALLED, own)
+    assert [type(duty) for duty in stalled] == [RestoreState, AdvanceRound]
+    waiting = duties(history_after(opened(), committed(0)), Phase.STALLED, own, own_index=1)
+    assert [type(duty) for duty in waiting] == [RestoreState]
+
+
 def test_a_quorum_of_equal_results_is_needed() -> None:
     other = replace(VOTE, accepted_units=9)
     two = history_after(opened(), result(0), result(1), result(2, other)).attempt

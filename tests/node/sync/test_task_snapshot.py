@@ -306,6 +306,7 @@ def test_paid_attempt_without_a_model_counts_as_progress() -> None:
         world.fail_ballot(*[(OK, UNCHECKED)] * 4)
     world.judge((OK, OK))
     world.pass_phase()
+    world.advance()
     world.settle(world.agree(pay_all(world, payment())))
     assert world.history.lease.progress_time == world.timestamp
     assert build_by_snapshot(world) == without_what_only_events_tell(world)

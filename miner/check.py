@@ -20,8 +20,8 @@ from miner.gradient import PartialGradient, begin_gradient, clip
 from miner.measurement import MAX_DISTANCE_PPB, measure
 from miner.model import flatten, unflatten
 from miner.noise import CHECK_TRIALS, SEED_BYTES, build_reference, compute_noise_ppb
-from miner.samples import Samples
 from miner.trainer import Trainer
+from pot_common.samples import Samples
 from pot_common.worker import bad_request
 
 

@@ -21,7 +21,7 @@ from miner.gradient import PartialGradient, clip
 from miner.loss import compute_logit_gradient
 from miner.measurement import MAX_DISTANCE_PPB, measure
 from miner.model import ordered_parameters, set_parameters
-from miner.samples import Places
+from pot_common.samples import Places
 
 SEED_BYTES: Final = 16
 """The length of the seed of a check's draws: the author of a task must not guess it."""

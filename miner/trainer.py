@@ -38,7 +38,7 @@ from miner.noise import (
     continue_trial,
     load_moved_parameters,
 )
-from miner.samples import Places, Samples
+from pot_common.samples import Places, Samples
 
 MAX_INTEGER: Final = 2**53 - 1
 """JSON's largest exact integer."""

@@ -17,8 +17,8 @@ from chain.training.encoding import GradientHeader
 from chain.training.task_checks import compute_work_milliseconds
 from chain.training.task_spec import TaskSpec
 from miner.builder import PayloadBuilder
-from miner.samples import compute_samples
 from pot_common.rpc_replies import ClientError
+from pot_common.samples import compute_samples
 
 LEAST_SECONDS: Final = 1e-3
 """A shorter measured time counts as this, so that no division is by 0."""

@@ -59,10 +59,10 @@ from miner.devices import open_device
 from miner.examination import MEASURED_SAMPLES, examine_noise_ppb
 from miner.gradient import clip, compute_microbatch
 from miner.noise import SEED_BYTES
-from miner.samples import Samples
 from miner.trainer import open_stored_task, to_micronats
 from pot_common.errors import OperatorError
 from pot_common.framing import FrameError
+from pot_common.samples import Samples
 from pot_common.worker import (
     MACHINE_STATUS,
     Answer,

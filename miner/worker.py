@@ -57,10 +57,10 @@ from miner.outcomes import (
 from miner.places import Places
 from miner.replies import AttemptReply
 from miner.reveals import RevealPusher
-from miner.samples import compute_samples
 from miner.trial import UnitTrial
 from pot_common.rpc_client import RpcCallError
 from pot_common.rpc_replies import ClientError
+from pot_common.samples import compute_samples
 
 REGISTER_TRIES: Final = 5
 """How often a miner tries to take a seat: others may be faster, or an attempt may just open."""

@@ -91,7 +91,7 @@ class Assignment:
     def sample_indices(self, miner: Address) -> tuple[int, ...]:
         """The samples of `miner`, in the order in which its gradient header binds them.
 
-        This is the definition, for few samples; miner/samples.py computes many at once.
+        This is the definition, for few samples; pot_common/samples.py computes many at once.
         """
         first, count = self.sample_range(miner)
         return tuple(

@@ -6,6 +6,7 @@ answers, so no event can be missed and no restart forgets a duty.
 The contract's `phase` decides which phase it is; its answer is an argument.
 """
 
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Final
@@ -375,6 +376,14 @@ def is_evaluated(spec: TaskSpec, round_number: int) -> bool:
     """Whether validators evaluate the model that a round ends with."""
     settled = round_number + 1
     return settled == spec.round_count or settled % spec.evaluate_every == 0
+
+
+def list_evaluated(spec: TaskSpec, settled_count: int) -> Iterator[int]:
+    """The settled rounds whose models validators evaluate, the latest first."""
+    every = spec.evaluate_every
+    if settled_count == spec.round_count and settled_count % every:
+        yield settled_count - 1
+    yield from range(settled_count // every * every - 1, -1, -every)
 
 
 def _result_duties(

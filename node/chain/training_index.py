@@ -47,6 +47,10 @@ from node.storage.database import Reader, Table
 KEPT_HISTORIES: Final = 1_024
 """The size of the caches of decoded tasks and specifications. No chain has more open tasks."""
 
+KEPT_SETTLED: Final = 64
+"""The size of the cache of settled rounds, which never change. The largest takes half a
+megabyte."""
+
 KEPT_ACCUSED: Final = 4_096
 """The size of the cache of accused miners, by ended attempt."""
 
@@ -109,6 +113,7 @@ class TrainingIndex:
             KEPT_HISTORIES
         )
         """With the head at which the row was last read, and the row."""
+        self._settled: RowCache[tuple[TaskId, int], SettledRound] = RowCache(KEPT_SETTLED)
         self._accused: RowCache[tuple[TaskId, int], tuple[Address, ...]] = RowCache(KEPT_ACCUSED)
 
     @property
@@ -211,8 +216,16 @@ class TrainingIndex:
 
     def settled_round(self, task_id: TaskId, round_number: int) -> SettledRound | None:
         """A settled round; None if it is not settled or older than this node's snapshot."""
+        key = (task_id, round_number)
+        known = self._settled.get(key)
+        if known is not None:
+            return known
         value = self._store.training_row(_round_key(AttemptId(task_id, round_number, 0)))
-        return None if value is None else _ROUNDS.validate_json(value)[0]
+        if value is None:
+            return None
+        settled = _ROUNDS.validate_json(value)[0]
+        self._settled.put(key, settled)
+        return settled
 
     def spec(self, history: TaskHistory) -> TaskSpec | None:
         """The task's specification; None if the submitted bytes are invalid."""

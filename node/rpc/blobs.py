@@ -9,6 +9,7 @@ from typing import BinaryIO, Final
 from chain.crypto import CHUNK_BYTES
 from chain.hexadecimal import to_hex
 from chain.primitives import Hash32
+from node.ipc.turns import SharedTurns
 from node.rpc.http import HttpError, Request, Response, json_response
 from node.rpc.read_places import ReadPlace, ReadPlaces
 from node.rpc.uploads import Uploads
@@ -16,6 +17,9 @@ from node.storage.blobs import BlobDamagedError, BlobStore
 
 CONCURRENT_TRANSFERS: Final = 64
 """Limit of blobs that are sent at the same time; each holds one chunk in memory."""
+
+MANIFESTS: Final = 2
+"""Limit of lists of chunks that are read at the same time; the longest has 65 536 hashes."""
 
 _BLOB_PATH = re.compile(r"/v1/blobs/(?:0x)?([0-9a-f]{64})(/chunks)?\Z")
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})\Z")
@@ -27,6 +31,7 @@ class BlobReads:
     def __init__(self, store: BlobStore) -> None:
         self._store = store
         self._places = ReadPlaces(CONCURRENT_TRANSFERS)
+        self._manifest_turns = SharedTurns(MANIFESTS)
 
     async def answer(self, request: Request, content_id: Hash32, *, chunks: bool) -> Response:
         """The response with a blob, a range of it, or the hashes of its chunks.
@@ -70,9 +75,12 @@ class BlobReads:
 
     async def _answer_chunks(self, content_id: Hash32) -> Response:
         try:
-            manifest = await asyncio.to_thread(self._store.manifest, content_id)
+            return await self._manifest_turns.run(self._describe_chunks, content_id)
         except (KeyError, BlobDamagedError) as error:
             raise _not_here(content_id) from error
+
+    def _describe_chunks(self, content_id: Hash32) -> Response:
+        manifest = self._store.manifest(content_id)
         return json_response(
             {
                 "contentId": to_hex(content_id),

@@ -3,6 +3,7 @@
 This module is independent of HTTP and of the methods.
 """
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
@@ -11,6 +12,7 @@ from typing import Final
 import structlog
 
 from chain.json_types import Json, JsonObject
+from node.ipc.turns import SharedTurns
 from node.rpc.errors import ErrorCode, RpcError
 from node.rpc.metrics import UNKNOWN_METHOD, RpcMetrics
 from node.rpc.parameters import Parameters
@@ -29,6 +31,13 @@ BATCH_LIMIT_SECONDS: Final = 30.0
 ID_LIMIT_CHARACTERS: Final = 1_000
 """Limit of a request's id, because each response repeats it."""
 
+LARGE_ANSWER_VALUES: Final = 2_000
+"""An answer with more values than this is encoded in a thread: it takes more than a millisecond."""
+
+ENCODINGS: Final = 1
+"""Limit of large answers that are encoded at the same time. The encoder shares one interpreter with
+the event loop, so more of them would only leave less time to others."""
+
 Method = Callable[[Parameters], Awaitable[Json]]
 """A method: from parameters to the result. It raises RpcError for an error that the client gets."""
 
@@ -41,6 +50,7 @@ class Dispatcher:
     def __init__(self, methods: Mapping[str, Method], metrics: RpcMetrics | None = None) -> None:
         self._methods = methods
         self._metrics = metrics or RpcMetrics()
+        self._encodings = SharedTurns(ENCODINGS)
 
     async def answer(self, body: bytes) -> bytes | None:
         """The response to `body`; None if it holds only notifications."""
@@ -51,7 +61,12 @@ class Dispatcher:
         if isinstance(message, list):
             return await self._answer_batch(message)
         response = await self._answer_one(message)
-        return None if response is None else dump_json(response)
+        return None if response is None else await self._encode(response)
+
+    async def _encode(self, response: JsonObject) -> bytes:
+        if _is_large(response):
+            return await self._encodings.run(dump_json, response)
+        return dump_json(response)
 
     async def _answer_batch(self, batch: list[Json]) -> bytes | None:
         if not batch:
@@ -74,8 +89,10 @@ class Dispatcher:
                 response = _refuse_unanswered(message, limit)
             else:
                 response = await self._answer_one(message)
+                # A method may have waited for nothing, and other clients are to be answered, too.
+                await asyncio.sleep(0)
             if response is not None:
-                responses.append(dump_json(response))
+                responses.append(await self._encode(response))
                 size += len(responses[-1])
         return b"[" + b",".join(responses) + b"]" if responses else None
 
@@ -122,6 +139,19 @@ class Dispatcher:
         if not isinstance(params, list):
             raise RpcError(ErrorCode.INVALID_PARAMS, "non-array args")
         return await method(Parameters(params))
+
+
+def _is_large(answer: Json) -> bool:
+    """Whether an answer has so many values that encoding takes long."""
+    found: list[Json] = [answer]
+    for each in found:
+        if isinstance(each, dict):
+            found.extend(each.values())
+        elif isinstance(each, list):
+            found.extend(each)
+        if len(found) > LARGE_ANSWER_VALUES:
+            return True
+    return False
 
 
 def _refuse_unanswered(message: Json, limit: str) -> JsonObject | None:

@@ -1,10 +1,8 @@
 """The methods that Ethereum's wallets and libraries call (docs/spec/rpc.md, section 2)."""
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
 from chain.crypto import keccak256
@@ -15,6 +13,7 @@ from chain.primitives import Address, BlockNumber, Hash32
 from chain.types.header import Header
 from chain.types.transaction import decode_transaction
 from node.ipc.client import IpcError, IpcRefusedError, NodeLink
+from node.ipc.turns import SharedTurns
 from node.rpc import parameters
 from node.rpc.call_objects import parse_call, parse_overrides
 from node.rpc.calls import CallExecutor
@@ -74,7 +73,7 @@ class EthMethods:
         self._node = node
         self._fees = fees
         self._calls = calls
-        self._slow_reads = asyncio.Semaphore(SLOW_READS)
+        self._slow_reads = SharedTurns(SLOW_READS)
 
     def table(self) -> Mapping[str, Method]:
         """The methods by name."""
@@ -120,8 +119,7 @@ class EthMethods:
         }
 
     async def _slow(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        async with self._slow_reads:
-            return await asyncio.to_thread(partial(function, *args, **kwargs))
+        return await self._slow_reads.run(function, *args, **kwargs)
 
     async def _ask_node(self, method: str, params: JsonObject | None = None) -> Json:
         try:
@@ -253,7 +251,7 @@ class EthMethods:
         # Parsing the largest body takes half a second, so it is done in a thread. A call without
         # lists takes 0.01 ms.
         is_large = bool(overrides or call.get("accessList"))
-        return await asyncio.to_thread(parse) if is_large else parse()
+        return await self._slow(parse) if is_large else parse()
 
     # Fees.
 

@@ -1,8 +1,8 @@
 """The `pot_` methods for the node, tasks, rounds and rewards (docs/spec/rpc.md, section 2)."""
 
-import asyncio
 from collections.abc import Mapping
 from functools import partial
+from itertools import islice
 from typing import Final, assert_never
 
 from chain.contracts import gradient_ledger, miner_seats, reward_distributor, task_registry
@@ -21,6 +21,7 @@ from chain.json_types import Json, JsonObject
 from chain.primitives import Address, BlockNumber, TaskId
 from chain.training.acceptance import decode_verdicts
 from chain.training.architectures import count_parameters
+from chain.training.assignment import Assignment
 from chain.training.attempt_records import Attempt
 from chain.training.decisions import Guilt, Outcome
 from chain.training.fines import compute_miss, compute_pay
@@ -33,12 +34,14 @@ from chain.training.history import (
     get_theta_root,
 )
 from chain.training.openings import list_obstacles
+from chain.training.rounds import list_evaluated
 from chain.training.slashing import get_heaviest
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import (
     TaskSpec,
 )
 from node.ipc.client import IpcError, NodeLink
+from node.ipc.turns import SharedTurns
 from node.rpc.dispatch import Method
 from node.rpc.errors import ErrorCode, RpcError, history_not_held, invalid_params
 from node.rpc.kept_answers import KeptAnswers
@@ -64,6 +67,7 @@ from node.rpc.training_encoding import (
 from node.rpc.training_view import TrainingView
 from node.training.checks import load_check
 from pot_common.json_text import parse_json
+from pot_common.samples import compute_samples
 
 LIST_LIMIT: Final = 100
 """Limit of tasks in an answer."""
@@ -72,12 +76,17 @@ SAMPLE_LIST_LIMIT: Final = 4_096
 """Limit of sample indices in a work receipt; if there are more, the receipt has only their
 number."""
 
-EVALUATION_SEARCH_LIMIT: Final = 64
-"""Number of latest rounds that are searched for the latest evaluation."""
+EVALUATION_SEARCH_LIMIT: Final = 4
+"""Number of latest rounds with an evaluation due that are searched for the latest evaluation.
+Validators may settle a round without it. A round with the most miners takes 2 ms."""
 
 EVENT_SEARCHES: Final = 2
 """Limit of searches for the events of seats at the same time. Others wait, so that threads remain
 for short requests."""
+
+COMPUTATIONS: Final = 1
+"""Limit of computations in threads at the same time. They are Python code and take turns with the
+event loop, so more of them would only leave less time to uploads."""
 
 _parse_id = partial(parse_integer, low=1, high=2**53 - 1)
 _parse_round = partial(parse_integer, low=0, high=2**32 - 1)
@@ -95,8 +104,9 @@ class PotMethods:
         self._client_version = client_version
         self._rpc_url = rpc_url
         self._proofs = RewardProofs(view.index, view.chain_id)
-        self._searches = asyncio.Semaphore(EVENT_SEARCHES)
-        self._rounds = RoundView(view, self._searches)
+        self._searches = SharedTurns(EVENT_SEARCHES)
+        self._computations = SharedTurns(COMPUTATIONS)
+        self._rounds = RoundView(view, self._searches, self._computations)
 
     def table(self) -> Mapping[str, Method]:
         """The methods by name."""
@@ -172,6 +182,9 @@ class PotMethods:
             raise invalid_params("expected offset and limit")
         offset = parse_integer(page.get("offset", 0), low=0, high=2**53 - 1)
         limit = parse_integer(page.get("limit", LIST_LIMIT), low=1, high=LIST_LIMIT)
+        return await self._computations.run(self._summarize_page, offset, limit)
+
+    def _summarize_page(self, offset: int, limit: int) -> Json:
         last = min(self._view.index.task_count(), offset + limit)
         histories = (
             self._view.index.history(TaskId(number)) for number in range(offset + 1, last + 1)
@@ -224,7 +237,7 @@ class PotMethods:
             "refusals": encode_refusals(history),
             "round": encode_round_state(state),
             "deadline": encode_deadline(deadline),
-            "evaluation": self._find_evaluation(history),
+            "evaluation": await self._computations.run(self._find_evaluation, history),
         }
 
     def _summarize(self, history: TaskHistory) -> JsonObject:
@@ -241,10 +254,12 @@ class PotMethods:
 
     def _find_evaluation(self, history: TaskHistory) -> Json:
         spec = self._view.index.spec(history)
-        last = history.rounds_settled - 1
-        for number in range(last, max(-1, last - EVALUATION_SEARCH_LIMIT), -1):
+        if spec is None:
+            return None
+        due = list_evaluated(spec, history.rounds_settled)
+        for number in islice(due, EVALUATION_SEARCH_LIMIT):
             settled = self._view.index.settled_round(history.task_id, number)
-            if settled is not None and spec is not None and get_evaluation(settled) is not None:
+            if settled is not None and get_evaluation(settled) is not None:
                 return {"round": number, **encode_evaluation(settled, spec)}
         return None
 
@@ -299,13 +314,15 @@ class PotMethods:
 
     # Rounds.
 
-    def _find_settled(self, history: TaskHistory, number: int) -> SettledRound | None:
+    async def _find_settled(self, history: TaskHistory, number: int) -> SettledRound | None:
         """A settled round; None if it is not settled.
 
         Raises:
             RpcError: 4444: The round was settled below the snapshot that this node began with.
         """
-        settled = self._view.index.settled_round(history.task_id, number)
+        settled = await self._computations.run(
+            self._view.index.settled_round, history.task_id, number
+        )
         if settled is None and number < history.rounds_settled:
             raise history_not_held(self._view.chain.store.first_held())
         return settled
@@ -317,7 +334,7 @@ class PotMethods:
         spec = None if history is None else self._view.index.spec(history)
         if history is None or spec is None:
             return None
-        settled = self._find_settled(history, number)
+        settled = await self._find_settled(history, number)
         return await self._rounds.describe_round(history, spec, number, settled)
 
     async def _get_fines(self, params: Parameters) -> Json:
@@ -336,7 +353,7 @@ class PotMethods:
         spec = None if history is None else self._view.index.spec(history)
         if history is None or spec is None:
             return None
-        settled = self._find_settled(history, number)
+        settled = await self._find_settled(history, number)
         attempt = history.attempt if settled is None else settled.attempt
         if attempt is None or attempt.id.round_number != number:
             if attempt is not None or number != history.rounds_settled:
@@ -354,12 +371,12 @@ class PotMethods:
         sample_count = units * spec.samples_per_unit
         samples: Json = sample_count
         if sample_count <= SAMPLE_LIST_LIMIT:
-            samples = list(assignment.sample_indices(miner))
-        outcome = (
-            None
-            if settled is None
-            else compute_outcome(attempt, spec, self._view.index.validator_set)
-        )
+            samples = await self._computations.run(_list_samples, assignment, miner)
+        outcome = None
+        if settled is not None:
+            outcome = await self._computations.run(
+                compute_outcome, attempt, spec, self._view.index.validator_set
+            )
         is_accepted = outcome is not None and index is not None and index in outcome.accepted
         is_absent = settled is not None and index is None
         declared = units if index is None else attempt.commitments[index].units
@@ -518,7 +535,7 @@ class PotMethods:
             return None
         if number is None:
             number = max(0, history.rounds_settled - 1)
-        settled = self._find_settled(history, number)
+        settled = await self._find_settled(history, number)
         if settled is None:
             return None
         model_root = settled.vote.model_root
@@ -532,6 +549,13 @@ class PotMethods:
             "parameters": parameter_count,
             "path": f"/v1/blobs/{to_hex(model_root)}",
         }
+
+
+def _list_samples(assignment: Assignment, miner: Address) -> Json:
+    first, count = assignment.sample_range(miner)
+    samples: list[Json] = []
+    samples.extend(compute_samples(assignment.seed, assignment.sample_count, first, count).tolist())
+    return samples
 
 
 def _describe_spec(history: TaskHistory) -> Json:

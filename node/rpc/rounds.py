@@ -3,7 +3,6 @@
 docs/spec/rpc.md, section 2, describes the answer.
 """
 
-import asyncio
 from typing import Final
 
 from chain.contracts import miner_seats
@@ -15,6 +14,7 @@ from chain.training.attempt_records import Attempt
 from chain.training.fines import compute_miss
 from chain.training.history import SettledRound, TaskHistory, compute_outcome
 from chain.training.task_spec import TaskSpec
+from node.ipc.turns import SharedTurns
 from node.rpc.fines import describe_absent, describe_fines
 from node.rpc.seats import ABSENCE
 from node.rpc.training_encoding import (
@@ -37,15 +37,19 @@ COMMITTING: Final = (Phase.WAITING, Phase.COMMITMENT)
 class RoundView:
     """Describes rounds, attempts and fines."""
 
-    def __init__(self, view: TrainingView, limiter: asyncio.Semaphore) -> None:
+    def __init__(
+        self, view: TrainingView, searches: SharedTurns, computations: SharedTurns
+    ) -> None:
         """Make the view.
 
         Args:
             view: What RPC reads.
-            limiter: Bounds the searches for events at the same time.
+            searches: Bounds the searches for events at the same time.
+            computations: Bounds what is computed in threads at the same time.
         """
         self._view = view
-        self._limiter = limiter
+        self._searches = searches
+        self._computations = computations
 
     async def describe_round(
         self, history: TaskHistory, spec: TaskSpec, number: int, settled: SettledRound | None
@@ -69,7 +73,7 @@ class RoundView:
             "openBlock": attempt.open_block,
             "seed": to_hex(seed),
             "participants": encode_participants(participants),
-            **encode_records(attempt),
+            **await self._computations.run(encode_records, attempt),
             "absent": await self.describe_absent(
                 history, spec, attempt, is_over=settled is not None
             ),
@@ -80,7 +84,9 @@ class RoundView:
                 ("blockNumber", "result", "payout", "seconds", "fines", *EVALUATION_NAMES)
             )
             return {**found, **nothing, "accepted": []}
-        outcome = compute_outcome(attempt, spec, self._view.index.validator_set)
+        outcome = await self._computations.run(
+            compute_outcome, attempt, spec, self._view.index.validator_set
+        )
         return {
             **found,
             **encode_evaluation(settled, spec),
@@ -171,21 +177,21 @@ class RoundView:
         if attempt is not None and attempt.id.attempt_number == 0:
             return ()
         store, index = self._view.chain.store, self._view.index
-        before = index.settled_round(history.task_id, number - 1) if number else None
+        before = None
+        if number:
+            before = await self._computations.run(index.settled_round, history.task_id, number - 1)
         first = history.submitted_block if before is None else before.block_number
         last = store.head_number() if attempt is None else attempt.open_block
-        async with self._limiter:
-            return await asyncio.to_thread(
-                find_void_attempts, self._view.chain, history.task_id, number, first, last
-            )
+        return await self._searches.run(
+            find_void_attempts, self._view.chain, history.task_id, number, first, last
+        )
 
     async def _describe_fines(
         self, history: TaskHistory, spec: TaskSpec, ordinal: int
     ) -> JsonObject | None:
         """The fines of an ended attempt; None if it can have none, or is forgotten."""
         seat_bond = await self._view.contracts.read(miner_seats.seat_bond())
-        async with self._limiter:
-            return await asyncio.to_thread(self._load_fines, history, spec, ordinal, seat_bond)
+        return await self._searches.run(self._load_fines, history, spec, ordinal, seat_bond)
 
     def _load_fines(
         self, history: TaskHistory, spec: TaskSpec, ordinal: int, seat_bond: int

@@ -4,7 +4,6 @@ Absence is accounted for lazily on the chain; here an absence shows as soon as i
 ended.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -31,6 +30,7 @@ from chain.json_types import JsonObject
 from chain.primitives import Address, BlockNumber, TaskId
 from chain.training.fines import compute_bond, compute_miss
 from chain.training.history import TaskHistory
+from node.ipc.turns import SharedTurns
 from node.rpc.chain_view import ChainView
 from node.rpc.logs import find_events
 from node.rpc.training_view import TrainingView
@@ -53,7 +53,7 @@ class Loss:
 
 
 async def describe_seat(
-    view: TrainingView, history: TaskHistory, miner: Address, limiter: asyncio.Semaphore
+    view: TrainingView, history: TaskHistory, miner: Address, searches: SharedTurns
 ) -> JsonObject | None:
     """The seat of a miner as JSON; None if it has none, or has withdrawn its bonds.
 
@@ -61,7 +61,7 @@ async def describe_seat(
         view: What RPC reads.
         history: The task.
         miner: The account.
-        limiter: Bounds the searches for events at the same time.
+        searches: Bounds the searches for events at the same time.
 
     Raises:
         RpcError: No call worker answers in time.
@@ -75,8 +75,7 @@ async def describe_seat(
     seat_bond = await contracts.read(miner_seats.seat_bond())
     term = await contracts.read(miner_seats.seat_attempts())
     claimed = await contracts.read(reward_distributor.claimed_of(task, miner))
-    async with limiter:
-        known = await asyncio.to_thread(find_losses, view.chain, task, miner, seat)
+    known = await searches.run(find_losses, view.chain, task, miner, seat)
     miss = compute_miss(seat.units * terms.unit_price)
     pending = tuple(Loss(each, ABSENCE, miss) for each in list_pending(seat, progress))
     losses = (*known, *pending)

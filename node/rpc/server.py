@@ -7,6 +7,7 @@ node. /v1 is for blobs.
 from typing import Final, Protocol
 
 from node.ipc.client import IpcError, NodeLink
+from node.ipc.turns import CLIENT
 from node.rpc.chain_view import ChainView
 from node.rpc.dispatch import Dispatcher
 from node.rpc.http import HttpError, Request, Response, json_response
@@ -60,6 +61,7 @@ class RpcService:
         Raises:
             HttpError: The request is refused.
         """
+        CLIENT.set(request.client)
         if request.path.startswith("/v1/"):
             return await self._blobs(request)
         match request.method, request.path:

@@ -32,6 +32,7 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
     "JSON and TOML for people and tools; tests/node/rpc and tests/node/cli compare it whole": (
         "Check.to_json",
         "Dispatcher._answer_batch",
+        "Dispatcher._encode",
         "Dispatcher.answer",
         "EthMethods._encode_at",
         "EthMethods._encode_block",

@@ -33,11 +33,11 @@ from miner.data import MappedRows, store_rows
 from miner.devices import open_device
 from miner.gradient import PartialGradient, clip
 from miner.model import build_model, load_parameters
-from miner.samples import Samples, compute_samples
 from miner.trainer import Trainer, open_task
 from miner.verify import Worker
 from node.client.task_file import build_initial_weights, encode_npz
 from pot_common.framing import WORKER_ANSWERS, WORKER_QUESTIONS, FrameError
+from pot_common.samples import Samples, compute_samples
 from pot_common.worker import serve
 from tests.miner.crafted import CraftedTask, compute_gradient, craft_overflow
 from tests.worlds.training import SPEC, header_of

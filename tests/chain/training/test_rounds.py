@@ -1,5 +1,7 @@
 from dataclasses import replace
 
+import pytest
+
 from chain.contracts import gradient_ledger
 from chain.contracts.gradient_ledger import Deadline, ResultKind, ResultVote
 from chain.contracts.task_registry import TaskStatus
@@ -29,6 +31,7 @@ from chain.training.rounds import (
     is_evaluated,
     is_late,
     list_duties,
+    list_evaluated,
 )
 from chain.training.task_checks import REFUSAL_CODES, ObjectionCode
 from tests.worlds.contracts import MINERS, TERMS, World, new_world_with_floor
@@ -461,3 +464,10 @@ def test_a_quorum_of_equal_results_is_needed() -> None:
 def test_a_closed_task_is_owed_nothing() -> None:
     closed = replace(history_after(opened()), status=TaskStatus.CLOSED)
     assert duties(closed, Phase.INACTIVE) == ()
+
+
+@pytest.mark.parametrize("settled_count", range(8))
+def test_evaluated_rounds_are_listed_from_the_latest(settled_count: int) -> None:
+    spec = replace(SPEC, round_count=7, evaluate_every=3)
+    evaluated = [number for number in range(settled_count) if is_evaluated(spec, number)]
+    assert list(list_evaluated(spec, settled_count)) == evaluated[::-1]

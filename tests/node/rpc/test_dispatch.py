@@ -4,15 +4,17 @@ import asyncio
 import itertools
 import json
 import sys
+import threading
 
 import pytest
 
 from chain.json_types import Json
 from node.rpc import dispatch
-from node.rpc.dispatch import BATCH_LIMIT, Dispatcher
+from node.rpc.dispatch import BATCH_LIMIT, LARGE_ANSWER_VALUES, Dispatcher
 from node.rpc.errors import ErrorCode, RpcError
 from node.rpc.metrics import RpcMetrics
 from node.rpc.parameters import Parameters
+from pot_common.json_text import dump_json
 
 
 async def echo(params: Parameters) -> Json:
@@ -173,3 +175,43 @@ def test_requests_are_counted_by_known_method_and_result() -> None:
     }
     seconds = metrics.registry.get_sample_value("pot_rpc_request_seconds_count", {"method": "echo"})
     assert seconds == 2
+
+
+def test_clients_are_answered_between_the_requests_of_a_batch() -> None:
+    order: list[str] = []
+
+    async def note(_params: Parameters) -> Json:
+        order.append("batch")
+        return None
+
+    async def run() -> None:
+        dispatcher = Dispatcher({"note": note})
+        batch = json.dumps([request("note")] * 10).encode()
+        answering = asyncio.create_task(dispatcher.answer(batch))
+        while not answering.done():
+            await asyncio.sleep(0)
+            order.append("other client")
+
+    asyncio.run(run())
+    assert "other client" in order[: order.index("batch") + 2]
+
+
+@pytest.mark.parametrize(
+    ("result", "is_in_thread"), [([0] * LARGE_ANSWER_VALUES, True), ([[0]] * 10, False)]
+)
+def test_large_answer_is_encoded_outside_of_the_event_loop(
+    result: Json, is_in_thread: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[bool] = []
+
+    def note_thread(value: Json) -> bytes:
+        threads.append(threading.current_thread() is not threading.main_thread())
+        return dump_json(value)
+
+    async def give(_params: Parameters) -> Json:
+        return result
+
+    monkeypatch.setattr(dispatch, "dump_json", note_thread)
+    dispatcher = Dispatcher({"give": give})
+    reply = asyncio.run(dispatcher.answer(json.dumps(request("give")).encode()))
+    assert (json.loads(reply or b""), threads) == (success(result), [is_in_thread])

@@ -1,6 +1,7 @@
 """The `pot_` methods and uploads, with one training round on the real contracts."""
 
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,7 +39,9 @@ from chain.training.task_spec import (
     Shard,
 )
 from chain.training.task_spec_codec import compute_spec_hash, compute_terms, encode_task_spec
-from node.rpc import reward_proofs
+from node.chain.training_index import TrainingIndex
+from node.rpc import pot, reward_proofs, rounds
+from node.rpc.parameters import Parameters
 from node.setup.network_genesis import NetworkPlan, Seat, build_network, encode_genesis
 from node.storage.blobs import BlobStore
 from node.training.checks import get_checks_path
@@ -544,3 +547,46 @@ def test_answers_are_as_recorded(training: Round) -> None:
             ("pot_validators", []),
         ],
     )
+
+
+def test_nothing_that_can_be_large_is_computed_in_the_event_loop(
+    training: Round, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop_threads: set[int] = set()
+    computed: dict[str, set[int]] = {}
+
+    def watch(owner: object, name: str) -> None:
+        original = getattr(owner, name)
+
+        def noted(*args: object, **kwargs: object) -> object:
+            computed.setdefault(name, set()).add(threading.get_ident())
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    take = Parameters.end
+
+    def end(params: Parameters) -> None:
+        loop_threads.add(threading.get_ident())
+        take(params)
+
+    monkeypatch.setattr(Parameters, "end", end)
+    watch(pot, "compute_outcome")
+    watch(pot, "compute_samples")
+    watch(rounds, "compute_outcome")
+    watch(rounds, "encode_records")
+    watch(TrainingIndex, "settled_round")
+    for method, *params in (
+        ("pot_getTask", TASK),
+        ("pot_getRound", TASK, 0),
+        ("pot_getReceipt", TASK, 0, ANN.address),
+    ):
+        assert training.rpc.result(method, *params) is not None
+    assert sorted(computed) == [
+        "compute_outcome",
+        "compute_samples",
+        "encode_records",
+        "settled_round",
+    ]
+    assert loop_threads
+    assert not loop_threads & set().union(*computed.values())

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from chain.crypto import sha256
 from chain.training.assignment import DOMAIN_SAMPLES, permute
-from miner.samples import compute_samples
+from pot_common.samples import compute_samples
 
 SEED = sha256(b"seed")
 

@@ -1,0 +1,92 @@
+"""Turns at what the clients of an RPC process share (docs/spec/rpc.md, section 5).
+
+A client is an IP address. However many requests an address has waiting, each other address waits
+for one of them at most.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from contextvars import ContextVar, copy_context
+from typing import Final, ParamSpec, TypeVar
+
+CLIENT: Final[ContextVar[str]] = ContextVar("client", default="")
+"""The client of the request that the current task answers; empty for this process itself."""
+
+_Arguments = ParamSpec("_Arguments")
+_Value = TypeVar("_Value")
+
+
+class SharedTurns:
+    """A bounded number of turns. Those who wait get them in the order of clients, one each.
+
+    The waiting requests are bounded by the connections of the process.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._free = limit
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        """By client, in the order in which clients get their next turns."""
+
+    @asynccontextmanager
+    async def take(self) -> AsyncIterator[None]:
+        """Hold a turn."""
+        await self._acquire()
+        try:
+            yield
+        finally:
+            self._release()
+
+    async def run(
+        self,
+        function: Callable[_Arguments, _Value],
+        *args: _Arguments.args,
+        **kwargs: _Arguments.kwargs,
+    ) -> _Value:
+        """The result of a function that runs in a thread.
+
+        The turn ends with the function, even if the caller is cancelled: a thread cannot be ended.
+        """
+        await self._acquire()
+        context = copy_context()
+        running = asyncio.get_running_loop().run_in_executor(
+            None, lambda: context.run(function, *args, **kwargs)
+        )
+        running.add_done_callback(lambda _: self._release())
+        return await asyncio.shield(running)
+
+    async def _acquire(self) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        client = CLIENT.get()
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(client, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._release()
+            else:
+                self._forget(client, turn)
+            raise
+
+    def _forget(self, client: str, turn: "asyncio.Future[None]") -> None:
+        queue = self._waiting.get(client)
+        if queue is not None and turn in queue:
+            queue.remove(turn)
+            if not queue:
+                del self._waiting[client]
+
+    def _release(self) -> None:
+        while self._waiting:
+            client = next(iter(self._waiting))
+            queue = self._waiting.pop(client)
+            turn = queue.popleft()
+            if queue:
+                self._waiting[client] = queue
+            if not turn.done():  # a cancelled caller has not noticed yet
+                turn.set_result(None)
+                return
+        self._free += 1

@@ -8,7 +8,7 @@ import asyncio
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
@@ -40,6 +40,7 @@ from node.rpc.upload_places import (
     UploadPlaces,
     compute_own_seconds,
 )
+from node.storage.blob_files import BlobUpload
 from node.storage.blobs import BlobQuotaError, BlobStore
 from pot_common.errors import StorageError
 
@@ -252,7 +253,7 @@ class Uploads:
     ) -> None:
         size = place.claim.size_bytes
         begin = partial(self._store.upload, size, content_id, is_content=is_content)
-        with await asyncio.to_thread(begin) as upload:
+        with await _begin_upload(begin) as upload:
             async for part in request.chunks(
                 size, least_rate=LEAST_BYTES_PER_SECOND, seconds=seconds
             ):
@@ -268,6 +269,20 @@ class Uploads:
         except IpcError as error:
             # The blob is stored, so the node finds it when a job next checks for it.
             _log.warning("the node process could not be told of an uploaded blob", error=str(error))
+
+
+async def _begin_upload(begin: Callable[[], BlobUpload]) -> BlobUpload:
+    """Begin an upload in a thread, which goes on when the request is cancelled.
+
+    The file that it has made by then would take its room for a day, so it is waited for.
+    """
+    beginning = asyncio.create_task(asyncio.to_thread(begin))
+    try:
+        return await asyncio.shield(beginning)
+    except asyncio.CancelledError:
+        with suppress(BlobQuotaError, StorageError), await beginning:
+            pass
+        raise
 
 
 @contextmanager

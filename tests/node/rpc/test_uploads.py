@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from chain.training.task_spec import TaskSpec
 from node.rpc import http
 from node.rpc.http import HttpError, Message, Request, Response
 from node.rpc.uploads import Uploads
+from node.storage.blob_files import BlobUpload
 from node.storage.blobs import BlobStore
 from node.training.reveal_store import RevealStore
 from tests.worlds.training import TASK
@@ -256,6 +258,35 @@ def test_uploads_of_one_tasks_content_reserve_little_more_than_it_pays_for(
 
     two_tasks, own, lent = 2, 2, 2
     assert asyncio.run(run()) == two_tasks * (own + lent) * count_stored_bytes(len(SHARDS[0]))
+
+
+def test_upload_that_is_cancelled_while_it_begins_reserves_nothing(
+    tmp_path: Path, training: FakeTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = BlobStore(tmp_path / "blobs", quota_bytes=2**26)
+    uploads = Uploads(store, training, FakeNode())
+    begin, go_on = store.upload, threading.Event()
+
+    def begin_slowly(
+        size_limit: int, expected: Hash32 | None = None, *, is_content: bool = False
+    ) -> BlobUpload:
+        go_on.wait(10)
+        return begin(size_limit, expected, is_content=is_content)
+
+    monkeypatch.setattr(store, "upload", begin_slowly)
+
+    async def run() -> None:
+        request = shard_from("192.0.2.1").request
+        upload = asyncio.create_task(uploads.put_blob(request, shard_id()))
+        await asyncio.sleep(0.05)
+        upload.cancel()
+        await asyncio.sleep(0.05)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await upload
+
+    asyncio.run(run())
+    assert store.used_bytes() == 0
 
 
 def test_upload_of_content_ends_when_its_task_is_closed(

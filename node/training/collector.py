@@ -216,6 +216,7 @@ class Collector:
                 *(TaskId(int(name[1])) for name in names if name is not None),
                 *(attempt.task_id for attempt in self._reveals.attempts()),
                 *(state.task_id for state in self._state_parts.states()),
+                *(task_id for task_id, _ in self._rows.list()),
             )
         )
 

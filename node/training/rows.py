@@ -2,7 +2,7 @@
 
 How long data takes to unpack is up to the stranger who submitted it. So it is unpacked once, in the
 dry run of its task, into a blob of this node's own, and duties to rounds read from that blob only
-the rows that they need. A file TASK.rows holds the blob's content id.
+the rows that they need. A file rows/TASK holds the blob's content id.
 """
 
 import re
@@ -25,15 +25,19 @@ from node.training.work import ServedTask, UnavailableError
 from node.training.worker_pool import WorkerFilesError, WorkerPool, WorkerRefusedError
 from pot_common.atomic_file import write_atomically
 
-_RECORD_NAME: Final = re.compile(r"(\d{1,20})\.rows")
+_RECORD_NAME: Final = re.compile(r"\d{1,20}")
 _ID_BYTES: Final = 32
 
 
 class RowRecords:
-    """The content ids of the tasks' rows, as small files in one directory."""
+    """The content ids of the tasks' rows, as small files.
+
+    They have a directory of their own: beside them, each attempt of an open task has a file.
+    """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self._directory = directory / "rows"
+        self._directory.mkdir(parents=True, exist_ok=True)
 
     def put(self, task_id: TaskId, rows_id: Hash32) -> None:
         """Record the blob with a task's rows."""
@@ -49,18 +53,18 @@ class RowRecords:
 
     def list(self) -> Iterator[tuple[TaskId, Hash32]]:
         """All tasks that have a record, with their blobs."""
-        for path in self._directory.glob("*.rows"):
-            name = _RECORD_NAME.fullmatch(path.name)
-            rows_id = None if name is None else self.find(TaskId(int(name[1])))
-            if name is not None and rows_id is not None:
-                yield TaskId(int(name[1])), rows_id
+        for path in self._directory.iterdir():
+            if _RECORD_NAME.fullmatch(path.name):
+                rows_id = self.find(TaskId(int(path.name)))
+                if rows_id is not None:
+                    yield TaskId(int(path.name)), rows_id
 
     def remove(self, task_id: TaskId) -> None:
         """Delete the record of a task."""
         self._path(task_id).unlink(missing_ok=True)
 
     def _path(self, task_id: TaskId) -> Path:
-        return self._directory / f"{task_id}.rows"
+        return self._directory / str(task_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,11 @@ LABEL_BYTES: Final = 8
 LEAF_BYTES: Final = 32
 """The size of the hash that is stored for each chunk of a blob."""
 
+BLOB_FILES_BYTES: Final = 2**15
+"""What the files of a blob count beside its bytes, however small it is. On the disk they take two
+inodes and two blocks, some 10 KB; the rest is for the work of listing them. Without this, tasks
+with many tiny shards would leave millions of files and use hardly any of the quota."""
+
 _FEATURE_BYTES: Final = {FeatureType.FLOAT32: 4, FeatureType.UINT8: 1}
 _STORED_LABEL_BYTES: Final = {LabelType.UINT8: 1, LabelType.INT64: 8}
 
@@ -41,9 +46,11 @@ def count_content_bytes(spec: TaskSpec) -> int:
     return weights + sum(shard.byte_count for shard in spec.data.shards)
 
 
-def count_state_bytes(spec: TaskSpec) -> int:
-    """The bytes of a training state of the task."""
-    return sum(compute_layout(spec.optimizer, count_parameters(spec.model)))
+def count_closed_bytes(spec: TaskSpec) -> int:
+    """The bytes that a node keeps for the task when it is closed: its content and final state."""
+    parameter_count = count_parameters(spec.model)
+    content = [FLOAT32_BYTES * parameter_count, *(each.byte_count for each in spec.data.shards)]
+    return _count_stored([*content, *compute_layout(spec.optimizer, parameter_count)])
 
 
 def count_gradients(spec: TaskSpec) -> int:
@@ -96,7 +103,7 @@ def count_dataset_bytes(spec: TaskSpec) -> int:
 
 def count_stored_bytes(size_bytes: int) -> int:
     """The bytes of the quota that a blob of this size takes, with the hashes of its chunks."""
-    return size_bytes + LEAF_BYTES * max(1, -(-size_bytes // CHUNK_BYTES))
+    return BLOB_FILES_BYTES + size_bytes + LEAF_BYTES * max(1, -(-size_bytes // CHUNK_BYTES))
 
 
 def _count_stored(sizes: Iterable[int]) -> int:

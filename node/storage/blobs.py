@@ -104,13 +104,13 @@ class BlobStore:
         """The limit on all blobs together."""
         return self._quota_bytes
 
-    def has_room_for_content(self, size_bytes: int) -> bool:
-        """Whether that many bytes of a task's content fit without using the promised share.
+    def has_room_for_content(self, stored_bytes: int) -> bool:
+        """Whether content that takes so much of the quota fits beside the promised share.
 
         Raises:
             BlobDiskError: The directory cannot be read.
         """
-        return self.used_bytes() + size_bytes <= self._quota_bytes - self.promised_share_bytes
+        return self.used_bytes() + stored_bytes <= self._quota_bytes - self.promised_share_bytes
 
     @property
     def promised_share_bytes(self) -> int:

@@ -7,7 +7,7 @@ nothing of what it promises.
 from chain.primitives import TaskId
 from chain.training.fees import KEPT_SECONDS
 from chain.training.history import TaskHistory
-from chain.training.resources import count_content_bytes, count_state_bytes
+from chain.training.resources import count_closed_bytes
 from chain.training.task_spec import TaskSpec
 
 
@@ -24,8 +24,8 @@ class ClosedDisk:
         Content that it shares with another task is counted again, as it is paid for again.
         """
         assert history.closed is not None
-        kept = count_content_bytes(spec) + count_state_bytes(spec)
-        self._kept[history.task_id] = (kept, history.closed.timestamp + KEPT_SECONDS)
+        until = history.closed.timestamp + KEPT_SECONDS
+        self._kept[history.task_id] = (count_closed_bytes(spec), until)
 
     def count(self, now: int) -> int:
         """The bytes that are paid for at the time `now`."""

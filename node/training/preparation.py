@@ -12,7 +12,11 @@ from chain.contracts.task_registry import TaskStatus
 from chain.json_types import Json, JsonObject
 from chain.primitives import TaskId
 from chain.training.leases import READY_CODE
-from chain.training.resources import count_disk_bytes, count_rows_bytes
+from chain.training.resources import (
+    count_disk_bytes,
+    count_rows_bytes,
+    count_stored_bytes,
+)
 from chain.training.task_checks import (
     REFUSAL_CODES,
     UNCHECKED_CODES,
@@ -183,18 +187,19 @@ class Preparation:
             self._readiness.set_state(task.task_id, ReadinessState.PREPARING)
         wanted = list_content(spec)
         missing = sum(
-            size for content_id, size in wanted.items() if not self._blobs.has(content_id)
+            count_stored_bytes(size)
+            for content_id, size in wanted.items()
+            if not self._blobs.has(content_id)
         )
         if self._rows.find(task) is None:
-            missing += count_rows_bytes(spec)
-        # The directory may hold hundreds of thousands of files.
-        if missing and not await trio.to_thread.run_sync(self._blobs.has_room_for_content, missing):
+            missing += count_stored_bytes(count_rows_bytes(spec))
+        if missing and not self._blobs.has_room_for_content(missing):
             return self._wait_for_room(
                 task,
                 Objection(
                     ObjectionCode.NO_ROOM,
-                    f"the node has no room for {missing} bytes of data; its operator can raise "
-                    "blobs.quota_bytes",
+                    f"the node has no room for data that takes {missing} bytes; its operator can "
+                    "raise blobs.quota_bytes",
                 ),
             )
         for content_id, size in sorted(wanted.items()):

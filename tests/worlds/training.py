@@ -92,7 +92,7 @@ SPEC = TaskSpec(
         unit_milliseconds=100,
         evaluation_milliseconds=200,
         peak_bytes=2**30,
-        disk_bytes=2**20,
+        disk_bytes=2**22,
     ),
 )
 

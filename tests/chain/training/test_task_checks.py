@@ -185,8 +185,10 @@ def test_content_and_disk_have_upper_bounds() -> None:
     assert find_size_objection(SPEC, quota) is None
     too_large = find_size_objection(SPEC, quota - CONTENT_QUOTA_SHARE)
     assert code(too_large) is ObjectionCode.CONTENT_TOO_LARGE
-    assert find_disk_objection(SPEC, SPEC.resources.disk_bytes) is None
-    too_much = find_disk_objection(SPEC, SPEC.resources.disk_bytes - 1)
+    needed = count_disk_bytes(SPEC)
+    spec = replace(SPEC, resources=replace(SPEC.resources, disk_bytes=needed))
+    assert find_disk_objection(spec, needed) is None
+    too_much = find_disk_objection(spec, needed - 1)
     assert code(too_much) is ObjectionCode.DISK_TOO_LARGE
 
 

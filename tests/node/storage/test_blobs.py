@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from chain.crypto import CHUNK_BYTES, chunk_hashes, content_id, merkle_node
 from chain.errors import RejectedInputError, RejectionReason
+from chain.training.resources import BLOB_FILES_BYTES, count_stored_bytes
 from node.storage.blob_files import BlobDiskError
 from node.storage.blob_manifest import BlobManifest
 from node.storage.blobs import (
@@ -26,6 +27,8 @@ QUOTA_BYTES = 8 * CHUNK_BYTES
 BLOB = random.Random(1).randbytes(2 * CHUNK_BYTES + 1000)
 NOW_NS = time.time_ns()
 HOUR_NS = 3600 * 10**9
+OVERHEAD_BYTES = BLOB_FILES_BYTES + 32
+"""What a blob of one chunk takes beside its bytes."""
 SIZES = (0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES)
 
 
@@ -106,7 +109,7 @@ def test_uploads_of_content_at_once_leave_the_promised_half_free(store, monkeypa
 
     def begin(_number):
         try:
-            return store.upload(QUOTA_BYTES // 8 - 32, is_content=True)
+            return store.upload(QUOTA_BYTES // 8 - OVERHEAD_BYTES, is_content=True)
         except BlobQuotaError:
             return None
 
@@ -116,17 +119,17 @@ def test_uploads_of_content_at_once_leave_the_promised_half_free(store, monkeypa
             uploads.enter_context(each)
         assert len(begun) == 4
         # Gradients have the other half.
-        uploads.enter_context(store.upload(QUOTA_BYTES // 2 - 4 * 32))
+        uploads.enter_context(store.upload(QUOTA_BYTES // 2 - 3 * 32 - OVERHEAD_BYTES))
 
 
 def test_quota_counts_uploads_in_progress_and_names_the_setting(store):
-    with store.upload(QUOTA_BYTES - 8 * 32 - 10):
+    with store.upload(QUOTA_BYTES - 7 * 32 - 2 * OVERHEAD_BYTES - 10):
         with pytest.raises(BlobQuotaError, match=r"raise blobs\.quota_bytes"):
             store.put(bytes(11))
         with pytest.raises(BlobQuotaError):
             store.download(manifest_of(bytes(11)))
     store.put(bytes(11))
-    assert store.used_bytes() == 11 + 32
+    assert store.used_bytes() == count_stored_bytes(11)
 
 
 def test_upload_may_be_shorter_than_announced(store):
@@ -281,7 +284,7 @@ def test_blob_unused_for_long_is_found_and_collected(store, tmp_path):
     assert list(unwanted) == sorted((old, unfinished.content_id))
     freed = {each: store.collect(each, NOW_NS - HOUR_NS // 2) for each in unwanted}
     assert freed == unwanted
-    assert sum(freed.values()) == len(b"old") + 32 + len(b"unfinished") + 32
+    assert sum(freed.values()) == count_stored_bytes(3) + count_stored_bytes(10)
     assert list_whole(store) == tuple(sorted((renewed, put_again, young)))
     assert store.collect(old, NOW_NS) == 0
 
@@ -300,7 +303,7 @@ def test_blob_collected_during_a_read_is_still_read_to_its_end(store):
     name = store.put(BLOB)
     with store.open(name) as file:
         start = file.read(1000)
-        assert store.collect(name, 2 * NOW_NS) == len(BLOB) + 3 * 32
+        assert store.collect(name, 2 * NOW_NS) == count_stored_bytes(len(BLOB))
         assert start + file.read() == BLOB
     with pytest.raises(KeyError):
         store.chunk(name, 0)
@@ -331,9 +334,9 @@ def test_a_download_goes_alone_if_the_blob_came_otherwise(store, tmp_path):
         store.put(BLOB)
     assert list_downloads(store) == (manifest.content_id,)
     assert store.collect_download(manifest.content_id, NOW_NS - HOUR_NS) == 0, "it is young"
-    assert store.collect_download(manifest.content_id, 2 * NOW_NS) == len(BLOB) + 3 * 32
+    assert store.collect_download(manifest.content_id, 2 * NOW_NS) == count_stored_bytes(len(BLOB))
     assert list_downloads(store) == ()
-    assert store.used_bytes() == len(BLOB) + 3 * 32
+    assert store.used_bytes() == count_stored_bytes(len(BLOB))
     assert read(store, manifest.content_id) == BLOB
 
 
@@ -346,7 +349,7 @@ def test_leftovers_of_a_killed_process_are_repaired(store, tmp_path):
     assert store.recover() == 3
     assert list_whole(store) == (name,)
     assert read(store, name) == b"whole"
-    assert store.used_bytes() == len(b"whole") + 32
+    assert store.used_bytes() == count_stored_bytes(5)
 
 
 def test_abandoned_uploads_are_removed(store, tmp_path):

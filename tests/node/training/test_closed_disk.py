@@ -3,11 +3,11 @@ from dataclasses import replace
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import TaskId
 from chain.training.fees import KEPT_SECONDS
-from chain.training.resources import count_content_bytes, count_state_bytes
+from chain.training.resources import count_closed_bytes
 from node.training.closed_disk import ClosedDisk
 from tests.worlds.training import SPEC, at, history_after
 
-KEPT = count_content_bytes(SPEC) + count_state_bytes(SPEC)
+KEPT = count_closed_bytes(SPEC)
 CLOSED = replace(history_after(), status=TaskStatus.CLOSED, closed=at(9), rounds_settled=2)
 CLOSED_AT = at(9).timestamp
 

@@ -43,6 +43,7 @@ from chain.training.history import (
     build_history,
 )
 from chain.training.leases import READY_CODE
+from chain.training.resources import BLOB_FILES_BYTES, count_stored_bytes
 from chain.training.reveal import Reveal
 from chain.training.task_checks import CONTENT_QUOTA_SHARE
 from chain.training.task_spec import (
@@ -342,14 +343,15 @@ class World:
         assert missing == []
 
 
-def stored_size(data_bytes: int) -> int:
-    """The bytes on disk of a blob with its chunk hashes."""
-    return data_bytes + 32 * max(1, -(-data_bytes // CHUNK_BYTES))
+def size_that_takes(stored_bytes: int) -> int:
+    """The length of a blob that takes so many bytes of the quota, or 31 less."""
+    size = stored_bytes - BLOB_FILES_BYTES
+    return size - 32 * -(-size // CHUNK_BYTES)
 
 
-CONTENT_BYTES = stored_size(THETA_BYTES) + stored_size(len(SHARD))
-STATE_BYTES = stored_size(THETA_BYTES) + stored_size(len(ZEROS))
-ROUND_BYTES = 3 * stored_size(GRADIENT_BYTES)
+CONTENT_BYTES = count_stored_bytes(THETA_BYTES) + count_stored_bytes(len(SHARD))
+STATE_BYTES = count_stored_bytes(THETA_BYTES) + count_stored_bytes(len(ZEROS))
+ROUND_BYTES = 3 * count_stored_bytes(GRADIENT_BYTES)
 
 
 async def test_what_is_held_does_not_grow_with_rounds(tmp_path: Path) -> None:
@@ -368,7 +370,7 @@ async def test_what_is_held_does_not_grow_with_rounds(tmp_path: Path) -> None:
     assert sorted(state.rounds_settled for state in world.parts.states()) == [11, 12]
     assert world.metrics.blobs_collected._value.get() == 11 * 3 + 10
     freed = world.metrics.blob_bytes_collected._value.get()
-    assert freed == 11 * ROUND_BYTES + 10 * stored_size(THETA_BYTES)
+    assert freed == 11 * ROUND_BYTES + 10 * count_stored_bytes(THETA_BYTES)
 
 
 async def test_retention_task_keeps_every_round_until_the_task_goes(tmp_path: Path) -> None:
@@ -407,7 +409,7 @@ async def test_a_closed_task_leaves_its_model_and_then_nothing(tmp_path: Path) -
     await world.collect()
     assert world.blobs.used_bytes() == 0
     for directory in (world.path / "reveals", world.path / "states", world.directory):
-        assert list(directory.iterdir()) == []
+        assert [path for path in directory.rglob("*") if path.is_file()] == []
 
 
 async def test_closed_task_that_needs_nothing_is_read_once(tmp_path: Path) -> None:
@@ -460,7 +462,7 @@ def list_shown(world: World) -> list[TaskId]:
 async def test_closed_tasks_give_way_when_others_need_the_room(
     tmp_path: Path, retention: Retention
 ) -> None:
-    quota_bytes = 2**17
+    quota_bytes = 2**23
     world = World(tmp_path, retention, closed_days=30, quota_bytes=quota_bytes)
     tasks = [TaskId(number) for number in (4, 3, 1, 2)]
     close(world, *tasks)
@@ -468,10 +470,10 @@ async def test_closed_tasks_give_way_when_others_need_the_room(
 
     world.pass_time(DAY - 3_600)
     await world.collect()
-    own_bytes = 2 * stored_size(THETA_BYTES)  # all but the shard, which all tasks share
+    own_bytes = 2 * count_stored_bytes(THETA_BYTES)  # all but the shard, which all tasks share
     own_bytes += ROUND_BYTES if retention is Retention.TASK else 0
     excess = own_bytes + 1
-    world.put(bytes(excess + quota_bytes // 4 - world.blobs.used_bytes() - 32))
+    world.put(bytes(size_that_takes(quota_bytes // 4 - world.blobs.used_bytes()) + excess))
     await world.collect()
     assert list_shown(world) == sorted(tasks), "they have paid for a day"
     world.pass_time(3_600)
@@ -488,8 +490,25 @@ async def test_closed_tasks_give_way_when_others_need_the_room(
     assert list(world.parts.states()) == []
 
 
+async def test_closed_task_gives_way_for_the_number_of_its_files(tmp_path: Path) -> None:
+    world = World(tmp_path, closed_days=30, quota_bytes=2**22)
+    world.submit()
+    shards = tuple(Shard(world.put(bytes([number])), 1, 1) for number in range(40))
+    spec = world.specs[TASK]
+    world.specs[TASK] = replace(spec, data=replace(spec.data, shards=shards))
+    world.apply(TASK, TaskAnswered(TASK, VALIDATORS[0], READY_CODE, 1))
+    world.apply(TASK, TaskActivated(TASK))
+    world.play_round()
+    world.apply(TASK, TaskClosed(TASK, 1))
+    await world.collect()
+    assert list_shown(world) == [TASK]
+    world.pass_time(DAY + 60)
+    await world.collect()
+    assert list_whole(world.blobs) == ()
+
+
 async def test_content_of_a_closed_task_stays_while_an_open_one_needs_it(tmp_path: Path) -> None:
-    world = World(tmp_path, closed_days=30, quota_bytes=2**14)
+    world = World(tmp_path, closed_days=30, quota_bytes=2**20)
     close(world, TASK)
     world.start(OTHER)
     world.play_round(OTHER)
@@ -550,7 +569,7 @@ async def test_model_of_an_accused_gradient_stays_while_rounds_go_on(tmp_path: P
 
 
 async def test_gradients_that_may_be_found_guilty_give_way_last(tmp_path: Path) -> None:
-    world = World(tmp_path, closed_days=30, quota_bytes=2**16)
+    world = World(tmp_path, closed_days=30, quota_bytes=2**21)
     world.start(TASK)
     world.open()
     world.reveal()
@@ -562,7 +581,7 @@ async def test_gradients_that_may_be_found_guilty_give_way_last(tmp_path: Path) 
     world.pass_time(DAY)
     await world.collect()
     assert list_shown(world) == [TASK, OTHER]
-    world.put(bytes(2**14 - world.blobs.used_bytes()))
+    world.put(bytes(size_that_takes(2**19 - world.blobs.used_bytes()) + 32))
     await world.collect()
     assert list_shown(world) == [TASK]
     held = [each.miner for each in world.reveals.list(ended) if world.blobs.has(each.gradient_root)]
@@ -743,7 +762,7 @@ async def test_interrupted_collection_is_finished_by_the_next(
         world.check_duties()
         assert (
             world.blobs.used_bytes()
-            == CONTENT_BYTES + STATE_BYTES + stored_size(THETA_BYTES) + ROUND_BYTES
+            == CONTENT_BYTES + STATE_BYTES + count_stored_bytes(THETA_BYTES) + ROUND_BYTES
         )
 
 

@@ -17,6 +17,7 @@ from chain.training.encoding import count_payload_bytes
 from chain.training.fees import KEPT_SECONDS, PROMISED_SHARE
 from chain.training.history import BlockContext
 from chain.training.leases import READY_CODE
+from chain.training.resources import BLOB_FILES_BYTES, count_stored_bytes
 from chain.training.task_checks import REFUSAL_CODES, ObjectionCode, compute_promise
 from node.training import capacity, preparation
 from node.training.dry_runs import compute_dry_run_seconds
@@ -58,9 +59,9 @@ GRADIENT_BYTES = SPEC.reward.max_units * count_payload_bytes(SIZE)
 ROWS_BYTES = 100 * (4 * 64 + 1)
 BLOB_COUNT = 3 + 1 + 3 * 4 + 2 + 3 * SPEC.reward.max_units
 TRAINED_BYTES = 3 * STATE_BYTES + 2 * len(WEIGHTS) + 3 * GRADIENT_BYTES
-DISK_BYTES = CONTENT_BYTES + ROWS_BYTES + TRAINED_BYTES + 32 * BLOB_COUNT
+DISK_BYTES = CONTENT_BYTES + ROWS_BYTES + TRAINED_BYTES + (32 + BLOB_FILES_BYTES) * BLOB_COUNT
 """What the task takes at most: its content, its rows, three states, two models, the gradients of
-three attempts, and the hash of the only chunk of each of these blobs."""
+three attempts, and the files and the hash of the only chunk of each of these blobs."""
 READY_STATE = TaskReadiness(ReadinessState.READY)
 EXAMINATION_SECONDS = math.ceil(DRY_RUN_TRIES * compute_dry_run_seconds(SPEC, 120))
 """The longest examination of a task."""
@@ -88,7 +89,7 @@ async def test_thousand_tasks_without_available_content_cost_little(
     pending = pending_history()
     histories = {TaskId(n): replace(pending, task_id=TaskId(n)) for n in range(1, 1_001)}
     chain = FakeChain(histories)
-    node = Node(tmp_path, chain, has_content=False)
+    node = Node(tmp_path, chain, has_content=False, quota_bytes=2**33)
 
     await node.run_for(20)
 
@@ -105,7 +106,7 @@ async def test_tasks_with_slow_content_keep_no_other_from_its_turn(
     slow_count = 2 * preparation.PREPARING_LIMIT
     numbers = range(1, slow_count + 2)
     tasks = {TaskId(n): replace(pending_history(), task_id=TaskId(n)) for n in numbers}
-    node = Node(tmp_path, FakeChain(tasks), has_content=False)
+    node = Node(tmp_path, FakeChain(tasks), has_content=False, quota_bytes=2**30)
     node.peers.blobs = {content_id(data): data for data in (WEIGHTS, *SHARDS)}
     fetch = node.peers.fetch_blob
 
@@ -142,11 +143,11 @@ async def test_slow_content_is_fetched_in_one_turn_while_no_other_task_waits(
 async def test_content_leaves_half_of_the_quota_to_promised_tasks(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    size = len(WEIGHTS) + sum(len(shard) for shard in SHARDS)
+    needed = sum(count_stored_bytes(len(data)) for data in (WEIGHTS, *SHARDS, bytes(ROWS_BYTES)))
     chain = FakeChain({TASK: pending_history()})
-    node = Node(tmp_path, chain, has_content=False, quota_bytes=32 * size)
+    node = Node(tmp_path, chain, has_content=False, quota_bytes=32 * needed)
     node.peers.blobs = {content_id(data): data for data in (WEIGHTS, *SHARDS)}
-    filler = node.blobs.put(bytes(16 * size - size - ROWS_BYTES - 31))
+    filler = node.blobs.put(bytes(15 * needed - count_stored_bytes(15 * needed) + 15 * needed + 33))
 
     async with trio.open_nursery() as nursery:
         await nursery.start(node.host.run)
@@ -422,7 +423,7 @@ async def test_flood_of_long_dry_runs_delays_a_short_one_by_two_of_them(
     pending, last = pending_history(), TaskId(30)
     chain = FakeChain({TaskId(n): replace(pending, task_id=TaskId(n)) for n in range(1, last)})
     chain.specs = {TaskId(n): long for n in range(1, last)}
-    node = Node(tmp_path, chain)
+    node = Node(tmp_path, chain, quota_bytes=2**30)
     node.verifier.dry_run_seconds = 100.0
 
     async with trio.open_nursery() as nursery:

@@ -29,6 +29,7 @@ from chain.types.validator_set import compute_max_faulty, compute_quorum
 from chain.validation import MAX_INIT_CODE_BYTES
 from node.chain.executor import CANDIDATE_SECONDS, FORGIVEN_STOPS
 from node.consensus.proposals import PACE_TOLERANCE_MS
+from node.mempool.candidates import TURN_GAS
 from node.mempool.entries import CARRIED_GAS_LIMIT
 from node.mempool.head_rules import OPERATOR_GAS_LIMIT
 from node.node import BUILD_SECONDS
@@ -93,9 +94,14 @@ def test_gas_that_operators_send_is_below_the_cap(gas: int) -> None:
 
 
 @pytest.mark.parametrize("gas", [CALL_GAS, VOTE_GAS, SLASH_GAS])
-def test_a_call_of_an_operator_has_priority_and_a_late_one_delays_no_vote(gas: int) -> None:
+def test_a_call_of_an_operator_may_have_priority(gas: int) -> None:
     assert gas <= OPERATOR_GAS_LIMIT
-    assert gas + 2 * VOTE_GAS <= CARRIED_GAS_LIMIT < GENESIS.gas_limit // 2
+
+
+def test_late_votes_go_with_a_vote_and_take_little_of_a_block() -> None:
+    assert 2 * VOTE_GAS <= CARRIED_GAS_LIMIT
+    assert BUILD_SECONDS * PARAMETERS.execution_gas_per_second > 2 * CARRIED_GAS_LIMIT
+    assert VOTE_GAS <= TURN_GAS
 
 
 def test_unpriced_effort_needs_the_longer_timeout() -> None:

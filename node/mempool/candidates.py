@@ -1,14 +1,20 @@
-"""The transactions of the mempool in the order in which a block takes them."""
+"""The order in which a block takes transactions of the mempool (docs/spec/wire.md, section 5)."""
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final, assert_never
 
-from chain.primitives import Hash32
+from chain.primitives import Address, Hash32, TaskId
 from chain.types.transaction import Transaction
 from node.mempool.entries import Entry
 from node.mempool.free_gas import FreeGasPolicy
 from node.mempool.policy import Priority
+
+TURN_GAS: Final = 1_500_000
+"""The gas limit of a call in one turn: an operator's vote has this limit. A call that asks for more
+waits for as many turns, so no operator delays the votes of others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +33,49 @@ def merge(
     base_fee_per_gas: int,
     policy: FreeGasPolicy,
 ) -> Candidates:
-    """The transactions of all runs: in order within a run, the best first among runs."""
+    """The transactions of all runs: in order within a run, the best first among runs.
+
+    Operators take turns with their votes, and tasks with the commitments of their miners, at any
+    price. Ordinary transactions go by price.
+    """
     heads: list[tuple[int, int, int, Entry, Iterator[tuple[Priority, Entry]]]] = []
+    turns: Counter[Address | TaskId] = Counter()
     transactions: list[Transaction] = []
     free: set[Hash32] = set()
+
+    def take_turn(group: Address | TaskId, gas_limit: int) -> int:
+        turns[group] += -(-gas_limit // TURN_GAS)
+        return turns[group]
+
+    def rank(priority: Priority, entry: Entry) -> int:
+        transaction = entry.transaction
+        match priority:
+            case Priority.OPERATOR_VOTE:
+                return take_turn(transaction.sender, transaction.gas_limit)
+            case Priority.COMMITMENT:
+                assert entry.subject is not None
+                return take_turn(entry.subject.task_id, transaction.gas_limit)
+            case Priority.ORDINARY:
+                return -transaction.compute_effective_gas_price(base_fee_per_gas)
+            case _:
+                assert_never(priority)
 
     def push_next(run: Iterator[tuple[Priority, Entry]]) -> None:
         first = next(run, None)
         # If one transaction cannot pay the base fee, later ones of its sender cannot be included.
         if first is not None and first[1].transaction.max_fee_per_gas >= base_fee_per_gas:
             priority, entry = first
-            price = entry.transaction.compute_effective_gas_price(base_fee_per_gas)
             # No two arrivals are equal, so the comparison never reaches the entry.
-            heapq.heappush(heads, (priority, -price, entry.arrival, entry, run))
+            heapq.heappush(heads, (priority, rank(priority, entry), entry.arrival, entry, run))
 
-    for entries in runs:
+    # By arrival, because a commitment takes the next turn of its task when its run is pushed.
+    for entries in sorted(filter(None, runs), key=lambda run: run[0][1].arrival):
         push_next(iter(entries))
     while heads:
         priority, _, _, entry, run = heapq.heappop(heads)
         transaction = entry.transaction
         transactions.append(transaction)
-        is_ordinary = priority == Priority.ORDINARY and not entry.is_duty
-        if is_ordinary and policy.is_free(transaction, base_fee_per_gas):
+        if priority == Priority.ORDINARY and policy.is_free(transaction, base_fee_per_gas):
             free.add(transaction.hash)
         push_next(run)
     return Candidates(tuple(transactions), frozenset(free))

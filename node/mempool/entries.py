@@ -1,17 +1,17 @@
 """The transactions of the mempool, each with what the pool knows of it, and queued by sender."""
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Self
 
+from chain.errors import InvalidTransaction, RejectionReason
 from chain.primitives import Address
 from chain.types.transaction import Transaction
 from node.mempool.policy import Priority, Subject
+from pot_common.gas_offer import REPLACEMENT_PERCENT
 
-CARRIED_GAS_LIMIT: Final = 12_000_000
-"""The most gas that the ordinary transactions before an operator's vote may ask for, if they are to
-go with it. It is enough for a call that imposes fines (9 million) and two votes (1.5 million each)
-that came too late. The contracts accept each vote once, so this moves few other transactions.
-"""
+CARRIED_GAS_LIMIT: Final = 3_000_000
+"""The most gas that the calls before an operator's vote may ask for, if they are to go with it: two
+votes that came too late. A proposer has a second for a block, in which it executes 8 million."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +21,14 @@ class Entry:
     transaction: Transaction
     priority: Priority
     subject: Subject | None
-    """The subject of a vote or commitment with priority; None for an ordinary transaction."""
+    """The subject of a vote, duty or commitment with priority, or early; None for any other."""
     is_early: bool
-    """Whether it has no priority because the contracts would not accept it yet."""
+    """Whether it has no priority yet, because the contracts may accept it at the next block."""
     is_duty: bool
-    """Whether it is an operator's vote or duty, with priority or without."""
+    """Whether it is an operator's vote or duty, also one that the contracts refuse."""
     is_free: bool
     """Whether the transaction counts towards FREE_SHARE: it offers nothing or less than this node's
-    gas price, and is no vote or duty."""
+    gas price, and is no vote or duty with priority."""
     free_gas: int
     """Its gas limit if it shares the ration of free gas at the base fee of its admission; else 0.
     """
@@ -39,10 +39,46 @@ class Entry:
     authorities: tuple[Address, ...]
     """The accounts that its authorizations may make delegate."""
 
+    @classmethod
+    def build(
+        cls,
+        transaction: Transaction,
+        priority: Priority,
+        subject: Subject | None,
+        *,
+        is_early: bool,
+        is_cheap: bool,
+        arrival: int,
+        admitted_block: int,
+        authorities: tuple[Address, ...],
+    ) -> Self:
+        """The entry of a transaction; `is_cheap` if it offers less than this node's gas price."""
+        is_ordinary, is_vote = priority is Priority.ORDINARY, priority is Priority.OPERATOR_VOTE
+        return cls(
+            transaction=transaction,
+            priority=priority,
+            subject=subject if is_early or not is_ordinary else None,
+            is_early=is_early,
+            is_duty=subject is not None and subject.priority is Priority.OPERATOR_VOTE,
+            is_free=not is_vote and (is_cheap or transaction.max_fee_per_gas == 0),
+            free_gas=transaction.gas_limit if is_ordinary and is_cheap else 0,
+            arrival=arrival,
+            admitted_block=admitted_block,
+            authorities=authorities,
+        )
+
     @property
     def worth(self) -> tuple[int, int, int]:
         """The rank of the entry; the lowest rank is evicted first."""
         return -self.priority, self.transaction.max_priority_fee_per_gas, -self.arrival
+
+    @property
+    def standing(self) -> int:
+        """2 for a transaction with priority, 1 for an early one, and 0 for others.
+
+        Anybody with a seat can send calls that are too early for ever, so they keep no due one out.
+        """
+        return int(self.is_early) if self.priority is Priority.ORDINARY else 2
 
 
 @dataclass(slots=True)
@@ -65,19 +101,29 @@ class Queue:
             run.append(entry)
         return run
 
+    def holds(self, subject: Subject, nonce: int, *, with_early: bool) -> bool:
+        """Whether an entry with another nonce has the priority of a subject, or is early for it."""
+        return any(
+            each.subject == subject
+            and each.transaction.nonce != nonce
+            and (with_early or not each.is_early)
+            for each in self.entries.values()
+        )
+
     def count_carried(self) -> int:
         """How many of the entries of `pending` have the priority of an operator's vote.
 
-        Those before a vote have it, because the vote cannot go before them.
+        Refused votes and duties before a vote have it, because the vote cannot go before them. No
+        other transaction has: an operator could fill each block with those.
         """
         carried_count, gas = 0, 0
         for position, entry in enumerate(self.pending()):
             if entry.priority is Priority.OPERATOR_VOTE:
-                carried_count, gas = position + 1, 0
-            else:
-                gas += entry.transaction.gas_limit
-                if gas > CARRIED_GAS_LIMIT:
-                    break
+                carried_count = position + 1
+                continue
+            gas += entry.transaction.gas_limit
+            if not entry.is_duty or gas > CARRIED_GAS_LIMIT:
+                break
         return carried_count
 
     def rank(self) -> list[tuple[Priority, Entry]]:
@@ -92,3 +138,19 @@ class Queue:
         """The entries behind a nonce gap, by ascending nonce."""
         first = self.nonce + len(self.pending())
         return [self.entries[nonce] for nonce in sorted(self.entries) if nonce >= first]
+
+
+def check_replacement(transaction: Transaction, replaced: Transaction) -> None:
+    """Accept a transaction that pays enough more than the one with its nonce.
+
+    Raises:
+        InvalidTransaction: REPLACEMENT_UNDERPRICED.
+    """
+    for new, old in (
+        (transaction.max_fee_per_gas, replaced.max_fee_per_gas),
+        (transaction.max_priority_fee_per_gas, replaced.max_priority_fee_per_gas),
+    ):
+        if new <= old or new * 100 < old * REPLACEMENT_PERCENT:
+            raise InvalidTransaction(
+                RejectionReason.REPLACEMENT_UNDERPRICED, "replacement transaction underpriced"
+            )

@@ -27,6 +27,10 @@ OPERATOR_GAS_LIMIT: Final = 9_000_000
 """The most gas of an operator's call with priority. To impose the fines of sixteen frauds that 100
 validators accuse of takes 6.7 million, a change of a set of 100 validators 3 million."""
 
+OPERATOR_DATA_LIMIT_BYTES: Final = 16_384
+"""The most call data of an operator's call with priority: sixteen fines with their proofs need less
+than 12 000 bytes."""
+
 COMMITMENT_GAS_LIMIT: Final = 500_000
 """The most gas of a commitment with priority. One takes 70 000; a miner adds a margin of 300 000 in
 case that its commitment ends the phase."""
@@ -110,8 +114,10 @@ class HeadRules:
         is_allowed, priority = False, Priority.OPERATOR_VOTE
         match kind:
             case CallKind.OPERATOR_VOTE | CallKind.OPERATOR_DUTY:
-                is_allowed = transaction.gas_limit <= OPERATOR_GAS_LIMIT and self._is_operator(
-                    transaction.sender
+                is_allowed = (
+                    transaction.gas_limit <= OPERATOR_GAS_LIMIT
+                    and len(transaction.data) <= OPERATOR_DATA_LIMIT_BYTES
+                    and self._is_operator(transaction.sender)
                 )
             case CallKind.COMMITMENT if task_id is not None:
                 priority = Priority.COMMITMENT

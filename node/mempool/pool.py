@@ -3,20 +3,22 @@
 The limits and the order are the policy of this node; they do not decide which blocks are valid. The
 pool limits the number of transactions, their bytes, the transactions of each sender, the distance
 of a nonce from its account, and the blocks that a transaction may wait. Transactions of one sender
-leave in the order of their nonces. Among senders, operators' votes and duties go first,
-then gradient commitments, then the highest tip. Only a call that the contracts would accept in the
-next block has this priority, and a sender has one such transaction for each thing it may do. What
-an operator sent before a vote goes with it, up to a limit of gas, because the vote waits behind it.
+leave in the order of their nonces. Among senders, operators' votes and duties go first, by turns,
+then gradient commitments, in which tasks take turns, then the highest price. Only a call that the
+contracts would accept in the next block has this priority, and a sender has one such transaction
+for each thing it may do. Refused votes that an operator sent before a vote go with it, up to a
+limit of gas, because the vote waits behind them.
 
 Gas may be free on this chain, so transactions without a fee risk nothing. Those that offer nothing
-or less than this node's gas price may together use a quarter of the pool, without votes and duties,
-and they never evict a transaction that pays. All commitments with priority may use a quarter, too.
-Transactions behind a nonce gap may never become valid; they may use a quarter, and they never evict
-others. A sender's balance must cover all its transactions together.
+or less than this node's gas price may together use a quarter of the pool, without votes and duties
+with priority, and they never evict a transaction that pays. All commitments with priority may use
+a quarter, too. Transactions behind a nonce gap may never become valid; they may use a quarter, and
+they never evict others. A sender's balance must cover all its transactions together.
 """
 
 import heapq
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from cachetools import FIFOCache
@@ -31,10 +33,9 @@ from node.mempool.authorizations import PendingAuthorizations
 from node.mempool.candidates import Candidates, merge
 from node.mempool.commitment_share import CommitmentShare
 from node.mempool.early_calls import EarlyCalls
-from node.mempool.entries import Entry, Queue
+from node.mempool.entries import Entry, Queue, check_replacement
 from node.mempool.free_gas import NO_RATION, FreeGasPolicy
 from node.mempool.policy import HeadRules, MempoolLimits, Priority, Subject
-from pot_common.gas_offer import REPLACEMENT_PERCENT
 
 FREE_SHARE: Final = 4
 """All free transactions together may fill the pool's limits divided by this number."""
@@ -201,7 +202,7 @@ class Mempool:
         if replaced is None:
             self._check_nonce_limit(transaction, queue)
         elif not replaced.free_gas:
-            _check_replacement(transaction, replaced.transaction)
+            check_replacement(transaction, replaced.transaction)
         self._check_funds(transaction, queue)
         is_gapped = transaction.nonce - queue.nonce > len(queue.pending())
         if is_gapped:
@@ -211,70 +212,71 @@ class Mempool:
         refused_calls = self._refused_calls.get(sender, 0)
         accepted_calls = self._accepted_calls.get(sender, 0)
         is_asked = refused_calls < REFUSED_CALLS_LIMIT and accepted_calls < ACCEPTED_CALLS_LIMIT
-        priority, subject = self._classify(transaction, queue, is_asked=is_asked)
+        subject = self._rules.find_subject(transaction)
+        priority = self._classify(transaction, subject, queue, is_asked=is_asked)
         if subject is not None and is_asked:
             self._refused_calls[sender] = refused_calls + 1
         # What is due takes the place of a free transaction, behind which it would have to wait.
         if replaced is not None and replaced.free_gas and priority is Priority.ORDINARY:
-            _check_replacement(transaction, replaced.transaction)
-        entry = self._build_entry(transaction, priority, subject, authorities)
-        self.free_gas.validate(entry.free_gas)
+            check_replacement(transaction, replaced.transaction)
+        is_early = (
+            subject is not None
+            and priority is Priority.ORDINARY
+            and not is_gapped
+            and not queue.holds(subject, transaction.nonce, with_early=True)
+        )
+        entry = self._build_entry(
+            transaction, priority, subject, is_early=is_early, authorities=authorities
+        )
+        if not is_early:
+            self.free_gas.validate(entry.free_gas)
         if replaced is None:
             self._check_free_limits(entry, queue)
         self._make_room(entry, replaced, is_gapped=is_gapped)
         if replaced is not None:
             self._remove(replaced)
         self._insert(entry, account_nonce)
-        if subject is None:
-            return
         if priority is not Priority.ORDINARY:
             self._refused_calls[sender] = refused_calls
             self._accepted_calls[sender] = accepted_calls + 1
-        elif not is_gapped and self._early.get(sender, subject) not in self._entries:
-            self._early.put(sender, subject, transaction.hash)
+        if is_early:
+            self._keep_early(entry)
 
     def _classify(
-        self, transaction: Transaction, queue: Queue, *, is_asked: bool = True
-    ) -> tuple[Priority, Subject | None]:
-        """The priority of a transaction, and its subject if it may have priority later.
-
-        Without `is_asked`, it has no priority yet, and the contracts are not asked.
-        """
-        subject = self._rules.find_subject(transaction)
-        is_held = any(
-            each.subject == subject and each.transaction.nonce != transaction.nonce
-            for each in queue.entries.values()
-        )
-        if subject is None or is_held:
-            return Priority.ORDINARY, None
+        self,
+        transaction: Transaction,
+        subject: Subject | None,
+        queue: Queue,
+        *,
+        is_asked: bool = True,
+    ) -> Priority:
+        """The priority of a transaction; without `is_asked`, the contracts are not asked."""
+        if subject is None or not is_asked:
+            return Priority.ORDINARY
+        if queue.holds(subject, transaction.nonce, with_early=False):
+            return Priority.ORDINARY
         if subject.priority is Priority.COMMITMENT:
             has_room = self._commitments.has_room(len(transaction.raw))
             if not has_room and self._commitments.find_victim(subject.task_id) is None:
-                return Priority.ORDINARY, None
-        return self._rules.classify(transaction) if is_asked else Priority.ORDINARY, subject
+                return Priority.ORDINARY
+        return self._rules.classify(transaction)
 
     def _build_entry(
         self,
         transaction: Transaction,
         priority: Priority,
         subject: Subject | None,
+        *,
+        is_early: bool,
         authorities: tuple[Address, ...],
     ) -> Entry:
-        is_early = priority is Priority.ORDINARY and subject is not None
-        is_duty = subject is not None and subject.priority is Priority.OPERATOR_VOTE
-        # By the price alone: with one wei, a sender would have a balance and yet risk nothing.
-        is_cheap = self.free_gas.is_free(transaction, self._rules.base_fee())
-        is_rationed = priority is Priority.ORDINARY and not is_duty and is_cheap
-        if priority is Priority.ORDINARY:
-            subject = None
-        return Entry(
-            transaction=transaction,
-            priority=priority,
-            subject=subject,
+        return Entry.build(
+            transaction,
+            priority,
+            subject,
             is_early=is_early,
-            is_duty=is_duty,
-            is_free=not is_duty and (is_cheap or transaction.max_fee_per_gas == 0),
-            free_gas=transaction.gas_limit if is_rationed else 0,
+            # By the price alone: with one wei, a sender would have a balance and yet risk nothing.
+            is_cheap=self.free_gas.is_free(transaction, self._rules.base_fee()),
             arrival=self._arrivals,
             admitted_block=self._blocks,
             authorities=authorities,
@@ -324,27 +326,45 @@ class Mempool:
         A vote is examined at each block while it waits, because its operator's later votes wait
         behind it.
         """
-        early = [self._entries[each] for each in self._early.take() if each in self._entries]
-        for entry in early:
-            sender = entry.transaction.sender
-            queue = self._queues[sender]
-            priority, subject = self._classify(entry.transaction, queue)
-            if (
-                subject is not None
-                and priority is Priority.ORDINARY
-                and subject.priority is Priority.OPERATOR_VOTE
-            ):
-                self._early.put(sender, subject, entry.transaction.hash)
-            if priority is Priority.COMMITMENT and not self._commitments.has_room(
-                len(entry.transaction.raw)
-            ):
+        for transaction_hash in self._early.take():
+            entry = self._entries.get(transaction_hash)
+            if entry is None:  # it left with one that was taken out before
                 continue
+            transaction, subject = entry.transaction, entry.subject
+            assert subject is not None
+            queue = self._queues[transaction.sender]
+            priority = self._classify(transaction, subject, queue)
+            has_room = self._commitments.has_room(len(transaction.raw))
+            if priority is Priority.COMMITMENT and not has_room:
+                priority = Priority.ORDINARY
             if priority is not Priority.ORDINARY:
-                promoted = self._build_entry(
-                    entry.transaction, priority, subject, entry.authorities
-                )
                 self._remove(entry)
-                self._insert(promoted, queue.nonce)
+                due = self._build_entry(
+                    transaction, priority, subject, is_early=False, authorities=entry.authorities
+                )
+                self._insert(due, queue.nonce)
+            elif subject.priority is Priority.OPERATOR_VOTE:
+                self._keep_early(entry)
+            else:
+                self._forget_early(entry)
+
+    def _keep_early(self, entry: Entry) -> None:
+        """Examine an early transaction at the next block; another one may be forgotten for it."""
+        assert entry.subject is not None
+        transaction = entry.transaction
+        forgotten = self._early.put(transaction.sender, entry.subject, transaction.hash)
+        if forgotten is not None:
+            self._forget_early(self._entries[forgotten])
+
+    def _forget_early(self, entry: Entry) -> None:
+        """Make an early transaction an ordinary one."""
+        transaction = entry.transaction
+        if entry.free_gas > self.free_gas.block_gas:
+            self._take_out(entry)
+            return
+        ordinary = replace(entry, subject=None, is_early=False)
+        self._entries[transaction.hash] = ordinary
+        self._queues[transaction.sender].entries[transaction.nonce] = ordinary
 
     def on_new_head(self, head: NewHead) -> None:
         """Remove the transactions that a new head made final or stale."""
@@ -412,7 +432,11 @@ class Mempool:
 
     def _check_free_limits(self, entry: Entry, queue: Queue) -> None:
         is_ordinary = entry.priority is Priority.ORDINARY
-        if not entry.is_free or (is_ordinary and self._rules.balance(entry.transaction.sender)):
+        if (
+            not entry.is_free
+            or entry.is_duty
+            or (is_ordinary and self._rules.balance(entry.transaction.sender))
+        ):
             return
         # With a gap, a sender that risks nothing would hold a place that no block ever empties.
         if entry.transaction.nonce - queue.nonce > len(queue.pending()):
@@ -475,9 +499,9 @@ class Mempool:
 
     def _find_free_victim(self, entry: Entry) -> Hash32 | None:
         """The newest of the free transactions of least standing, if that is less than `entry`'s."""
-        for standing in range(_get_standing(entry)):
+        for standing in range(entry.standing):
             for each in reversed(self._entries.values()):
-                if each.is_free and _get_standing(each) == standing:
+                if each.is_free and each.standing == standing:
                     return each.transaction.hash
         return None
 
@@ -569,24 +593,7 @@ class Mempool:
             self._free_count -= 1
             self._free_bytes -= len(transaction.raw)
         self._waiting_free_gas -= entry.free_gas
+        if entry.is_early and entry.subject is not None:
+            self._early.remove(transaction.sender, entry.subject, transaction.hash)
         if entry.priority is Priority.COMMITMENT and entry.subject is not None:
             self._commitments.remove(entry.subject.task_id, transaction.hash)
-
-
-def _get_standing(entry: Entry) -> int:
-    """2 for a transaction with priority, 1 for one that came too early for it, and 0 for others.
-
-    Anybody with a seat can send calls that are too early for ever, so they keep no due one out.
-    """
-    return int(entry.is_early) if entry.priority is Priority.ORDINARY else 2
-
-
-def _check_replacement(transaction: Transaction, replaced: Transaction) -> None:
-    for new, old in (
-        (transaction.max_fee_per_gas, replaced.max_fee_per_gas),
-        (transaction.max_priority_fee_per_gas, replaced.max_priority_fee_per_gas),
-    ):
-        if new <= old or new * 100 < old * REPLACEMENT_PERCENT:
-            raise InvalidTransaction(
-                RejectionReason.REPLACEMENT_UNDERPRICED, "replacement transaction underpriced"
-            )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.params import ChainParameters
-from chain.primitives import Address
+from chain.primitives import Address, TaskId
 from chain.types.transaction import Transaction
 from node.mempool.free_gas import (
     CROWDED_SECONDS,
@@ -157,14 +157,24 @@ def test_only_ordinary_transactions_below_the_price_are_free(pool: Mempool, head
     assert pool.waiting_free_gas == 21_000
 
 
-def test_vote_without_priority_and_what_waits_before_a_vote_are_not_free(
+def test_refused_vote_is_rationed_unless_a_vote_waits_behind_it(
     pool: Mempool, head: FakeHead
 ) -> None:
-    early = transaction(DAVE, 0, to=ALICE)
+    refused, vote = transaction(CAROL, 0, to=ALICE), transaction(CAROL, 1, to=ALICE)
+    head.tasks_of_hashes = {refused.hash: TaskId(9)}
+    head.early.add(refused.hash)
+    pool.add(refused)
+    assert pool.candidates().free == {refused.hash}
+    pool.add(vote)
+    assert pool.candidates().free == frozenset()
+
+
+def test_early_vote_may_ask_for_more_than_the_ration_has(pool: Mempool, head: FakeHead) -> None:
+    early = replace(transaction(CAROL, 0, to=ALICE), gas_limit=POLICY.block_gas + 1)
     head.early.add(early.hash)
-    before, vote = transaction(CAROL, 0), transaction(CAROL, 1, to=ALICE)
-    for each in (early, before, vote):
-        pool.add(each)
+    pool.add(early)
+    head.early.clear()
+    pool.on_finalized([])
     assert pool.candidates().free == frozenset()
 
 
@@ -201,7 +211,7 @@ def test_early_votes_and_commitments_find_room_among_free_transactions(head: Fak
     head.early = {vote.hash, commitment.hash}
     for each in (*free, vote, commitment):
         pool.add(each)
-    assert pool.candidates().transactions == (free[0], vote, commitment)
+    assert pool.candidates().transactions == (vote, commitment)
 
 
 @pytest.mark.parametrize("recipient", [ALICE, BOB])

@@ -106,6 +106,7 @@ def test_only_operators_votes_and_miners_commitments_have_a_subject(chain: Train
         (ANN, replace(commitment, data=selector + bytes(23) + b"\1" + bytes(8)), False),
         (ANN, replace(commitment, data=commitment.data + bytes(1_000)), False),
         (ANN, replace(commitment, to=TRAINING_TOKEN), False),
+        (OPERATORS[0], replace(verdict, data=verdict.data + bytes(16_384)), False),
         (OPERATORS[0], EMPTY_CALL, False),
     ]
     for signer, call, has_subject in found:

@@ -12,6 +12,7 @@ from chain.primitives import Address, Hash32, TaskId
 from chain.types.transaction import Authorization, Transaction
 from node.mempool import pool as mempool
 from node.mempool.authorizations import AUTHORIZATIONS_LIMIT
+from node.mempool.candidates import TURN_GAS
 from node.mempool.early_calls import EARLY_LIMIT, KEPT_EARLY_LIMIT
 from node.mempool.entries import CARRIED_GAS_LIMIT
 from node.mempool.policy import MempoolLimits, Priority, Subject
@@ -220,11 +221,17 @@ def test_candidates_are_ordered_by_effective_tip_and_pay_the_base_fee(pool):
     assert ranked(pool, base_fee_per_gas=100) == [tipping, capped]
 
 
-def test_what_an_operator_sent_before_a_vote_goes_with_it(pool):
+def vote_of(head: FakeHead, sender: Address, nonce: int, *, gas: int = 21_000, **changes):
+    """A vote of an operator on a task of its own."""
+    given = replace(transaction(sender, nonce, to=ALICE, **changes), gas_limit=gas)
+    head.tasks_of_hashes[given.hash] = TaskId(1_000 * sender[0] + nonce)
+    return given
+
+
+def test_refused_vote_goes_with_a_later_one_of_its_operator(pool, head):
     rich, commitment = transaction(DAVE, 0, tip=9), transaction(BOB, 0, to=BOB)
-    stale, vote, later = (
-        transaction(CAROL, n, tip=1, to=to) for n, to in enumerate((None, ALICE, None))
-    )
+    stale, vote, later = vote_of(head, CAROL, 0), vote_of(head, CAROL, 1), transaction(CAROL, 2)
+    head.early = {stale.hash}
     for given in (rich, commitment, stale, later):
         pool.add(given)
     assert ranked(pool) == [commitment, rich, stale]
@@ -232,14 +239,14 @@ def test_what_an_operator_sent_before_a_vote_goes_with_it(pool):
     assert ranked(pool) == [stale, vote, commitment, rich, later]
 
 
-def test_no_vote_is_first_behind_more_gas_than_it_may_carry(head):
+def test_only_refused_votes_within_a_limit_of_gas_go_with_a_vote(head):
     pool = Mempool(head, replace(LIMITS, transactions=20))
     rich = transaction(DAVE, 0, tip=9)
-    junk = [
-        replace(transaction(CAROL, nonce, tip=1), gas_limit=CARRIED_GAS_LIMIT // 2)
-        for nonce in range(3)
-    ]
-    given = [rich, *junk, transaction(CAROL, 3, to=ALICE)]
+    junk = [transaction(CAROL, 0, tip=1), vote_of(head, CAROL, 1)]
+    erin = Address(bytes([9]) * 20)
+    stale = [vote_of(head, erin, nonce, gas=CARRIED_GAS_LIMIT // 2) for nonce in range(3)]
+    head.early = {each.hash for each in stale}
+    given = [rich, *junk, *stale, vote_of(head, erin, 3)]
     for each in given:
         pool.add(each)
     assert ranked(pool) == given
@@ -250,9 +257,31 @@ def test_no_vote_is_first_behind_more_gas_than_it_may_carry(head):
     assert ranked(pool)[0] == rich
 
 
+def test_operators_take_turns_at_any_price(head):
+    pool = Mempool(head, replace(LIMITS, transactions=20))
+    liars = [vote_of(head, CAROL, nonce, tip=9) for nonce in range(3)]
+    dear = vote_of(head, Address(bytes([9]) * 20), 0, gas=2 * TURN_GAS, tip=9)
+    honest = [vote_of(head, DAVE, nonce) for nonce in range(2)]
+    for each in (*liars, dear, *honest):
+        pool.add(each)
+    assert ranked(pool) == [liars[0], honest[0], liars[1], dear, honest[1], liars[2]]
+
+
+def test_tasks_take_turns_with_their_commitments_at_any_price(head):
+    pool = Mempool(head, MempoolLimits())
+    strangers = [transaction(Address(bytes([20 + i]) * 20), 0, tip=9, to=BOB) for i in range(3)]
+    honest = [transaction(each, 0, fee=0, to=BOB) for each in (CAROL, DAVE)]
+    head.tasks_of_hashes = {each.hash: TaskId(2) for each in honest}
+    for each in (*strangers, *honest):
+        pool.add(each)
+    in_turns = [strangers[0], honest[0], strangers[1], honest[1], strangers[2]]
+    assert ranked(pool) == in_turns
+
+
 def test_no_tip_evicts_a_vote_by_what_its_operator_sent_before(head):
     pool = Mempool(head, LIMITS)
-    stale, vote = transaction(CAROL, 0, tip=1), transaction(CAROL, 1, to=ALICE)
+    stale, vote = vote_of(head, CAROL, 0), vote_of(head, CAROL, 1)
+    head.early = {stale.hash}
     strangers = [Address(bytes([20 + i]) * 20) for i in range(10)]
     for given in (stale, vote, *(transaction(each, 0, tip=2) for each in strangers[:6])):
         pool.add(given)
@@ -437,7 +466,7 @@ def test_task_with_the_most_commitments_makes_room_for_another_task(pool, head):
     pool.add(given[3])
     rich = transaction(DAVE, 0, tip=50)
     pool.add(rich)
-    assert ranked(pool) == [given[2], given[0], rich, given[3]]
+    assert ranked(pool) == [given[0], given[2], rich, given[3]]
 
 
 def test_vote_that_came_a_block_too_early_gets_its_priority_later(pool, head):
@@ -495,6 +524,41 @@ def test_sender_has_one_early_call_of_a_subject(head):
     head.early = set()
     pool.on_finalized([])
     assert ranked(pool)[:3] == [honest, repeated[0], rich]
+
+
+def test_sender_has_one_call_in_the_lane_of_early_ones(pool, head):
+    senders = [Address(bytes([20 + i]) * 20) for i in range(3)]
+    head.balances = dict.fromkeys(senders, 0)
+    repeated = [transaction(senders[0], nonce, fee=0, to=BOB) for nonce in range(2)]
+    others = [transaction(each, 0, fee=0, to=BOB) for each in senders[1:]]
+    head.early = {each.hash for each in (*repeated, *others)}
+    for each in (*repeated, others[0]):
+        pool.add(each)
+    assert pool.hashes() == (repeated[0].hash, others[0].hash)
+    # What was examined in vain is ordinary, so another early one takes its place.
+    pool.on_finalized([])
+    pool.add(others[1])
+    assert pool.hashes() == (repeated[0].hash, others[1].hash)
+
+
+def test_due_call_has_priority_behind_an_early_one_of_its_subject(pool, head):
+    early, due = transaction(CAROL, 0, to=BOB), transaction(CAROL, 1, to=BOB)
+    head.early = {early.hash}
+    for given in (transaction(DAVE, 0, tip=5), early, due, transaction(ALICE, 0)):
+        pool.add(given)
+    assert ranked(pool)[-2:] == [due, transaction(ALICE, 0)]
+
+
+def test_operators_take_turns_with_their_early_votes(head):
+    pool = Mempool(head, MempoolLimits())
+    liars = [vote_of(head, CAROL, nonce) for nonce in range(EARLY_LIMIT + 4)]
+    honest = vote_of(head, DAVE, 0)
+    head.early = {each.hash for each in (*liars, honest)}
+    for each in (*liars, honest):
+        pool.add(each)
+    head.early.remove(honest.hash)
+    pool.on_finalized([])
+    assert ranked(pool)[0] == honest
 
 
 def early_commitments(head: FakeHead, pool: Mempool, count: int) -> list[Transaction]:
@@ -839,10 +903,12 @@ class MempoolMachine(RuleBasedStateMachine):
             seen.append(given)
 
     def order(self, given: Transaction) -> tuple[int, int]:
-        # What waits before an operator's vote has the priority of the vote.
+        # What waits before an operator's vote has the priority of the vote. Votes and commitments
+        # go by turns, others by price.
         ranks = self.pool._queues[given.sender].rank()
         priority = next(rank for rank, entry in ranks if entry.transaction == given)
-        return priority, -given.max_priority_fee_per_gas
+        is_ordinary = priority is Priority.ORDINARY
+        return priority, -given.max_priority_fee_per_gas if is_ordinary else 0
 
 
 MempoolMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

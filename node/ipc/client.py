@@ -11,19 +11,33 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from chain.json_types import Json, JsonObject
+from node.ipc.turns import SharedTurns
 from pot_common.framing import NODE_FRAMES, FrameError, FrameReader
 
 CALL_TIMEOUT_SECONDS: Final = 10.0
-"""Limit for an answer. The node answers from memory, so only an overloaded or stuck node is
-slower."""
+"""Limit for a turn and an answer. The node answers nearly all from memory, so only an overloaded or
+stuck node is slower."""
 
 RECONNECT_SECONDS: Final = 0.2
 """Pause between two attempts to connect. It is short, because an RPC process ends with its node and
 so waits only for the node's start."""
 
-MAX_PENDING: Final = 256
-"""Limit of unanswered calls: the server handles as many at the same time, so more would only
-wait."""
+SENDING_METHODS: Final = frozenset({"submit_transaction", "reveal_arrived", "blob_arrived"})
+"""Calls that bring the node something. A miner or validator that they do not reach is fined, so no
+question takes their turns."""
+
+SENDING_LIMIT: Final = 64
+"""Limit of unanswered calls that bring something."""
+
+PEER_METHODS: Final = frozenset({"reveal_holders"})
+"""Calls for which the node asks its peers, so that a silent peer delays the answer."""
+
+PEER_LIMIT: Final = 8
+"""Limit of unanswered calls for which the node asks peers; it asks about no more gradients at a
+time."""
+
+READING_LIMIT: Final = 128
+"""Limit of other unanswered calls. The node answers them from memory."""
 
 RECEIVE_BYTES: Final = 2**16
 """Limit of bytes in one read from the socket."""
@@ -67,6 +81,9 @@ class IpcClient:
         self._path = path
         self._ids = itertools.count(1)
         self._pending: dict[int, asyncio.Future[JsonObject]] = {}
+        self._sending = SharedTurns(SENDING_LIMIT)
+        self._asking_peers = SharedTurns(PEER_LIMIT)
+        self._reading = SharedTurns(READING_LIMIT)
         self._writer: asyncio.StreamWriter | None = None
         self.head: JsonObject | None = None
         """The newest head that the node announced: {"number", "hash"}; None before the first."""
@@ -106,25 +123,44 @@ class IpcClient:
         """
         if self._writer is None:
             raise IpcError("the node process is not reachable")
-        if len(self._pending) >= MAX_PENDING:
-            raise IpcError("the node process is busy")
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
+                # The node goes on with a call although its caller leaves.
+                response = await self._get_turns(method).finish(
+                    lambda: asyncio.ensure_future(self._exchange(method, params or {}))
+                )
+        except TimeoutError as error:
+            raise IpcError("the node process is busy, or does not answer") from error
+        refusal = response.get("error")
+        if isinstance(refusal, dict):
+            raise IpcRefusedError(str(refusal.get("reason")), str(refusal.get("message")))
+        return response.get("result")
+
+    def _get_turns(self, method: str) -> SharedTurns:
+        if method in SENDING_METHODS:
+            return self._sending
+        return self._asking_peers if method in PEER_METHODS else self._reading
+
+    async def _exchange(self, method: str, params: JsonObject) -> JsonObject:
+        """Send a request, and wait for the response.
+
+        Raises:
+            IpcError: The connection is lost.
+            TimeoutError: There is no response in time.
+        """
+        if self._writer is None:
+            raise IpcError("the connection to the node process is lost")
         request_id = next(self._ids)
         future: asyncio.Future[JsonObject] = asyncio.get_running_loop().create_future()
         self._pending[request_id] = future
         try:
             self._writer.write(
-                NODE_FRAMES.encode({"id": request_id, "method": method, "params": params or {}})
+                NODE_FRAMES.encode({"id": request_id, "method": method, "params": params})
             )
             async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
-                response = await future
-        except TimeoutError as error:
-            raise IpcError("the node process does not answer") from error
+                return await future
         finally:
             del self._pending[request_id]
-        refusal = response.get("error")
-        if isinstance(refusal, dict):
-            raise IpcRefusedError(str(refusal.get("reason")), str(refusal.get("message")))
-        return response.get("result")
 
     async def _receive(self, reader: asyncio.StreamReader) -> None:
         frames = FrameReader(NODE_FRAMES)

@@ -48,11 +48,19 @@ class SharedTurns:
 
         The turn ends with the function, even if the caller is cancelled: a thread cannot be ended.
         """
-        await self._acquire()
-        context = copy_context()
-        running = asyncio.get_running_loop().run_in_executor(
-            None, lambda: context.run(function, *args, **kwargs)
+        context, loop = copy_context(), asyncio.get_running_loop()
+        return await self.finish(
+            lambda: loop.run_in_executor(None, lambda: context.run(function, *args, **kwargs))
         )
+
+    async def finish(self, begin: "Callable[[], asyncio.Future[_Value]]") -> _Value:
+        """The result of what `begin` starts. It keeps its turn even if the caller leaves."""
+        await self._acquire()
+        try:
+            running = begin()
+        except BaseException:
+            self._release()
+            raise
         running.add_done_callback(lambda _: self._release())
         return await asyncio.shield(running)
 

@@ -22,6 +22,10 @@ ASK_SECONDS: Final = 2.0
 FRESH_SECONDS: Final = 0.5
 """For so long an answer is given again without asking: many may ask for one gradient."""
 
+FIND_SECONDS: Final = 4.0
+"""The longest search, with the wait for a turn. An RPC process waits longer for an answer, so a
+question ends before its caller gives up and asks again."""
+
 REMEMBERED_LIMIT: Final = 2_048
 """The most answers that are remembered: the gradients of two rounds with the most miners."""
 
@@ -53,18 +57,24 @@ class RevealHolders:
         """The validators that hold the complete gradient of a miner, by ascending address.
 
         Empty if this node does not know the reveal: only gradients that open a commitment are
-        asked for.
+        asked for. If there is no turn in time, the answer is the last one, or empty.
         """
         reveal = await trio.to_thread.run_sync(self._reveals.get, attempt_id, miner)
         if reveal is None:
             return ()
-        async with self._turns:
-            known = self._answers.get(reveal.gradient_root)
-            if known is None or trio.current_time() > known[0] + FRESH_SECONDS:
-                holders = await self._ask(reveal.gradient_root)
-                known = trio.current_time(), holders
-                self._answers[reveal.gradient_root] = known
-        return known[1]
+        root = reveal.gradient_root
+        with trio.move_on_after(FIND_SECONDS):
+            if not self._is_fresh(root):
+                async with self._turns:
+                    if not self._is_fresh(root):
+                        holders = await self._ask(root)
+                        self._answers[root] = trio.current_time(), holders
+        known = self._answers.get(root)
+        return () if known is None else known[1]
+
+    def _is_fresh(self, root: Hash32) -> bool:
+        known = self._answers.get(root)
+        return known is not None and trio.current_time() <= known[0] + FRESH_SECONDS
 
     async def _ask(self, root: Hash32) -> tuple[Address, ...]:
         holders: set[Address] = set()

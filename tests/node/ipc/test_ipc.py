@@ -16,8 +16,17 @@ from chain.json_types import Json, JsonObject
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.attempt import AttemptId
 from chain.training.reveal import Reveal
-from node.ipc.client import IpcClient, IpcError, IpcRefusedError
-from node.ipc.server import MAX_CONNECTIONS, IpcServer
+from node.ipc.client import (
+    CALL_TIMEOUT_SECONDS,
+    PEER_LIMIT,
+    READING_LIMIT,
+    SENDING_LIMIT,
+    IpcClient,
+    IpcError,
+    IpcRefusedError,
+)
+from node.ipc.server import MAX_CONNECTIONS, MAX_REQUESTS_IN_FLIGHT, IpcServer
+from node.training.holders import FIND_SECONDS, QUESTIONS_LIMIT
 from pot_common.framing import NODE_FRAMES
 from tests.worlds.training_node import REVEALS
 
@@ -269,3 +278,62 @@ def test_error_for_too_long_path_names_the_cure() -> None:
 async def _serve_once(path: Path) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(IpcServer(FakeBackend()).serve, path)
+
+
+class SilentPeersNode(FakeBackend):
+    """A node whose peers never say which gradients they hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.questions = 0
+
+    async def find_reveal_holders(self, attempt_id: AttemptId, miner: Address) -> list[str]:
+        self.questions += 1
+        await trio.sleep_forever()
+        return []
+
+
+HOLDERS_QUESTION: JsonObject = {"task": 1, "round": 0, "attempt": 0, "miner": "0x" + "01" * 20}
+
+
+@pytest.mark.parametrize("is_hanging_up", [False, True])
+def test_questions_that_last_keep_no_transaction_from_the_node(
+    is_hanging_up: bool, tmp_path: Path
+) -> None:
+    backend = SilentPeersNode()
+
+    async def run(client: IpcClient) -> None:
+        flood = [
+            asyncio.create_task(client.call("reveal_holders", HOLDERS_QUESTION)) for _ in range(300)
+        ]
+        await wait_until(lambda: backend.questions == PEER_LIMIT)
+        if is_hanging_up:
+            for each in flood:
+                each.cancel()
+            again = [client.call("reveal_holders", HOLDERS_QUESTION) for _ in range(300)]
+            flood += [asyncio.create_task(each) for each in again]
+        await client.call("submit_transaction", {"raw": "0x01"})
+        assert await client.call("node_info") == {"peerId": "me"}
+        for each in flood:
+            each.cancel()
+        await asyncio.gather(*flood, return_exceptions=True)
+
+    path = tmp_path / "node.ipc"
+    with served(path, backend), connected_client(path) as (client, runner):
+        runner.run(run(client))
+    assert (backend.submitted, backend.questions) == ([b"\x01"], PEER_LIMIT)
+
+
+def test_more_questions_than_the_node_takes_wait_for_their_answers(tmp_path: Path) -> None:
+    async def run(client: IpcClient) -> list[Json]:
+        return await asyncio.gather(*(client.call("gas_price") for _ in range(1_000)))
+
+    path = tmp_path / "node.ipc"
+    with served(path, FakeBackend()), connected_client(path) as (client, runner):
+        assert runner.run(run(client)) == [5] * 1_000
+
+
+def test_the_node_takes_as_many_requests_as_an_rpc_process_sends() -> None:
+    assert SENDING_LIMIT + PEER_LIMIT + READING_LIMIT <= MAX_REQUESTS_IN_FLIGHT
+    assert PEER_LIMIT <= QUESTIONS_LIMIT
+    assert FIND_SECONDS < CALL_TIMEOUT_SECONDS

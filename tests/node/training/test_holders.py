@@ -1,6 +1,6 @@
 """Which validators hold a gradient, as a node finds out for a miner."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from chain.primitives import Address, Hash32
 from node.storage.blobs import BlobStore
-from node.training.holders import FRESH_SECONDS, QUESTIONS_LIMIT, RevealHolders
+from node.training.holders import FIND_SECONDS, FRESH_SECONDS, QUESTIONS_LIMIT, RevealHolders
 from node.training.reveal_store import RevealStore
 from tests.worlds.training import GENESIS_SET
 from tests.worlds.training_node import ATTEMPT, PAYLOADS, REVEALS
@@ -30,6 +30,7 @@ class Peer:
 class FakeRequests:
     """Three validators and a node without one; HOLDER and that node have the gradient."""
 
+    revealed: set[Hash32] = field(default_factory=lambda: {REVEALS[0].gradient_root})
     asked: list[str] = field(default_factory=list)
     busy: int = 0
     busiest: int = 0
@@ -39,7 +40,7 @@ class FakeRequests:
         return tuple(Peer(*each) for each in validators.items())
 
     async def has_blob(self, peer_id: str, content_id: Hash32) -> bool:
-        assert content_id == REVEALS[0].gradient_root
+        assert content_id in self.revealed
         self.asked.append(peer_id)
         self.busy += 1
         self.busiest = max(self.busy, self.busiest)
@@ -92,3 +93,22 @@ async def test_many_questions_for_one_gradient_ask_validators_a_few_times(
             nursery.start_soon(holders.find, ATTEMPT, MINER)
     assert requests.busiest <= 3 * QUESTIONS_LIMIT
     assert len(requests.asked) <= 2 * 3 * QUESTIONS_LIMIT
+
+
+async def test_search_ends_in_time_however_many_gradients_are_asked_about(
+    tmp_path: Path, autojump_clock: MockClock, requests: FakeRequests, blobs: BlobStore
+) -> None:
+    reveals = RevealStore(tmp_path / "many")
+    many = [
+        replace(REVEALS[0], miner=Address(bytes([n]) * 20), gradient_root=Hash32(bytes([n]) * 32))
+        for n in range(1, 10 * QUESTIONS_LIMIT)
+    ]
+    for each in many:
+        reveals.put(each)
+    requests.revealed = {each.gradient_root for each in many}
+    holders = RevealHolders(reveals, blobs, requests, OWN)
+    began_at = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for each in many:
+            nursery.start_soon(holders.find, ATTEMPT, each.miner)
+    assert trio.current_time() <= began_at + FIND_SECONDS + 0.1

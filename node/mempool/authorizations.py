@@ -5,12 +5,13 @@ can become worthless through one that is paid.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.primitives import Address
 from chain.types.transaction import Transaction, recover_authority
+from node.mempool.entries import Queue
 from node.mempool.policy import HeadRules
 
 AUTHORIZATIONS_LIMIT: Final = 16
@@ -50,6 +51,37 @@ class PendingAuthorizations:
             if authority is not None and each.nonce >= self._rules.nonce(authority):
                 authorities[authority] = None
         return tuple(authorities)
+
+    def check(
+        self, transaction: Transaction, queue: Queue, queues: Mapping[Address, Queue]
+    ) -> tuple[Address, ...]:
+        """Refuse a second transaction of an account that may delegate; the new authorities.
+
+        Args:
+            transaction: A transaction that may enter the pool.
+            queue: The queue of its sender.
+            queues: The queues of all senders.
+
+        Raises:
+            InvalidTransaction: DELEGATED_ACCOUNT or TOO_MANY_AUTHORIZATIONS.
+        """
+        sender = transaction.sender
+        others_count = len(queue.entries.keys() - {transaction.nonce})
+        is_next = transaction.nonce == queue.nonce and not others_count
+        if not is_next and self.may_delegate(sender):
+            raise InvalidTransaction(RejectionReason.DELEGATED_ACCOUNT, "it may delegate to code")
+        authorities = self.recover(transaction)
+        for authority in authorities:
+            held = queues.get(authority)
+            if authority == sender:
+                count = others_count + 1
+            else:
+                count = 0 if held is None else len(held.entries)
+            if count > 1:
+                raise InvalidTransaction(
+                    RejectionReason.DELEGATED_ACCOUNT, "authority already has transactions"
+                )
+        return authorities
 
     def may_delegate(self, account: Address) -> bool:
         """Whether an account delegates, or does after a waiting transaction."""

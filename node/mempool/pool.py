@@ -201,13 +201,13 @@ class Mempool:
         replaced = queue.entries.get(transaction.nonce)
         if replaced is None:
             self._check_nonce_limit(transaction, queue)
-        elif not replaced.free_gas:
+        elif not replaced.free_gas and not replaced.is_duty:
             check_replacement(transaction, replaced.transaction)
         self._check_funds(transaction, queue)
         is_gapped = transaction.nonce - queue.nonce > len(queue.pending())
         if is_gapped:
             self._check_gapped_share(transaction, replaced)
-        authorities = self._check_delegation(transaction, queue)
+        authorities = self._authorizations.check(transaction, queue, self._queues)
         # This comes late, because it may execute a call, which takes 1 ms.
         refused_calls = self._refused_calls.get(sender, 0)
         accepted_calls = self._accepted_calls.get(sender, 0)
@@ -216,8 +216,8 @@ class Mempool:
         priority = self._classify(transaction, subject, queue, is_asked=is_asked)
         if subject is not None and is_asked:
             self._refused_calls[sender] = refused_calls + 1
-        # What is due takes the place of a free transaction, behind which it would have to wait.
-        if replaced is not None and replaced.free_gas and priority is Priority.ORDINARY:
+        # What is due takes the place of what would hold it up.
+        if replaced is not None and (priority is Priority.ORDINARY or self._is_due(replaced)):
             check_replacement(transaction, replaced.transaction)
         is_early = (
             subject is not None
@@ -260,6 +260,12 @@ class Mempool:
             if not has_room and self._commitments.find_victim(subject.task_id) is None:
                 return Priority.ORDINARY
         return self._rules.classify(transaction)
+
+    def _is_due(self, entry: Entry) -> bool:
+        """Whether an entry takes no ration, and is no operator's call that the contracts refuse."""
+        if not entry.is_duty:
+            return not entry.free_gas
+        return self._rules.classify(entry.transaction) is not Priority.ORDINARY
 
     def _build_entry(
         self,
@@ -409,26 +415,6 @@ class Mempool:
             raise InvalidTransaction(
                 RejectionReason.POOL_FULL, "txpool is full for transactions behind a nonce gap"
             )
-
-    def _check_delegation(self, transaction: Transaction, queue: Queue) -> tuple[Address, ...]:
-        """Refuse a second transaction of an account that may delegate; the new authorities."""
-        sender = transaction.sender
-        others_count = len(queue.entries.keys() - {transaction.nonce})
-        is_next = transaction.nonce == queue.nonce and not others_count
-        if not is_next and self._authorizations.may_delegate(sender):
-            raise InvalidTransaction(RejectionReason.DELEGATED_ACCOUNT, "it may delegate to code")
-        authorities = self._authorizations.recover(transaction)
-        for authority in authorities:
-            held = self._queues.get(authority)
-            if authority == sender:
-                count = others_count + 1
-            else:
-                count = 0 if held is None else len(held.entries)
-            if count > 1:
-                raise InvalidTransaction(
-                    RejectionReason.DELEGATED_ACCOUNT, "authority already has transactions"
-                )
-        return authorities
 
     def _check_free_limits(self, entry: Entry, queue: Queue) -> None:
         is_ordinary = entry.priority is Priority.ORDINARY

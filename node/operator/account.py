@@ -70,8 +70,9 @@ class OperatorAccount:
     async def send(self, call: ContractCall, gas_limit: int) -> None:
         """Sign a call and submit it to the pool; raise the fees of calls that wait before it.
 
-        A call on the subject of one that waits takes its place with a higher fee, unless that has
-        been raised to the limit: then the earlier one goes on waiting.
+        A call on the subject of one that waits takes its place with a higher fee, as long as that
+        may be raised. After that, and where gas is free, an equal call goes on waiting, and another
+        call takes its place only if the contracts would refuse the one that waits.
 
         Raises:
             RejectedInputError: The pool refuses the call.
@@ -85,6 +86,8 @@ class OperatorAccount:
                 await self._submit(call, gas_limit, nonce, offer)
             elif offer.is_above(held) or offer.may_raise_tip(held):
                 await self._replace(held, call, gas_limit, offer)
+            elif call.data != held.data:
+                await self._submit(call, gas_limit, held.nonce, offer)
             # The new call was submitted first, because the pool asks the contracts about few calls
             # of a sender in a block.
             for each in pending:

@@ -228,6 +228,20 @@ def test_due_call_takes_the_place_of_a_free_transaction(
     assert refused.value.reason is RejectionReason.REPLACEMENT_UNDERPRICED
 
 
+def test_due_vote_takes_the_place_of_one_that_is_refused_by_now(
+    pool: Mempool, head: FakeHead
+) -> None:
+    waiting, due = (transaction(CAROL, 0, fee=0, size=each, to=ALICE) for each in (100, 101))
+    pool.add(waiting)
+    with pytest.raises(InvalidTransaction) as refused:
+        pool.add(due)
+    assert refused.value.reason is RejectionReason.REPLACEMENT_UNDERPRICED
+    head.early.add(waiting.hash)
+    pool.on_finalized([])
+    pool.add(due)
+    assert pool.candidates().transactions == (due,)
+
+
 def test_call_that_is_not_due_must_pay_to_take_the_place_of_a_free_one(
     pool: Mempool, head: FakeHead
 ) -> None:

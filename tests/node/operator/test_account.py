@@ -225,3 +225,21 @@ async def test_where_gas_is_free_a_call_waits_without_a_fee(tmp_path: Path) -> N
     (waiting,) = market.list_pending(0)
     assert (waiting.max_fee_per_gas, waiting.max_priority_fee_per_gas) == (0, 0)
     assert market.finalize() == (waiting,)
+
+
+async def test_new_result_takes_the_place_of_one_that_the_ledger_refuses(tmp_path: Path) -> None:
+    market = Market(tmp_path, base_fee_per_gas=0)
+    chain, account = market.chain, market.accounts[0]
+    chain.finalize(*(chain.call(each, VERDICT) for each in OPERATORS[:3]))
+    first, second = (
+        gradient_ledger.post_result(
+            TASK, 0, 0, 0, replace(chain.compute_vote(), timely_voters=voters), 15, 700
+        )
+        for voters in (0b0111, 0b1111)
+    )
+    await account.send(first, VOTE_GAS)
+    # The fourth verdict was on its way while clocks said that the verdict phase was over.
+    chain.finalize(chain.call(OPERATORS[3], VERDICT))
+    market.pool.on_finalized([])
+    await account.send(second, VOTE_GAS)
+    assert [each.data for each in market.list_pending(0)] == [second.data]

@@ -28,18 +28,26 @@ class CommitmentShare:
         """Whether one more commitment of `size` bytes fits."""
         return self._count < self._count_limit and self._size + size <= self._size_limit
 
-    def find_victim(self, task_id: TaskId) -> Hash32 | None:
-        """The commitment that makes room for one of `task_id`.
+    def find_victims(self, task_id: TaskId, size: int) -> tuple[Hash32, ...] | None:
+        """The commitments that make room for one of `task_id` with `size` bytes.
 
-        It is the last one of the task with the most commitments. None if `task_id` would then have
-        more than that task.
+        Each is the last one of the task with the most commitments. None if `task_id` would then
+        have more than that task.
         """
-        if not self._by_task:
-            return None
-        largest = max(self._by_task, key=lambda each: len(self._by_task[each]))
-        if len(self._by_task[largest]) <= len(self._by_task.get(task_id, ())) + 1:
-            return None
-        return next(reversed(self._by_task[largest]))
+        if self.has_room(size):
+            return ()
+        left = {each: list(held.items()) for each, held in self._by_task.items()}
+        fewest = len(self._by_task.get(task_id, ())) + 1
+        victims: list[Hash32] = []
+        count, total = self._count, self._size
+        while count >= self._count_limit or total + size > self._size_limit:
+            largest = max(left.values(), key=len, default=[])
+            if len(largest) <= fewest:
+                return None
+            transaction_hash, freed = largest.pop()
+            victims.append(transaction_hash)
+            count, total = count - 1, total - freed
+        return tuple(victims)
 
     def add(self, task_id: TaskId, transaction_hash: Hash32, size: int) -> None:
         """Take note of a commitment that was admitted with priority."""

@@ -82,6 +82,25 @@ class Entry:
 
 
 @dataclass(slots=True)
+class Overflow:
+    """What is too much in the pool, or in a share of it; negative if there is room."""
+
+    count: int
+    size: int
+    """Encoded bytes."""
+
+    @property
+    def is_left(self) -> bool:
+        """Whether something has to make room."""
+        return self.count > 0 or self.size > 0
+
+    def change(self, entry: Entry, count: int) -> None:
+        """Count an entry that enters with 1, or leaves with -1."""
+        self.count += count
+        self.size += count * len(entry.transaction.raw)
+
+
+@dataclass(slots=True)
 class Queue:
     """The entries of one sender."""
 

@@ -11,13 +11,14 @@ limit of gas, because the vote waits behind them.
 
 Gas may be free on this chain, so transactions without a fee risk nothing. Those that offer nothing
 or less than this node's gas price may together use a quarter of the pool, without votes and duties
-with priority, and they never evict a transaction that pays. All commitments with priority may use
-a quarter, too. Transactions behind a nonce gap may never become valid; they may use a quarter, and
-they never evict others. A sender's balance must cover all its transactions together.
+with priority; of them, only a commitment with priority evicts a transaction that pays. All
+commitments with priority may use a quarter, too. Transactions behind a nonce gap may never become
+valid; they may use a quarter, and they never evict others. A sender's balance must cover all its
+transactions together.
 """
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -33,7 +34,7 @@ from node.mempool.authorizations import PendingAuthorizations
 from node.mempool.candidates import Candidates, merge
 from node.mempool.commitment_share import CommitmentShare
 from node.mempool.early_calls import EarlyCalls
-from node.mempool.entries import Entry, Queue, check_replacement
+from node.mempool.entries import Entry, Overflow, Queue, check_replacement
 from node.mempool.free_gas import NO_RATION, FreeGasPolicy
 from node.mempool.policy import HeadRules, MempoolLimits, Priority, Subject
 
@@ -255,10 +256,10 @@ class Mempool:
             return Priority.ORDINARY
         if queue.holds(subject, transaction.nonce, with_early=False):
             return Priority.ORDINARY
-        if subject.priority is Priority.COMMITMENT:
-            has_room = self._commitments.has_room(len(transaction.raw))
-            if not has_room and self._commitments.find_victim(subject.task_id) is None:
-                return Priority.ORDINARY
+        size = len(transaction.raw)
+        is_commitment = subject.priority is Priority.COMMITMENT
+        if is_commitment and self._commitments.find_victims(subject.task_id, size) is None:
+            return Priority.ORDINARY
         return self._rules.classify(transaction)
 
     def _is_due(self, entry: Entry) -> bool:
@@ -460,75 +461,82 @@ class Mempool:
         queue.gapped_count, queue.gapped_bytes = len(queued), size
 
     def _make_room(self, entry: Entry, replaced: Entry | None, *, is_gapped: bool) -> None:
-        """Evict transactions until `entry` fits, without `replaced`; otherwise refuse `entry`."""
-        count, size = 1, len(entry.transaction.raw)
-        free_count, free_bytes = (count, size) if entry.is_free else (0, 0)
-        if replaced is not None:
-            count, size = 0, size - len(replaced.transaction.raw)
-            if replaced.is_free:
-                free_count, free_bytes = free_count - 1, free_bytes - len(replaced.transaction.raw)
-        while entry.priority is Priority.COMMITMENT and not self._commitments.has_room(size):
-            assert entry.subject is not None
-            self._evict_free(self._commitments.find_victim(entry.subject.task_id), entry)
-        while entry.is_free and (
-            self._free_count + free_count > self._limits.transactions // FREE_SHARE
-            or self._free_bytes + free_bytes > self._limits.size_bytes // FREE_SHARE
-        ):
-            self._evict_free(self._find_free_victim(entry), entry)
-        while (
-            len(self._entries) + count > self._limits.transactions
-            or self._size_bytes + size > self._limits.size_bytes
-        ):
-            if is_gapped:
-                raise InvalidTransaction(RejectionReason.POOL_FULL, "txpool is full")
-            self._evict_for(entry)
+        """Evict transactions so that `entry` fits, without `replaced`.
 
-    def _find_free_victim(self, entry: Entry) -> Hash32 | None:
+        If those that may make room do not suffice, none is evicted and `entry` is refused.
+        """
+        in_pool = Overflow(
+            len(self._entries) - self._limits.transactions,
+            self._size_bytes - self._limits.size_bytes,
+        )
+        in_free = Overflow(
+            self._free_count - self._limits.transactions // FREE_SHARE,
+            self._free_bytes - self._limits.size_bytes // FREE_SHARE,
+        )
+        victims: dict[Hash32, Entry] = {}
+
+        def change(each: Entry, count: int) -> None:
+            in_pool.change(each, count)
+            if each.is_free:
+                in_free.change(each, count)
+
+        def evict(victim: Entry | None, detail: str = "txpool is full") -> None:
+            if victim is None or victim.transaction.sender == entry.transaction.sender:
+                raise InvalidTransaction(RejectionReason.POOL_FULL, detail)
+            victims[victim.transaction.hash] = victim
+            change(victim, -1)
+
+        change(entry, 1)
+        if replaced is not None:
+            change(replaced, -1)
+        if entry.priority is Priority.COMMITMENT and entry.subject is not None:
+            size, task_id = len(entry.transaction.raw), entry.subject.task_id
+            # None cannot be here: it has no priority then.
+            for each in self._commitments.find_victims(task_id, size) or ():
+                evict(self._entries[each])
+        while entry.is_free and in_free.is_left:
+            victim = self._find_free_victim(entry, victims)
+            evict(victim, "txpool is full for transactions at this price")
+        while in_pool.is_left:
+            evict(None if is_gapped else self._find_cheapest_victim(entry, victims))
+        for victim in victims.values():
+            if victim.transaction.hash in self._entries:  # it did not leave behind another's gap
+                self._take_out(victim)
+
+    def _find_free_victim(self, entry: Entry, chosen: Collection[Hash32]) -> Entry | None:
         """The newest of the free transactions of least standing, if that is less than `entry`'s."""
         for standing in range(entry.standing):
             for each in reversed(self._entries.values()):
-                if each.is_free and each.standing == standing:
-                    return each.transaction.hash
+                is_chosen = each.transaction.hash in chosen
+                if each.is_free and each.standing == standing and not is_chosen:
+                    return each
         return None
 
-    def _evict_free(self, victim: Hash32 | None, entry: Entry) -> None:
-        """Evict `victim`; without one, or if it is of the same sender, refuse `entry`."""
-        held = None if victim is None else self._entries[victim]
-        if held is None or held.transaction.sender == entry.transaction.sender:
-            raise InvalidTransaction(
-                RejectionReason.POOL_FULL, "txpool is full for transactions at this price"
-            )
-        self._take_out(held)
+    def _find_cheapest_victim(self, entry: Entry, chosen: Collection[Hash32]) -> Entry | None:
+        """The last transaction of the sender of the lowest-ranked one.
 
-    def _evict_for(self, entry: Entry) -> None:
-        """Evict the last transaction of the sender of the lowest-ranked one.
-
-        The last one is taken because any other would leave a nonce gap. `entry` is refused if no
-        other ranks below it, or if it is free and would evict one that pays.
+        The last one is taken because any other would leave a nonce gap. None if no other ranks
+        below `entry`, or if `entry` is free and would evict one that pays: only a commitment may.
         """
-        carried: list[tuple[tuple[int, int, int], Hash32]] = []
-        while True:
-            if not self._cheapest:
-                self._cheapest = carried
-                raise InvalidTransaction(RejectionReason.POOL_FULL, "txpool is full")
+        skipped: list[tuple[tuple[int, int, int], Hash32]] = []
+        held: Entry | None = None
+        while self._cheapest:
             worth, transaction_hash = self._cheapest[0]
             held = self._entries.get(transaction_hash)
             if held is not None and held.worth == worth:
-                if not self._is_carried(held):
+                if transaction_hash not in chosen and not self._is_carried(held):
                     break
-                carried.append(self._cheapest[0])
+                skipped.append(self._cheapest[0])
+            held = None
             heapq.heappop(self._cheapest)
-        for each in carried:
+        for each in skipped:
             heapq.heappush(self._cheapest, each)
-        queue = self._queues[held.transaction.sender]
-        victim = queue.entries[max(queue.entries)]
-        if (
-            held.transaction.sender == entry.transaction.sender
-            or worth[:2] >= entry.worth[:2]
-            or (entry.is_free and not victim.is_free)
-        ):
-            raise InvalidTransaction(RejectionReason.POOL_FULL, "txpool is full")
-        self._remove(victim)
+        if held is None or held.worth[:2] >= entry.worth[:2]:
+            return None
+        entries = self._queues[held.transaction.sender].entries
+        last = max(nonce for nonce, each in entries.items() if each.transaction.hash not in chosen)
+        may_evict = not entry.is_free or entry.priority is Priority.COMMITMENT
+        return entries[last] if may_evict or entries[last].is_free else None
 
     def _is_carried(self, entry: Entry) -> bool:
         """Whether an ordinary transaction goes with a later vote of its sender."""

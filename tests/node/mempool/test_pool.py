@@ -16,7 +16,7 @@ from node.mempool.candidates import TURN_GAS
 from node.mempool.early_calls import EARLY_LIMIT, KEPT_EARLY_LIMIT
 from node.mempool.entries import CARRIED_GAS_LIMIT
 from node.mempool.policy import MempoolLimits, Priority, Subject
-from node.mempool.pool import FREE_SHARE, GAPPED_SHARE, Mempool
+from node.mempool.pool import COMMITMENT_SHARE, FREE_SHARE, GAPPED_SHARE, Mempool
 
 TASK = TaskId(1)
 ALICE, BOB, CAROL, DAVE = (Address(bytes([value]) * 20) for value in range(1, 5))
@@ -404,12 +404,27 @@ def test_sender_with_a_balance_may_queue_and_leave_gaps_without_a_fee(head):
     assert ranked(pool) == given[:5]
 
 
-def test_free_commitments_evict_no_transaction_that_pays(pool, head):
+def test_due_commitments_evict_what_pays_within_their_share(pool, head):
     paying = [transaction(Address(bytes([10 + i]) * 20), 0, tip=10) for i in range(8)]
     for given in paying:
         pool.add(given)
-    head.balances[CAROL] = 0
-    assert refusal(pool, transaction(CAROL, 0, fee=0, to=BOB)).detail == "txpool is full"
+    miners = [Address(bytes([20 + i]) * 20) for i in range(3)]
+    head.balances = dict.fromkeys((*miners, CAROL), 0)
+    due = [transaction(each, 0, fee=0, to=BOB) for each in miners]
+    assert refusal(pool, transaction(CAROL, 0, fee=0)).detail == "txpool is full"
+    for given in due[: LIMITS.transactions // COMMITMENT_SHARE]:
+        pool.add(given)
+    assert refusal(pool, due[-1]).reason == RejectionReason.POOL_FULL
+    assert [each.hash in pool for each in paying] == [True] * 6 + [False] * 2
+
+
+def test_transaction_that_is_refused_evicts_no_other(pool):
+    pool.add(transaction(ALICE, 0, tip=9, size=1_500))
+    cheap = [transaction(Address(bytes([50 + i]) * 20), 0, tip=2) for i in range(5)]
+    for each in cheap:
+        pool.add(each)
+    refusal(pool, transaction(CAROL, 0, tip=3, size=1_000))
+    assert len(pool) == 6
 
 
 def test_all_free_senders_together_share_a_quarter(pool, head):

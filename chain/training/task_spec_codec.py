@@ -33,6 +33,7 @@ from chain.training.architectures import (
 )
 from chain.training.resources import count_stored_row_bytes
 from chain.training.strict_json import JsonFields, check_integer, parse_json_without_floats, refuse
+from chain.training.task_checks import Objection, ObjectionCode
 from chain.training.task_spec import (
     MAX_UNITS,
     PPM,
@@ -145,6 +146,17 @@ AMOUNT_PATTERN: Final = re.compile(r"0|[1-9][0-9]{0,38}")
 def compute_spec_hash(spec: TaskSpec) -> Hash32:
     """SHA-256 of the canonical bytes, as the contract computes it."""
     return sha256(encode_task_spec(spec))
+
+
+def find_terms_objection(
+    spec: TaskSpec, terms: TaskTerms, resources: TaskResources
+) -> Objection | None:
+    """The reason why the terms on the chain, which the fee pays for, are not those of a task."""
+    if (terms, resources) == (compute_terms(spec), spec.resources):
+        return None
+    return Objection(
+        ObjectionCode.TERMS_DIFFER, "the terms on the chain differ from the specification"
+    )
 
 
 def compute_terms(spec: TaskSpec) -> TaskTerms:

@@ -9,12 +9,14 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeVar
 
 import structlog
+from cachetools import LRUCache
 
+from chain.contracts import task_registry
 from chain.errors import RejectedInputError, RejectionReason
 from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
@@ -26,8 +28,14 @@ from chain.training.encoding import count_payload_bytes
 from chain.training.history import get_theta_root
 from chain.training.resources import count_content_bytes
 from chain.training.reveal import Reveal
-from chain.training.task_checks import find_disk_objection, find_size_objection, list_content
+from chain.training.task_checks import (
+    Objection,
+    find_disk_objection,
+    find_size_objection,
+    list_content,
+)
 from chain.training.task_spec import TaskSpec
+from chain.training.task_spec_codec import find_terms_objection
 from node.ipc.client import IpcError, NodeLink
 from node.rpc.errors import RpcError
 from node.rpc.http import LEAST_BYTES_PER_SECOND, HttpError, Request, Response, json_response
@@ -61,6 +69,9 @@ MINER_PLACES: Final = 4
 """Uploads of one miner's gradient at the same time, one from each IP address. Others know its
 reveal once it is out, and must not keep the miner from uploading it."""
 
+CHECKED_TASKS: Final = 1_024
+"""Tasks of which it is remembered whether their terms pay for them. No chain has more open ones."""
+
 Value = TypeVar("Value")
 
 _log = structlog.get_logger("node.rpc")
@@ -89,6 +100,8 @@ class Uploads:
         self._node = node
         self._content_places = UploadPlaces(CONTENT_PLACES, SENDER_PLACES, group_limit=TASK_PLACES)
         self._reveal_places = UploadPlaces(REVEAL_PLACES, MINER_PLACES, pair_limit=1)
+        self._terms: LRUCache[TaskId, Objection | None] = LRUCache(CHECKED_TASKS)
+        """Why the terms of a task on the chain, which never change, do not pay for it."""
         self._wanted: tuple[BlockNumber, Mapping[Hash32, list[WantedContent]]] = (
             BlockNumber(-1),
             {},
@@ -100,7 +113,7 @@ class Uploads:
         Raises:
             HttpError: The blob is not needed, is another one, or cannot be stored.
         """
-        listed = self._list_wanted().get(content_id, [])
+        listed = [await self._check_terms(e) for e in self._list_wanted().get(content_id, [])]
         wanted = [each for each in listed if each.objection is None]
         if not wanted:
             raise _build_unwanted_error(content_id, listed)
@@ -171,6 +184,29 @@ class Uploads:
                     )
             self._wanted = (head, wanted)
         return self._wanted[1]
+
+    async def _check_terms(self, wanted: WantedContent) -> WantedContent:
+        """The same; with an objection if the terms on the chain pay for less than is declared.
+
+        Raises:
+            HttpError: 503: No call worker answers in time.
+        """
+        task_id = wanted.task_id
+        if wanted.objection is not None:
+            return wanted
+        if task_id not in self._terms:
+            history = self._view.index.history(task_id)
+            spec = None if history is None else self._view.index.spec(history)
+            if spec is None:
+                return wanted
+            try:
+                terms = await self._view.contracts.read(task_registry.get_terms(task_id))
+                resources = await self._view.contracts.read(task_registry.get_resources(task_id))
+            except RpcError as error:
+                raise HttpError(503, "busy", error.message, retry_after_seconds=1) from error
+            self._terms[task_id] = find_terms_objection(spec, terms, resources)
+        found = self._terms[task_id]
+        return wanted if found is None else replace(wanted, objection=found.reason)
 
     def _check_reveal(self, reveal: Reveal) -> tuple[Attempt, TaskSpec]:
         """The attempt of a reveal, and its task's specification.

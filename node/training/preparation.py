@@ -34,7 +34,7 @@ from chain.training.task_checks import (
     find_time_objection,
     list_content,
 )
-from chain.training.task_spec_codec import compute_terms
+from chain.training.task_spec_codec import find_terms_objection
 from node.chain.contract_reader import ContractReader
 from node.clock import Clock
 from node.storage.blobs import BlobQuotaError, BlobStore
@@ -114,15 +114,24 @@ class Preparation:
         self._wait_seconds: dict[TaskId, float] = {}
         """The wait that follows the task's next failure."""
         self._dry_run_turns = DryRunTurns()
+        self._paid: set[TaskId] = set()
+        """The tasks whose terms on the chain are those of their specifications."""
 
     def claim(self, task: ServedTask) -> None:
         """Promise workers' time and disk to a task that is to be prepared, or let it wait for them.
 
         This is called for one task after another in the order of the chain, so that all validators
         promise the room that is left to the same tasks. A task that this validator has refused, and
-        that is active all the same, is promised disk only.
+        that is active all the same, is promised disk only. A task that pays for less than its
+        specification declares is refused here, before it is promised anything or gets a turn.
         """
         is_active = task.history.status is not TaskStatus.PENDING
+        if task.work.answer_code is None:
+            unpaid = self._find_terms_objection(task)
+            if unpaid is not None:
+                self._refuse(task, unpaid)
+        if _is_refused(task):
+            return
         promise = compute_promise(task.spec)
         task.work.has_time = task.work.is_accepted is not False
         if not task.work.has_time:
@@ -132,6 +141,7 @@ class Preparation:
 
     def release(self, task_id: TaskId) -> None:
         """End the promise to a closed or refused task, and wake the tasks that now have room."""
+        self._paid.discard(task_id)
         self._end_waits(self._capacity.release(task_id))
 
     def _end_waits(self, task_ids: Iterable[TaskId]) -> None:
@@ -148,6 +158,8 @@ class Preparation:
             UnavailableError: Content cannot be fetched, or other tasks leave no time to examine it.
             WorkerFailedError: The dry run did not finish.
         """
+        if _is_refused(task):
+            return
         # Disk becomes free when the content of a closed task is deleted, of which no event tells.
         self._end_waits(self._capacity.give_room())
         try:
@@ -387,15 +399,20 @@ class Preparation:
         work.is_accepted, work.answer_code = False, code
         self.release(task.task_id)
 
+    def _find_terms_objection(self, task: ServedTask) -> Objection | None:
+        """The reason why the terms on the chain are not those of a task, which never change."""
+        if task.task_id in self._paid:
+            return None
+        terms = self._contracts.read(task_registry.get_terms(task.task_id))
+        resources = self._contracts.read(task_registry.get_resources(task.task_id))
+        objection = find_terms_objection(task.spec, terms, resources)
+        if objection is None:
+            self._paid.add(task.task_id)
+        return objection
+
     def _find_objection(self, task: ServedTask) -> Objection | None:
         """The reason why this node is not ready for a task; None before its dry run."""
         spec = task.spec
-        terms = self._contracts.read(task_registry.get_terms(task.task_id))
-        resources = self._contracts.read(task_registry.get_resources(task.task_id))
-        if (terms, resources) != (compute_terms(spec), spec.resources):
-            return Objection(
-                ObjectionCode.TERMS_DIFFER, "the terms on the chain differ from the specification"
-            )
         return (
             find_size_objection(spec, self._blobs.quota_bytes)
             or find_disk_objection(spec, self._blobs.promised_share_bytes)
@@ -404,6 +421,11 @@ class Preparation:
             or find_time_objection(spec, self._check_workers)
             or find_aggregation_objection(spec)
         )
+
+
+def _is_refused(task: ServedTask) -> bool:
+    """Whether nothing is done for a task. An active one is served all the same."""
+    return task.work.is_accepted is False and task.history.status is TaskStatus.PENDING
 
 
 def _describe_delay(error: UnavailableError | WorkerFailedError) -> Objection:

@@ -149,6 +149,8 @@ class FakeChain:
     histories_read: int = 0
     specs: dict[TaskId, TaskSpec] = field(default_factory=dict)
     """The specifications of tasks that differ from SPEC."""
+    paid: dict[TaskId, TaskResources] = field(default_factory=dict)
+    """The resources on the chain of tasks that have others than their specifications."""
     seats_over: tuple[Address, ...] = ()
     validator_set = GENESIS_SET
 
@@ -206,9 +208,10 @@ class FakeChain:
         assert task_id in self.histories
         spec = self.specs.get(task_id, SPEC)
         if view == task_registry.get_resources(task_id):
-            return view.decode(_encode_answer("getResources", spec.resources))
+            resources = self.paid.get(task_id, spec.resources)
+            return view.decode(encode_answer("getResources", resources))
         assert view == task_registry.get_terms(task_id)
-        return view.decode(_encode_answer("getTerms", compute_terms(spec)))
+        return view.decode(encode_answer("getTerms", compute_terms(spec)))
 
     def participants(
         self, _task_id: TaskId, _open: BlockNumber, _ordinal: int
@@ -224,7 +227,7 @@ class FakeChain:
 
 
 @cache
-def _encode_answer(name: str, value: TaskResources | TaskTerms) -> bytes:
+def encode_answer(name: str, value: TaskResources | TaskTerms) -> bytes:
     return encode(task_registry.CONTRACT.abi.functions[name].outputs, [astuple(value)])
 
 

@@ -7,9 +7,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+from chain.contracts import task_registry
+from chain.contracts.abi import ContractView
+from chain.contracts.task_registry import TaskResources
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.assignment import compute_seed
 from chain.training.attempt import AttemptId
@@ -20,6 +24,7 @@ from chain.training.history import TaskHistory
 from chain.training.resources import count_stored_bytes
 from chain.training.reveal import Reveal
 from chain.training.task_spec import TaskSpec
+from chain.training.task_spec_codec import compute_terms
 from node.rpc import http
 from node.rpc.http import HttpError, Message, Request, Response
 from node.rpc.uploads import Uploads
@@ -35,10 +40,12 @@ from tests.worlds.training_node import (
     SEED_BLOCK_HASH,
     SHARDS,
     SPEC,
+    encode_answer,
     header_of,
     judging,
 )
 
+T = TypeVar("T")
 OTHER_ATTEMPT = AttemptId(TaskId(2), 0, 0)
 OTHER_REVEALS = tuple(
     Reveal(OTHER_ATTEMPT, Address(bytes([number]) * 20), 1, SALT, Hash32(bytes([number]) * 32))
@@ -81,12 +88,14 @@ class FakeTraining:
     """The specifications of tasks that have another than SPEC."""
     is_closed: bool = False
     """Whether both tasks are closed."""
+    paid: dict[TaskId, TaskResources] = field(default_factory=dict)
+    """The resources on the chain of tasks that have others than their specifications."""
 
     @property
     def chain(self) -> "FakeTraining":
         return self
 
-    store = index = chain
+    store = index = contracts = chain
 
     def head_number(self) -> BlockNumber:
         return BlockNumber(101 if self.is_closed else 100)
@@ -101,6 +110,15 @@ class FakeTraining:
 
     def spec(self, history: TaskHistory) -> TaskSpec:
         return self.specs.get(history.task_id, SPEC)
+
+    async def read(self, view: ContractView[T]) -> T:
+        task_id = TaskId(int.from_bytes(view.data[-32:], "big"))
+        spec = self.specs.get(task_id, SPEC)
+        if view == task_registry.get_resources(task_id):
+            paid = self.paid.get(task_id, spec.resources)
+            return view.decode(encode_answer("getResources", paid))
+        assert view == task_registry.get_terms(task_id)
+        return view.decode(encode_answer("getTerms", compute_terms(spec)))
 
     def describe(self, spec: TaskSpec, attempt: Attempt) -> AttemptDescription:
         seed = compute_seed(SEED_BLOCK_HASH, attempt.id)
@@ -241,6 +259,16 @@ def test_content_of_a_task_that_pays_for_less_disk_is_refused(
     unpaid = replace(SPEC, resources=replace(SPEC.resources, disk_bytes=1))
     training.specs = {TASK: unpaid, OTHER_ATTEMPT.task_id: unpaid}
     with pytest.raises(HttpError, match=r"takes no part in task 1: .*declares 1") as refused:
+        asyncio.run(uploads.put_blob(shard_from("192.0.2.1").request, shard_id()))
+    assert (refused.value.status, refused.value.reason) == (403, "task_refused")
+
+
+def test_content_of_a_task_whose_terms_pay_for_less_disk_is_refused(
+    uploads: Uploads, training: FakeTraining
+) -> None:
+    unpaid = replace(SPEC.resources, disk_bytes=1)
+    training.paid = {TASK: unpaid, OTHER_ATTEMPT.task_id: unpaid}
+    with pytest.raises(HttpError, match=r"takes no part in task 1: the terms .*differ") as refused:
         asyncio.run(uploads.put_blob(shard_from("192.0.2.1").request, shard_id()))
     assert (refused.value.status, refused.value.reason) == (403, "task_refused")
 

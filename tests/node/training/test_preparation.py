@@ -581,3 +581,26 @@ async def test_restarted_validator_first_prepares_tasks_with_an_attempt(
 
     prepared = [n for n in waiting if node.host.get_readiness(n) == READY_STATE]
     assert prepared == [1, 2], "the one that was there first, and the earliest task's turn"
+
+
+async def test_task_whose_terms_pay_for_less_gets_no_turn_or_promise(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = FakeChain({TASK: pending_history()})
+    chain.paid = {TASK: replace(SPEC.resources, disk_bytes=1)}
+    node = Node(tmp_path, chain, has_content=False)
+    promised: list[TaskId] = []
+    claim = capacity.Capacity.claim
+
+    def note(self: capacity.Capacity, task_id: TaskId, *args: object, **kwargs: bool) -> None:
+        promised.append(task_id)
+        claim(self, task_id, *args, **kwargs)
+
+    monkeypatch.setattr(capacity.Capacity, "claim", note)
+    monkeypatch.setattr(preparation, "PREPARING_LIMIT", 0)
+
+    await node.run(lambda: bool(node.sent))
+
+    code = REFUSAL_CODES[ObjectionCode.TERMS_DIFFER]
+    assert node.sent == [task_registry.answer_task(TASK, code)]
+    assert (promised, node.peers.asked) == ([], [])

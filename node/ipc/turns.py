@@ -25,9 +25,13 @@ class SharedTurns:
     """
 
     def __init__(self, limit: int) -> None:
-        self._free = limit
+        self._limit = self._free = limit
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         """By client, in the order in which clients get their next turns."""
+
+    def count(self) -> int:
+        """The turns that are held, and the requests that wait for one."""
+        return self._limit - self._free + sum(map(len, self._waiting.values()))
 
     @asynccontextmanager
     async def take(self) -> AsyncIterator[None]:

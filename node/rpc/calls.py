@@ -17,6 +17,7 @@ from chain.execution.call_values import AccountOverride, CallRequest
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address
 from chain.types.header import Header
+from node.ipc.turns import SharedTurns
 from node.rpc.errors import ErrorCode, RpcError
 from node.rpc.parameters import parse_data, parse_quantity
 from node.rpc.worker_request import CallMethod, WorkerRequest, encode_request
@@ -106,13 +107,12 @@ class CallWorkers:
     def __init__(self, command: Sequence[str], *, size: int, timeout_seconds: float) -> None:
         self._command = tuple(command)
         self._timeout_seconds = timeout_seconds
-        self._free = asyncio.Semaphore(size)
+        self._turns = SharedTurns(size)
         self._idle: list[_Worker] = []
-        self._waiting = 0
 
     def count(self) -> int:
         """The number of calls that run in a worker or wait for one."""
-        return self._waiting
+        return self._turns.count()
 
     async def call(
         self,
@@ -162,34 +162,21 @@ class CallWorkers:
         *,
         is_pending: bool,
     ) -> Json:
-        if self._waiting >= WAITING_LIMIT:
+        if self._turns.count() >= WAITING_LIMIT:
             raise RpcError(ErrorCode.LIMIT_EXCEEDED, "too many calls at a time: try again later")
-        self._waiting += 1
-        try:
-            await self._free.acquire()
-        except asyncio.CancelledError:
-            self._waiting -= 1
-            raise
-        asked = asyncio.ensure_future(
-            self._ask_worker(
-                WorkerRequest(
-                    method, header.number, is_pending, call, overrides, self._timeout_seconds
-                )
-            )
+        request = WorkerRequest(
+            method, header.number, is_pending, call, overrides, self._timeout_seconds
         )
-        asked.add_done_callback(self._free_place)
         # If the client disconnects, the call still runs to its end: a new worker would cost more.
-        response = await asyncio.shield(asked)
+        response = await self._turns.finish(
+            lambda: asyncio.ensure_future(self._ask_worker(request))
+        )
         error = response.get("error")
         if isinstance(error, dict):
             code, message = error.get("code"), error.get("message")
             assert isinstance(code, int)
             raise RpcError(ErrorCode(code), str(message), error.get("data"))
         return response.get("result")
-
-    def _free_place(self, _asked: asyncio.Future[JsonObject]) -> None:
-        self._waiting -= 1
-        self._free.release()
 
     async def _ask_worker(self, request: WorkerRequest) -> JsonObject:
         if self._idle:

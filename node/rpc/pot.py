@@ -464,6 +464,13 @@ class PotMethods:
         if index is None:
             return []
         own = await self._find_own_validator()
+        return await self._computations.run(
+            self._describe_verdicts, spec, attempt, index, miner, own
+        )
+
+    def _describe_verdicts(
+        self, spec: TaskSpec, attempt: Attempt, index: int, miner: Address, own: str | None
+    ) -> Json:
         check = load_check(self._view.checks_directory, attempt.id, miner)
         count = len(attempt.commitments)
         rows: list[Json] = []

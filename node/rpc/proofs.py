@@ -1,15 +1,15 @@
 """Serves proofs to light clients, which trust no node (docs/spec/rpc.md, section 9)."""
 
-import asyncio
 from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
 from chain.hexadecimal import to_hex
 from chain.json_types import Json
-from chain.primitives import Address, BlockNumber
-from chain.state.proof import build_state_proof
+from chain.primitives import Address, BlockNumber, Hash32
+from chain.state.proof import StorageReads, build_state_proof
 from chain.state.trie import MissingTrieNodeError
+from node.ipc.turns import SharedTurns
 from node.rpc.chain_view import ChainView
 from node.rpc.dispatch import Method
 from node.rpc.errors import ErrorCode, RpcError
@@ -31,6 +31,9 @@ SLOT_LIMIT: Final = 4_096
 """Limit of storage slots in a proof: two for each miner that a task may have, and some more."""
 
 
+PROOFS: Final = 2
+"""Limit of proofs that are made at the same time; the largest reads 4 096 slots."""
+
 SETS_LIMIT: Final = 16
 """Limit of validator sets in an answer: 70 kB if each has a hundred validators."""
 
@@ -40,6 +43,7 @@ class ProofMethods:
 
     def __init__(self, chain: ChainView, parameters: bytes) -> None:
         self._chain = chain
+        self._turns = SharedTurns(PROOFS)
         self._parameters = parameters
         """The network's parameters, as canonical JSON."""
 
@@ -62,9 +66,7 @@ class ProofMethods:
         params.end()
         header = self._chain.state_header(block)
         try:
-            nodes = await asyncio.to_thread(
-                build_state_proof, self._chain.database, header.state_root, reads
-            )
+            nodes = await self._turns.run(self._list_nodes, header.state_root, reads)
         except MissingTrieNodeError as error:
             raise RpcError(
                 ErrorCode.INVALID_INPUT, f"this node lacks the state of block {header.number}"
@@ -73,8 +75,12 @@ class ProofMethods:
         return {
             "header": to_hex(header.encode()),
             "certificate": None if certificate is None else to_hex(certificate.encode()),
-            "nodes": [to_hex(node) for node in nodes],
+            "nodes": nodes,
         }
+
+    def _list_nodes(self, state_root: Hash32, reads: StorageReads) -> Json:
+        nodes = build_state_proof(self._chain.database, state_root, reads)
+        return [to_hex(node) for node in nodes]
 
     async def _get_validator_sets(self, params: Parameters) -> Json:
         number = params.required("number", partial(parse_integer, low=0, high=2**53 - 1))

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from chain.execution.call_values import CallRequest
+from node.ipc.turns import CLIENT
 from node.rpc.calls import CallWorkers
 from node.rpc.errors import ErrorCode, RpcError
 from tests.worlds.network import build_block
@@ -100,3 +101,18 @@ def test_worker_finishes_an_abandoned_call_and_takes_the_next() -> None:
         assert (workers._idle, workers.count()) == ([warm], 0)
 
     play(ANSWERS_LATE, scenario)
+
+
+def test_client_waits_for_one_call_of_another_at_most() -> None:
+    ended: list[str] = []
+
+    async def call(workers: CallWorkers, client: str) -> None:
+        CLIENT.set(client)
+        await workers.call(HEADER, REQUEST, {})
+        ended.append(client)
+
+    async def scenario(workers: CallWorkers) -> None:
+        await asyncio.gather(*(call(workers, each) for each in [*["many"] * 4, "one"]))
+
+    play(ANSWERS_LATE, scenario)
+    assert ended == ["many", "many", "one", "many", "many"]

@@ -573,6 +573,8 @@ def test_nothing_that_can_be_large_is_computed_in_the_event_loop(
     monkeypatch.setattr(Parameters, "end", end)
     watch(pot, "compute_outcome")
     watch(pot, "compute_samples")
+    watch(pot, "decode_verdicts")
+    watch(pot, "load_check")
     watch(rounds, "compute_outcome")
     watch(rounds, "encode_records")
     watch(TrainingIndex, "settled_round")
@@ -585,7 +587,9 @@ def test_nothing_that_can_be_large_is_computed_in_the_event_loop(
     assert sorted(computed) == [
         "compute_outcome",
         "compute_samples",
+        "decode_verdicts",
         "encode_records",
+        "load_check",
         "settled_round",
     ]
     assert loop_threads

@@ -37,6 +37,7 @@ from chain.training.task_checks import (
 from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import find_terms_objection
 from node.ipc.client import IpcError, NodeLink
+from node.ipc.turns import SharedTurns
 from node.rpc.errors import RpcError
 from node.rpc.http import LEAST_BYTES_PER_SECOND, HttpError, Request, Response, json_response
 from node.rpc.parameters import parse_address, parse_hash
@@ -102,6 +103,7 @@ class Uploads:
         self._reveal_places = UploadPlaces(REVEAL_PLACES, MINER_PLACES, pair_limit=1)
         self._terms: LRUCache[TaskId, Objection | None] = LRUCache(CHECKED_TASKS)
         """Why the terms of a task on the chain, which never change, do not pay for it."""
+        self._listing = SharedTurns(1)
         self._wanted: tuple[BlockNumber, Mapping[Hash32, list[WantedContent]]] = (
             BlockNumber(-1),
             {},
@@ -113,7 +115,8 @@ class Uploads:
         Raises:
             HttpError: The blob is not needed, is another one, or cannot be stored.
         """
-        listed = [await self._check_terms(e) for e in self._list_wanted().get(content_id, [])]
+        named_by = (await self._find_wanted()).get(content_id, [])
+        listed = [await self._check_terms(each) for each in named_by]
         wanted = [each for each in listed if each.objection is None]
         if not wanted:
             raise _build_unwanted_error(content_id, listed)
@@ -164,6 +167,12 @@ class Uploads:
         return json_response(
             {"contentId": to_hex(reveal.gradient_root), "bytes": size}, 201 if is_new else 200
         )
+
+    async def _find_wanted(self) -> Mapping[Hash32, list[WantedContent]]:
+        """The blobs that live tasks name, listed once for each head, in a thread."""
+        if self._wanted[0] != self._view.chain.store.head_number():
+            return await self._listing.run(self._list_wanted)
+        return self._wanted[1]
 
     def _list_wanted(self) -> Mapping[Hash32, list[WantedContent]]:
         """The blobs that live tasks name, by content id."""
@@ -293,7 +302,7 @@ class Uploads:
             async for part in request.chunks(
                 size, least_rate=LEAST_BYTES_PER_SECOND, seconds=seconds
             ):
-                if is_content and content_id not in self._list_wanted():
+                if is_content and content_id not in await self._find_wanted():
                     raise _build_unwanted_error(content_id, [])
                 await asyncio.to_thread(upload.write, part)
                 place.received_bytes += len(part)

@@ -430,3 +430,26 @@ def test_reveal_that_names_a_held_blob_of_another_length_is_refused(
     assert (refusal.value.status, refusal.value.reason) == (422, "content_mismatch")
     assert training.reveals.list(OTHER_ATTEMPT) == ()
     assert store.path(shard).stat().st_mtime == 1
+
+
+def test_live_tasks_are_read_once_for_a_block_outside_of_the_event_loop(
+    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[bool] = []
+    live_tasks = FakeTraining.live_tasks
+
+    def note_thread(self: FakeTraining) -> Iterator[TaskHistory]:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return live_tasks(self)
+
+    monkeypatch.setattr(FakeTraining, "live_tasks", note_thread)
+    monkeypatch.setattr(FakeTraining, "history", lambda *_: other_task())
+    clients = [shard_from(f"192.0.2.{number}") for number in range(3)]
+    for each in clients:
+        each.go_on.set()
+
+    async def run() -> None:
+        await asyncio.gather(*(uploads.put_blob(each.request, shard_id()) for each in clients))
+
+    asyncio.run(run())
+    assert threads == [False]

@@ -217,6 +217,29 @@ def read_seat(read: ReadSlot, task: TaskId, miner: Address) -> StoredSeat:
     )
 
 
+def is_commitment_expected(
+    read: ReadSlot, task: TaskId, miner: Address, place: tuple[int, int, int]
+) -> bool:
+    """Whether the ledger still expects a commitment, if the commitment phase is not over by time.
+
+    Args:
+        read: Returns a slot.
+        task: The task.
+        miner: The sender.
+        place: The round, the attempt and the units that the commitment names.
+    """
+    seat = read_seat(read, task, miner)
+    if not seat.units or seat.is_slashed:
+        return False
+    attempt = read_attempt(read, task)
+    return (
+        attempt.is_open
+        and not attempt.verdict_block
+        and place == (attempt.round_number, attempt.attempt_number, seat.units)
+        and seat.first_attempt <= attempt.ordinal != seat.committed_attempt
+    )
+
+
 def list_opening_slots(task: TaskId) -> dict[Address, tuple[int, ...]]:
     """The slots that `read_opening` and `read_ended_block` read, by contract."""
     key = encode_task_key(task)

@@ -46,7 +46,7 @@ COMMITMENT_SHARE: Final = 4
 
 REFUSED_CALLS_LIMIT: Final = 4
 """After this many votes and commitments of a sender that got no priority, further ones are ordinary
-until the next block without asking the contracts, which takes 1 ms."""
+until the next block without asking the contracts, which takes up to 4 ms."""
 
 ACCEPTED_CALLS_LIMIT: Final = 32
 """After this many calls of a sender that got priority, further ones are ordinary until the next
@@ -209,7 +209,7 @@ class Mempool:
         if is_gapped:
             self._check_gapped_share(transaction, replaced)
         authorities = self._authorizations.check(transaction, queue, self._queues)
-        # This comes late, because it may execute a call, which takes 1 ms.
+        # This comes late, because it may execute a call, which takes up to 4 ms.
         refused_calls = self._refused_calls.get(sender, 0)
         accepted_calls = self._accepted_calls.get(sender, 0)
         is_asked = refused_calls < REFUSED_CALLS_LIMIT and accepted_calls < ACCEPTED_CALLS_LIMIT

@@ -1,6 +1,7 @@
 """The mempool's rules at the head: the reason of each refusal, and the priorities."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import TASK_REGISTRY, TRAINING_TOKEN
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.hexadecimal import to_hex
-from chain.primitives import Hash32, TaskId
+from chain.primitives import Address, Hash32, TaskId
 from chain.types.transaction import decode_transaction
+from node.chain.contract_reader import ContractReader
+from node.mempool.head_rules import REFUSED_COMMITMENTS_LIMIT, HeadRules
 from node.mempool.policy import Priority
 from tests.worlds.stored_chain import CHAIN_ID
 from tests.worlds.training_chain import (
@@ -148,6 +151,49 @@ def test_only_the_commitment_that_is_due_has_priority(tmp_path: Path) -> None:
         for call in (due, gradient_ledger.commit_gradient(TASK, 1, 0, 1, Hash32(b"\2" * 32)))
     }
     assert len(subjects) == 1
+
+
+class CountingContracts:
+    """The contracts of a chain; counts the calls that are executed."""
+
+    def __init__(self, contracts: ContractReader) -> None:
+        self._contracts = contracts
+        self.executed = 0
+
+    def simulate(self, sender: Address, wanted: ContractCall, gas_limit: int) -> str | None:
+        self.executed += 1
+        return self._contracts.simulate(sender, wanted, gas_limit)
+
+
+def with_counter(chain: TrainingChain) -> tuple[HeadRules, CountingContracts]:
+    contracts = CountingContracts(chain.contracts)
+    rules = HeadRules(
+        store=chain.store,
+        database=chain.local.database,
+        config=chain.local.config,
+        contracts=contracts,  # type: ignore[arg-type]  # it has what the rules use
+    )
+    return rules, contracts
+
+
+def test_storage_shows_which_commitments_the_ledger_refuses(chain: TrainingChain) -> None:
+    rules, contracts = with_counter(chain)
+    for place in product((0, 1), (0, 1), (1, 2)):
+        call = gradient_ledger.commit_gradient(TASK, *place, Hash32(b"\1" * 32))
+        given = chain.draft(ANN, call, gas=300_000)
+        is_accepted = chain.contracts.simulate(given.sender, call, 300_000) is None
+        assert (rules.classify(given) is Priority.COMMITMENT) == is_accepted == (place == (0, 0, 1))
+        cut = chain.draft(ANN, replace(call, data=call.data[:-1]), gas=300_000)
+        assert rules.classify(cut) is Priority.ORDINARY
+    assert contracts.executed == 1
+
+
+def test_ledger_executes_few_commitments_of_a_task_that_it_refuses(chain: TrainingChain) -> None:
+    rules, contracts = with_counter(chain)
+    call = gradient_ledger.commit_gradient(TASK, 0, 0, 1, Hash32(b"\1" * 32))
+    for _ in range(REFUSED_COMMITMENTS_LIMIT + 2):
+        assert rules.classify(chain.draft(ANN, call, gas=30_000)) is Priority.ORDINARY
+    assert contracts.executed == REFUSED_COMMITMENTS_LIMIT
 
 
 def test_only_votes_that_the_phase_expects_have_priority(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""Due commitments find room and an early place, whatever strangers and a lying operator send."""
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chain.errors import InvalidTransaction
+from chain.primitives import Address, TaskId
+from chain.types.transaction import Transaction
+from node.mempool.candidates import TURN_GAS
+from node.mempool.entries import CARRIED_GAS_LIMIT
+from node.mempool.free_gas import FreeGasPolicy
+from node.mempool.policy import MempoolLimits
+from node.mempool.pool import Mempool
+from tests.node.mempool.test_pool import ALICE, BOB, FakeHead, transaction
+
+LIMITS = MempoolLimits(
+    transactions=16, size_bytes=4_000, sender_transactions=6, free_sender_transactions=2
+)
+POLICY = FreeGasPolicy(10**9, gas_per_second=500_000, block_gas=8_000_000)
+MINER, LIAR = Address(b"\x0a" * 20), Address(b"\x0b" * 20)
+STRANGERS = [Address(bytes([value]) * 20) for value in range(20, 32)]
+HONEST_TASK = TaskId(1)
+STRANGERS_TASKS = [TaskId(each) for each in range(2, 5)]
+
+senders = st.one_of(
+    st.tuples(st.just(LIAR), st.sampled_from([ALICE, ALICE, None])),
+    st.tuples(st.sampled_from(STRANGERS), st.sampled_from([BOB, BOB, None])),
+)
+submissions = st.lists(
+    st.tuples(
+        senders,
+        st.booleans(),  # whether the contracts refuse it
+        st.sampled_from([0, 0, 1, 10**9, 10**10]),  # the tip
+        st.sampled_from([100, 200, 400]),  # the encoded bytes
+        st.sampled_from([21_000, TURN_GAS, 9_000_000]),
+        st.sampled_from(STRANGERS_TASKS),
+    ),
+    max_size=40,
+)
+
+
+def submit(pool: Mempool, given_transaction: Transaction) -> None:
+    try:
+        pool.add(given_transaction)
+    except InvalidTransaction:
+        return
+
+
+@settings(max_examples=150, deadline=None)
+@given(is_full=st.booleans(), before=submissions, after=submissions, blocks=st.integers(0, 2))
+def test_due_commitment_without_coins_finds_a_place(is_full, before, after, blocks):
+    head = FakeHead()
+    head.balances[MINER] = 0
+    pool = Mempool(head, LIMITS, POLICY)
+    due = transaction(MINER, 0, fee=0, to=BOB)
+    head.tasks_of_hashes[due.hash] = HONEST_TASK
+
+    def draw(each) -> Transaction:
+        (sender, to), is_refused, tip, size, gas, task_id = each
+        nonce = pool.pending_nonce(sender)
+        if to is BOB:
+            size, gas = min(size, 200), 21_000  # what has a subject is bounded
+        made = replace(transaction(sender, nonce, tip, fee=tip, size=size, to=to), gas_limit=gas)
+        head.tasks_of_hashes[made.hash] = task_id if to is BOB else TaskId(100 + nonce)
+        if is_refused:
+            head.early.add(made.hash)
+        return made
+
+    for value in range(LIMITS.transactions if is_full else 0):
+        submit(pool, transaction(Address(bytes([100 + value]) * 20), 0, tip=10**9))
+    for each in before:
+        submit(pool, draw(each))
+    for _ in range(blocks):
+        pool.on_finalized([])
+    pool.add(due)
+    for each in after:
+        submit(pool, draw(each))
+    for _ in range(blocks):
+        pool.on_finalized([])
+
+    assert due.hash in pool
+    order = pool.candidates().transactions
+    first = order[: order.index(due)]
+    assert due.hash not in pool.candidates().free
+    # Before it are the liar's votes, what goes with them, and a commitment of each other task.
+    assert all(each.to == ALICE for each in first if each.sender == LIAR)
+    refused = [each for each in first if each.sender == LIAR and each.hash in head.early]
+    assert sum(each.gas_limit for each in refused) <= CARRIED_GAS_LIMIT
+    others = [head.tasks_of_hashes[each.hash] for each in first if each.sender != LIAR]
+    assert all(each.to == BOB for each in first if each.sender != LIAR)
+    assert len(set(others)) == len(others) <= len(STRANGERS_TASKS)

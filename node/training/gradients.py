@@ -24,6 +24,7 @@ from chain.training.attempt import AttemptId
 from chain.training.attempt_description import AttemptDescription, describe_attempt
 from chain.training.attempt_records import Attempt
 from chain.training.encoding import GradientHeader, count_payload_bytes
+from chain.training.fees import compute_promised_ppm
 from chain.training.reveal import Reveal
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import TaskSpec
@@ -37,7 +38,7 @@ from node.training.jobs import RETRY_SECONDS
 from node.training.known_reveals import AttemptReveals, KnownReveals
 from node.training.reveal_store import RevealStore
 from node.training.rows import TaskRows
-from node.training.turns import Turn
+from node.training.turns import Turn, compute_rate
 from node.training.work import (
     CheckedGradient,
     KnownTask,
@@ -482,6 +483,8 @@ class Gradients:
             task.work.get_promised_seconds(
                 task.spec.reward.max_units * task.spec.resources.unit_milliseconds
             ),
+            task.task_id,
+            compute_rate(compute_promised_ppm(task.spec)),
             partial(_get_check_deadline, task, attempt.id),
             partial(self._is_judged, attempt.id),
             # All validators check in the order of the chain. So if there is not time for all, most

@@ -11,6 +11,7 @@ from chain.errors import RejectionReason
 from chain.json_types import Json
 from chain.primitives import Hash32
 from chain.training.attempt_records import Attempt
+from chain.training.fees import compute_promised_ppm
 from chain.training.history import RoundOutcome, compute_outcome
 from chain.training.result_vote import (
     build_empty_vote,
@@ -23,7 +24,7 @@ from node.training.gradients import Gradients
 from node.training.reward_trees import RewardTrees
 from node.training.rows import TaskRows
 from node.training.states import TrainingStates
-from node.training.turns import Turn
+from node.training.turns import Turn, compute_rate
 from node.training.work import Evaluation, NextState, ServedTask, UnavailableError
 from node.training.worker_pool import (
     WorkerFailedError,
@@ -216,6 +217,8 @@ class Results:
         turn = Turn(
             (attempt.id, "evaluate"),
             task.work.get_promised_seconds(task.spec.resources.evaluation_milliseconds),
+            task.task_id,
+            compute_rate(compute_promised_ppm(task.spec)),
             lambda: task.work.due_at,
             is_wanted,
         )

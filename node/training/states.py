@@ -109,7 +109,9 @@ class TrainingStates:
             }
             # Without a promise the update has the time that those of other tasks leave.
             promised_seconds = math.inf if task.work.has_time else 0.0
-            turn = Turn((task.task_id, "advance"), promised_seconds, lambda: task.work.due_at)
+            turn = Turn(
+                (task.task_id, "advance"), promised_seconds, get_deadline=lambda: task.work.due_at
+            )
             answer: JsonObject = {"progress": {}, "done": 0}
             while "progress" in answer:
                 done, progress = get_integer(answer, "done"), answer["progress"]

@@ -1,10 +1,18 @@
 """Whose work is next on a worker."""
 
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from itertools import count
+
 import pytest
 import trio
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from node.training.turns import PROMISES_LIMIT, Turn, Turns, WorkOverError
+from chain.training.fees import PROMISED_SHARE
+from node.training.turns import PROMISES_LIMIT, Turn, Turns, WorkOverError, compute_rate
 
 
 def late() -> float:
@@ -45,10 +53,10 @@ class World:
 async def test_work_that_is_due_first_waits_for_one_piece_only(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         world = World(nursery)
-        await world.add("long", Turn("junk", 500, late), pieces=100)
+        await world.add("long", Turn("junk", 500, get_deadline=late), pieces=100)
         for _ in range(50):
-            await world.add("many", Turn("junk", 500, late))
-        await world.add("short", Turn("honest", 5, soon))
+            await world.add("many", Turn("junk", 500, get_deadline=late))
+        await world.add("short", Turn("honest", 5, get_deadline=soon))
         await trio.sleep(2.5)
         nursery.cancel_scope.cancel()
     assert world.done == ["long", "short"]
@@ -57,9 +65,9 @@ async def test_work_that_is_due_first_waits_for_one_piece_only(autojump_clock: M
 async def test_work_of_one_promise_is_done_one_after_another(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         world = World(nursery)
-        await world.add("begun", Turn("other", 500, soon))
+        await world.add("begun", Turn("other", 500, get_deadline=soon))
         for place in (1, 2, 0):
-            turn = Turn("honest", 500, late, place=place)
+            turn = Turn("honest", 500, get_deadline=late, place=place)
             await world.add(f"check {place}", turn, pieces=3)
     checks = [f"check {place}" for place in range(3) for _ in range(3)]
     assert world.done == ["begun", *checks]
@@ -70,9 +78,9 @@ async def test_work_that_is_begun_goes_on_before_other_work_of_its_promise(
 ) -> None:
     async with trio.open_nursery() as nursery:
         world = World(nursery)
-        await world.add("first", Turn("other", 500, soon))
-        await world.add("earlier", Turn("honest", 500, late, place=0))
-        await world.add("begun", Turn("honest", 500, late, place=1, is_begun=True))
+        await world.add("first", Turn("other", 500, get_deadline=soon))
+        await world.add("earlier", Turn("honest", 500, get_deadline=late, place=0))
+        await world.add("begun", Turn("honest", 500, get_deadline=late, place=1, is_begun=True))
     assert world.done == ["first", "begun", "earlier"]
 
 
@@ -81,7 +89,7 @@ async def test_tasks_that_are_due_together_take_turns(autojump_clock: MockClock)
         world = World(nursery)
         for name in ("a", "b"):
             for place in range(2):
-                turn = Turn(name, 500, late, place=place)
+                turn = Turn(name, 500, get_deadline=late, place=place)
                 await world.add(f"{name}{place}", turn, pieces=2)
     assert world.done == ["a0", "b0", "a0", "b0", "a1", "b1", "a1", "b1"]
 
@@ -89,16 +97,16 @@ async def test_tasks_that_are_due_together_take_turns(autojump_clock: MockClock)
 async def test_work_beyond_its_promise_leaves_the_turn_to_others(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         world = World(nursery)
-        await world.add("greedy", Turn("greedy", 2, soon), pieces=10)
-        await world.add("honest", Turn("honest", 3, late), pieces=3)
+        await world.add("greedy", Turn("greedy", 2, get_deadline=soon), pieces=10)
+        await world.add("honest", Turn("honest", 3, get_deadline=late), pieces=3)
     assert world.done == ["greedy"] * 2 + ["honest"] * 3 + ["greedy"] * 8
 
 
 async def test_work_beyond_promises_shares_what_is_left(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         world = World(nursery)
-        await world.add("slow", Turn("slow", 0, late), seconds=3, pieces=3)
-        await world.add("fast", Turn("fast", 0, late), pieces=6)
+        await world.add("slow", Turn("slow", 0, get_deadline=late), seconds=3, pieces=3)
+        await world.add("fast", Turn("fast", 0, get_deadline=late), pieces=6)
     assert world.done == ["slow", *["fast"] * 3, "slow", *["fast"] * 3, "slow"]
 
 
@@ -106,8 +114,8 @@ async def test_work_that_is_too_late_delays_no_other(autojump_clock: MockClock) 
     async with trio.open_nursery() as nursery:
         world = World(nursery)
         await world.add("first", Turn("first"))
-        await world.add("too late", Turn("late", 100, too_late))
-        await world.add("in time", Turn("honest", 100, late))
+        await world.add("too late", Turn("late", 100, get_deadline=too_late))
+        await world.add("in time", Turn("honest", 100, get_deadline=late))
     assert world.done == ["first", "in time", "too late"]
 
 
@@ -117,9 +125,9 @@ async def test_waiting_work_follows_its_deadline_to_a_further_ballot(
     deadline = too_late()
     async with trio.open_nursery() as nursery:
         world = World(nursery)
-        await world.add("begun", Turn("begun", 500, soon))
-        await world.add("hostile", Turn("hostile", 0, late))
-        await world.add("honest", Turn("honest", 500, lambda: deadline), pieces=2)
+        await world.add("begun", Turn("begun", 500, get_deadline=soon))
+        await world.add("hostile", Turn("hostile", 0, get_deadline=late))
+        await world.add("honest", Turn("honest", 500, get_deadline=lambda: deadline), pieces=2)
         deadline = late()
     assert world.done == ["begun", "honest", "honest", "hostile"]
 
@@ -130,7 +138,8 @@ async def test_work_that_nobody_wants_any_more_is_dropped(autojump_clock: MockCl
         world = World(nursery)
         await world.add("first", Turn())
         for name in ("over", "open"):
-            await world.add(name, Turn(name, 100, late, lambda name=name: name in wanted))
+            is_wanted = partial(wanted.__contains__, name)
+            await world.add(name, Turn(name, 100, get_deadline=late, is_wanted=is_wanted))
         wanted.remove("over")
     assert (world.done, world.dropped) == (["first", "open"], ["over"])
 
@@ -141,9 +150,9 @@ async def test_work_that_nobody_wants_is_dropped_while_others_have_turns(
     wanted = True
     async with trio.open_nursery() as nursery:
         world = World(nursery)
-        await world.add("first", Turn("first", 500, soon), pieces=10)
+        await world.add("first", Turn("first", 500, get_deadline=soon), pieces=10)
         for _ in range(2):
-            await world.add("over", Turn("over", 100, late, lambda: wanted))
+            await world.add("over", Turn("over", 100, get_deadline=late, is_wanted=lambda: wanted))
         wanted = False
         await trio.sleep(3)
         assert world.dropped == ["over", "over"]
@@ -162,7 +171,13 @@ async def test_piece_asks_about_no_others_that_wait(autojump_clock: MockClock) -
         turns = Turns(1)
 
         async def check(name: str, place: int) -> None:
-            turn = Turn(name, 500, lambda: count(late()), lambda: bool(count(1)), place=place)
+            turn = Turn(
+                name,
+                500,
+                get_deadline=lambda: count(late()),
+                is_wanted=lambda: bool(count(1)),
+                place=place,
+            )
             async with turns.take(turn):
                 await trio.sleep(0.001)
 
@@ -190,12 +205,121 @@ async def test_cancelled_work_gives_its_turn_back(
 async def test_many_promises_of_others_give_back_no_used_time(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         world = World(nursery)
-        await world.add("greedy", Turn("greedy", 2, soon), seconds=3)
+        await world.add("greedy", Turn("greedy", 2, get_deadline=soon), seconds=3)
         for number in range(PROMISES_LIMIT):
-            await world.add("other", Turn(number, 2, soon), seconds=0)
+            await world.add("other", Turn(number, 2, get_deadline=soon), seconds=0)
         await trio.sleep(4)
         world.done.clear()
         await world.add("begun", Turn("begun"))
-        await world.add("greedy", Turn("greedy", 2, soon))
-        await world.add("honest", Turn("honest", 2, late))
+        await world.add("greedy", Turn("greedy", 2, get_deadline=soon))
+        await world.add("honest", Turn("honest", 2, get_deadline=late))
     assert world.done == ["begun", "honest", "greedy"]
+
+
+async def test_quick_short_tasks_take_no_promised_time_of_a_long_one(
+    autojump_clock: MockClock,
+) -> None:
+    turns, checked = Turns(1), 0
+
+    async def take_quick_rounds(task: int) -> None:
+        for attempt in count():
+            due_at = trio.current_time() + 18
+            turn = Turn((task, attempt), 0.5, task, 2 * 0.5 / 24, partial(float, due_at))
+            async with turns.take(turn):
+                await trio.sleep(0.5)
+            await trio.sleep(4)
+
+    async def check(place: int) -> None:
+        nonlocal checked
+        turn = Turn("long", 100, "long", 2 * 100 / 400, lambda: 320.0, place=place)
+        async with turns.take(turn):
+            await trio.sleep(1)
+        checked += trio.current_time() <= 320
+
+    async with trio.open_nursery() as nursery:
+        for task in range(12):
+            nursery.start_soon(take_quick_rounds, task)
+        await trio.sleep(20)
+        for place in range(100):
+            nursery.start_soon(check, place)
+        await trio.sleep(301)
+        nursery.cancel_scope.cancel()
+    assert checked == 100
+
+
+@dataclass(frozen=True)
+class PromisedTask:
+    """A task of which attempts come after these rests, with this work in pieces of a second."""
+
+    pieces: int
+    period: int
+    rests: tuple[int, ...]
+
+
+@st.composite
+def promised_tasks(draw: st.DrawFn) -> PromisedTask:
+    period = draw(st.sampled_from((8, 12, 40, 160)))
+    rest = draw(st.sampled_from((0, 1, 4, 9, 40)))
+    return PromisedTask(
+        pieces=period // draw(st.sampled_from((4, 6, 8))),
+        period=period,
+        rests=(rest,) * draw(st.sampled_from((1, 10, 40))),
+    )
+
+
+@settings(deadline=None)
+@example(tasks=[*[PromisedTask(1, 8, (0,) * 40)] * 2, PromisedTask(40, 160, (4,))])
+@given(tasks=st.lists(promised_tasks(), min_size=1, max_size=8))
+def test_promised_work_at_its_rate_is_late_by_one_piece_at_most(tasks: list[PromisedTask]) -> None:
+    accepted: list[PromisedTask] = []
+    promised = Fraction(0)
+    for task in tasks:
+        share = Fraction(task.pieces, task.period)
+        if promised + share <= Fraction(1, 2):
+            promised += share
+            accepted.append(task)
+    late_by: list[float] = []
+
+    async def take_attempts(turns: Turns, number: int, task: PromisedTask) -> None:
+        paid_until = 0.0
+        for attempt, rest in enumerate(task.rests):
+            await trio.sleep(rest)
+            start = trio.current_time()
+            is_in_time = start >= paid_until
+            due_at = start + task.period / 2
+            paid_until = max(start, paid_until) + task.period / 2
+            rate = 2 * task.pieces / task.period
+            turn = Turn((number, attempt), task.pieces, number, rate, partial(float, due_at))
+            for _ in range(task.pieces):
+                async with turns.take(turn):
+                    await trio.sleep(1)
+            if is_in_time:
+                late_by.append(trio.current_time() - due_at)
+
+    async def main() -> None:
+        turns = Turns(1)
+        async with trio.open_nursery() as nursery:
+            for number, task in enumerate(accepted):
+                nursery.start_soon(take_attempts, turns, number, task)
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+    assert max(late_by, default=0.0) <= 1 + 1e-6
+
+
+async def test_time_that_no_other_needed_is_not_owed_later(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        for attempt in range(100):
+            turn = Turn(("quick", attempt), 1, "quick", 0.1, get_deadline=lambda: 1_000.0)
+            await world.add("quick", turn)
+            await trio.sleep(2)
+        await trio.sleep(20)
+        world.done.clear()
+        await world.add("begun", Turn("begun"))
+        await world.add("quick", Turn("quick", 1, "quick", 0.1, get_deadline=lambda: 300.0))
+        await world.add("other", Turn("other", 1, "other", 0.1, get_deadline=lambda: 400.0))
+    assert world.done == ["begun", "quick", "other"]
+
+
+def test_rates_of_all_promises_are_the_whole_worker() -> None:
+    assert compute_rate(1_000_000 // PROMISED_SHARE) == 1

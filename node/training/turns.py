@@ -1,16 +1,18 @@
 """The order in which work of tasks has its turn on the workers (docs/spec/training.md, section 10).
 
-Work is done in pieces of about a second, and each piece waits for a turn. The task whose votes are
-due first has the next turn, as long as it has used no more time than it was promised when it was
-accepted. Work beyond a promise, or too late to count, shares what is left.
+Work is done in pieces of about a second, and each piece waits for a turn. The task whose rate
+(below) pays for its work first has the next turn, as long as it has used no more time than it was
+promised when it was accepted. Work without a rate goes by its deadline. Work beyond a promise, or
+too late to count, shares what is left.
 
 A task is promised a rate: so much work in each of its phases. A phase may end long before its
 deadline, and then the next attempt comes sooner than the rate allows. So each piece puts off what
 the task asks for next by the time in which its rate pays for the piece, and work that comes earlier
 has only the turns that other promised work leaves. This is the constant bandwidth server of Abeni
 and Buttazzo (RTSS 1998). The rates of all tasks together are one worker for each that there is. So
-on one worker, promised work that comes at its rate is done by its deadline, or a piece later,
-whatever other tasks ask for. The worker that aggregates has no rates.
+on one worker, promised work that comes at its rate is done when the rate has paid for it, or a
+piece later, whatever other tasks ask for. That is a quarter of a phase before its votes are due,
+because a step of a large model can take seconds. The worker that aggregates has no rates.
 
 Deviations: the server of the paper asks at once for its next deadline when its budget is used up.
 Here the task waits until its rate has paid for the work; otherwise a task that used an idle worker
@@ -277,5 +279,6 @@ class Turns:
             return Standing.BEYOND, used, used
         paid_until = max(use.released_at, self._paid_until.get(turn.task, use.released_at))
         if turn.rate < math.inf:
-            deadline = max(deadline, paid_until + (turn.promised_seconds - used) / turn.rate)
+            # Before the votes are due, so that a long piece of another task does no harm.
+            deadline = paid_until + (turn.promised_seconds - used) / turn.rate
         return Standing.EARLY if now < use.released_at else Standing.PROMISED, deadline, used

@@ -286,7 +286,7 @@ def test_promised_work_at_its_rate_is_late_by_one_piece_at_most(tasks: list[Prom
             await trio.sleep(rest)
             start = trio.current_time()
             is_in_time = start >= paid_until
-            due_at = start + task.period / 2
+            due_at = start + task.period * 3 / 4
             paid_until = max(start, paid_until) + task.period / 2
             rate = 2 * task.pieces / task.period
             turn = Turn((number, attempt), task.pieces, number, rate, partial(float, due_at))
@@ -294,7 +294,7 @@ def test_promised_work_at_its_rate_is_late_by_one_piece_at_most(tasks: list[Prom
                 async with turns.take(turn):
                     await trio.sleep(1)
             if is_in_time:
-                late_by.append(trio.current_time() - due_at)
+                late_by.append(trio.current_time() - start - task.period / 2)
 
     async def main() -> None:
         turns = Turns(1)
@@ -319,6 +319,15 @@ async def test_time_that_no_other_needed_is_not_owed_later(autojump_clock: MockC
         await world.add("quick", Turn("quick", 1, "quick", 0.1, get_deadline=lambda: 300.0))
         await world.add("other", Turn("other", 1, "other", 0.1, get_deadline=lambda: 400.0))
     assert world.done == ["begun", "quick", "other"]
+
+
+async def test_what_a_rate_pays_for_first_is_done_first(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        world = World(nursery)
+        await world.add("begun", Turn("begun"))
+        await world.add("low", Turn("low", 1, "low", 0.05, get_deadline=soon))
+        await world.add("high", Turn("high", 1, "high", 0.1, get_deadline=late))
+    assert world.done == ["begun", "high", "low"]
 
 
 def test_rates_of_all_promises_are_the_whole_worker() -> None:

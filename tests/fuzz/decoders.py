@@ -1,5 +1,6 @@
 """Every decoder of foreign input, which must decode it or refuse it with a reason."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -309,7 +310,7 @@ async def echo(parameters: Parameters) -> str:
 
 
 def answer_rpc(body: bytes) -> None:
-    trio.run(answer, body)
+    asyncio.run(answer(body))
 
 
 class OneRead:

@@ -206,6 +206,7 @@ class TrainingChain:
             self.judge(ballot + 1)
         for _ in range(SPEC.phases.result_seconds // 2):
             self.finalize()
+        self.finalize(self.call(OPERATORS[0], gradient_ledger.advance_round(TASK)))
         pay = replace(
             self.compute_vote(),
             kind=ResultKind.PAID_ONLY,

@@ -195,8 +195,8 @@ def validate_fresh_proposal(
 
     Args:
         header: The header of the proposal.
-        parent: The header of its parent. A quorum accepted the parent's timestamp, so an honest
-            primary whose clock is behind it repeats it, however far it is ahead of our clock.
+        parent: The header of its parent. An honest primary whose clock is behind the parent's
+            timestamp repeats it, so that one is accepted even if our clock is far behind.
         primary: The primary of its number and view.
         now_ms: Local time, in milliseconds since the Unix epoch.
         oldest: The least timestamp that an honest proposal can have (`compute_oldest_timestamp`).

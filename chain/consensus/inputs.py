@@ -115,8 +115,8 @@ class BlockValidated:
     """The answer to `ValidateBlock`.
 
     A block stays valid or invalid for ever, but it can become fresh: if it came too early, the host
-    answers "valid, not fresh" at once and "valid, fresh" when its time has come. A block whose
-    timestamp is too old stays "valid, not fresh" in its view.
+    answers first that it is valid but not fresh, and answers again when its time has come. A block
+    whose timestamp is too old does not become fresh in its view.
     """
 
     digest: Hash32

@@ -71,8 +71,8 @@ class ResultVote:
     """Base units of the task's token, for miners and operators together."""
     kind: ResultKind
     timely_voters: int
-    """The judges from whose timely verdicts it was computed: a bit for each, by its index. The
-    ledger refuses a result that counts other verdicts than the ballot has."""
+    """Which judges' timely verdicts it was computed from: bit i stands for the judge with index i.
+    The ledger refuses a result that counts other verdicts than the ballot has."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,20 +85,16 @@ class Attempt:
     """The latest from each validator."""
     validator_set: ValidatorSet | None = None
     """The validators that judge the ballot: the set at its first verdict; None before that."""
-    late_deliveries: tuple[tuple[int, int], ...] = ()
-    """Ballot and index of each commitment that came so late that its ballot failed."""
+    late_deliveries: tuple[int, ...] = ()
+    """The indices of the commitments that came so late that a ballot failed. They lose an eighth of
+    their pay, once."""
 
     @property
     def timely_voters(self) -> int:
-        """The judges with a timely verdict in the ballot: a bit for each, by its index."""
+        """Which judges gave a timely verdict: bit i stands for the judge with index i."""
         judges = () if self.validator_set is None else self.validator_set.validators
         timely = {record.validator for record in self.verdicts if record.is_timely}
         return sum(1 << index for index, judge in enumerate(judges) if judge in timely)
-
-    @property
-    def late_indices(self) -> frozenset[int]:
-        """The indices of these commitments, which lose an eighth of their pay."""
-        return frozenset(index for _, index in self.late_deliveries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,9 +246,7 @@ def apply_to_ended(
             assert_never(event)
 
 
-def add_late_deliveries(
-    attempt: Attempt, validator_set: ValidatorSet
-) -> tuple[tuple[int, int], ...]:
+def add_late_deliveries(attempt: Attempt, validator_set: ValidatorSet) -> tuple[int, ...]:
     """The attempt's late deliveries, together with those of its ballot, which has just failed."""
     validator_set = attempt.validator_set or validator_set
     sizes = VoteSizes(validator_set.max_faulty, validator_set.quorum)
@@ -265,5 +259,5 @@ def add_late_deliveries(
         is_cause = needs_another_ballot(outcome, ok, unchecked, sizes)
         missing = verdicts.count(Verdict.MISSING)
         if is_late_delivery(is_cause=is_cause, missing=missing, sizes=sizes):
-            late.append((attempt.ballot, index))
-    return tuple(late)
+            late.append(index)
+    return tuple(dict.fromkeys(late))

@@ -166,7 +166,7 @@ class RoundOutcome:
     payouts: tuple[tuple[Address, int], ...]
     """Miners' pay and operators' fee shares of this attempt alone, by ascending address."""
     timely_voters: int
-    """The judges whose verdicts these are: a bit for each, by its index."""
+    """Which judges gave these verdicts: bit i stands for the judge with index i."""
 
     @property
     def accepted(self) -> tuple[int, ...]:
@@ -215,7 +215,7 @@ def compute_outcome(attempt: Attempt, spec: TaskSpec, validator_set: ValidatorSe
     payouts: Counter[Address] = Counter()
     accepted_units = forfeited = 0
     if kind is ResultKind.SETTLED:
-        price, late = spec.reward.unit_price, attempt.late_indices
+        price, late = spec.reward.unit_price, frozenset(attempt.late_deliveries)
         for index, record in enumerate(attempt.commitments):
             if outcomes[index] is Outcome.ACCEPTED:
                 accepted_units += record.units

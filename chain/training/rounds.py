@@ -67,8 +67,8 @@ class OwnWork:
     verdicts: tuple[Verdict | None, ...]
     """One for each commitment so far; None while it is not checked."""
     held: frozenset[int] | None
-    """The indices of unchecked commitments whose gradients are held; None while more may be held
-    than is known. It matters late in a verdict phase, and where no worker can check gradients."""
+    """The indices of unchecked commitments whose gradients are held; None until the disk has been
+    searched for more. It matters late in a verdict phase, and where no worker can check."""
     result: ResultVote | None
     """The result that this node computed for the ballot in progress; None before. It counts only
     while the ballot has no other timely verdicts than those it was computed from."""
@@ -213,8 +213,15 @@ def list_duties(
     # A quorum says ready, but f of it may lie. So a validator that is not ready is needed, too: it
     # does what it can.
     is_prepared = own.has_room and own.is_content_held and own.can_check is not None
-    duties = _list_round_duties(history, spec, view, own, validator_set, own_operator, now)
-    return (*answers, *(() if is_prepared else (PrepareContent(),)), *duties)
+    lacks_state = own.has_room and not own.is_state_held and view.phase is not Phase.PAYMENT
+    if history.attempt is not None:
+        validator_set = history.attempt.validator_set or validator_set
+    return (
+        *answers,
+        *(() if is_prepared else (PrepareContent(),)),
+        *((RestoreState(),) if lacks_state else ()),
+        *_list_phase_duties(history, spec, view, own, validator_set, own_operator, now),
+    )
 
 
 def _list_answers(
@@ -239,25 +246,6 @@ def _list_answers(
     return (AnswerTask(own.answer_code),)
 
 
-def _list_round_duties(
-    history: TaskHistory,
-    spec: TaskSpec,
-    view: PhaseView,
-    own: OwnWork,
-    validator_set: ValidatorSet,
-    own_operator: Address | None,
-    now: int,
-) -> tuple[Duty, ...]:
-    if history.attempt is not None:
-        validator_set = history.attempt.validator_set or validator_set
-    lacks_state = own.has_room and not own.is_state_held and view.phase is not Phase.PAYMENT
-    restore = (RestoreState(),) if lacks_state else ()
-    return (
-        *restore,
-        *_list_phase_duties(history, spec, view, own, validator_set, own_operator, now),
-    )
-
-
 def _list_phase_duties(
     history: TaskHistory,
     spec: TaskSpec,
@@ -277,8 +265,8 @@ def _list_phase_duties(
             else ()
         )
     if own.result is not None and own.result.timely_voters != attempt.timely_voters:
-        # This node's clock says that the verdict phase is over. A block that was on its way then
-        # has an earlier time, and may bring a further timely verdict.
+        # History and phase may be read at different blocks, so the history may have lacked a timely
+        # verdict when the result was computed.
         own = replace(own, result=None)
     validator = None if own_index is None else validator_set.validators[own_index]
     match view.phase:

@@ -381,7 +381,7 @@ class PotMethods:
         is_absent = settled is not None and index is None
         declared = units if index is None else attempt.commitments[index].units
         price = spec.reward.unit_price
-        is_late = index in attempt.late_indices
+        is_late = index in attempt.late_deliveries
         pay = compute_pay(declared, price, is_late=is_late) if is_accepted else 0
         reveal = self._view.reveals.get(attempt.id, miner)
         was_held = (

@@ -24,7 +24,7 @@ from node.storage.database import Database, Reader, Table, Writer
 from node.storage.snapshot_progress import clear_progress
 from pot_common.errors import OperatorError
 
-SCHEMA_VERSION: Final = b"8"
+SCHEMA_VERSION: Final = b"9"
 """Increased when the meaning of a table changes; a data directory of another version is refused."""
 
 KEY_LIMIT_BYTES: Final = 64

@@ -43,7 +43,6 @@ DROP_SECONDS: Final = 1.0
 """How often all promises are asked whether their work is still wanted. Otherwise only that of the
 next piece is asked: an answer reads the database."""
 
-
 DEBT_SECONDS: Final = 600.0
 """How far a piece that takes longer than was promised puts off what its task asks for next, at
 most. It may be the machine's fault: a worker starts in seconds, a small task takes milliseconds."""

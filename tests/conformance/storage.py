@@ -208,7 +208,7 @@ def build_ended() -> EndedAttempt:
             expected_count=209,
             theta_root=make_hash(210),
             commitments=(commitment,),
-            late_deliveries=((211, 0),),
+            late_deliveries=(211,),
         ),
         block_number=BlockNumber(212),
         validator_set=values.GENESIS_SET,

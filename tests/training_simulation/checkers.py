@@ -149,7 +149,6 @@ RACES: Final = frozenset(
         "LedgerWrongPhase",
         "LedgerWrongRound",
         "LedgerAlreadyVoted",
-        "LedgerOtherVoters",  # a further verdict came in time
         "LedgerTooLate",
         "SeatsAlreadyCommitted",
         "SeatsAlreadyRegistered",

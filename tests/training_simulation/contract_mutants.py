@@ -37,19 +37,6 @@ CONTRACT_MUTANTS: Final = {
         LEDGER,
         (("bool timely = current == Phase.Verdict;", "bool timely = true;"),),
     ),
-    "result-without-mask": Mutant(
-        "a result may count other verdicts than the ballot has",
-        LEDGER,
-        (
-            (
-                (
-                    "        if (result.timelyVoters != timelyVoters) "
-                    "revert LedgerOtherVoters(timelyVoters);\n"
-                ),
-                "",
-            ),
-        ),
-    ),
     "fined-bond-stays": Mutant(
         "a slashed miner takes its whole bond back",
         SEATS,

@@ -83,9 +83,10 @@ interface IMinerSeats {
     /// @notice Take a seat with `units` of work in each round, from the next attempt on. Pulls
     /// requiredBond(taskId, units) in the task's token, and the seat bond in POT. The task must be active or
     /// paused, and `units` at least a 1024th of the task's. A newcomer to a full task names in `displaced` the
-    /// miners whose seats end to make room: their terms must be over, together they may have at most twice
-    /// as many units as the newcomer, and with its units enough for an attempt must be left. An account whose seat has ended may take it again with the same units, as
-    /// soon as its last attempt has ended: its bonds stay as they are, and its misses count on.
+    /// miners whose seats end to make room. Their terms must be over, and together they may have at most twice
+    /// as many units as the newcomer. Afterwards the seats of the task must still have the units that an attempt
+    /// needs. An account whose seat has ended may take it again with the same units, as soon as its last attempt
+    /// has ended: its bonds stay as they are, and its misses count on.
     function register(uint256 taskId, uint32 units, address[] calldata displaced) external;
 
     /// @notice Leave the task at the end of the attempt in progress. Reverts before the seat has taken part

@@ -217,7 +217,7 @@ def test_gradients_in_the_last_ballot_lose_nothing_by_its_failure() -> None:
     last = BallotFailed(TASK, 0, 0, 2)
     attempt = history_after(opened(), committed(0), *failed, *votes, last).attempt
     assert attempt is not None
-    assert attempt.late_indices == frozenset()
+    assert attempt.late_deliveries == ()
 
 
 def list_earners(*votes: list[Verdict]) -> list[int]:

@@ -290,7 +290,7 @@ RULE_MUTANTS: Final = {
     "late-delivery-is-free": Mutant(
         "a gradient so late that its ballot failed is paid in full",
         ATTEMPT_RECORDS,
-        (("            late.append((attempt.ballot, index))\n", "            pass\n"),),
+        (("            late.append(index)\n", "            pass\n"),),
     ),
     "blamed-for-others": Mutant(
         "a gradient that came late loses pay, although others made its ballot fail",

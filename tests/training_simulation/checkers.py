@@ -71,11 +71,11 @@ from tests.training_simulation.cluster import Cluster
 from tests.training_simulation.fees import Fees, Moment
 from tests.training_simulation.snapshots import find_difference
 from tests.training_simulation.values import (
-    JUNK_PURCHASE,
     OTHER_TOKEN,
     TOLERANCE,
     Payload,
     compute_initial_state,
+    compute_junk_purchase,
     compute_model_root,
     compute_next_state,
 )
@@ -653,11 +653,11 @@ class Checkers:
 
     def _submit(self, event: TaskSubmitted) -> None:
         world, spec = self._cluster.world, self._spec(event.task_id)
-        bought = JUNK_PURCHASE
+        n = self._count_validators()
+        bought = compute_junk_purchase(n, world.floor, world.empty_block_ms)
         if event.submitter != SUBMITTERS[1]:
             submitters = self._cluster.submitters
             bought = next(each.purchase for each in submitters if each.spec.name == spec.name)
-        n = self._count_validators()
         seconds = formats.compute_attempt_seconds(spec, n, world.floor, world.empty_block_ms)
         self._fees.submit(event, spec, bought, seconds, self._now_moment())
 

@@ -22,7 +22,7 @@ from chain.training.task_spec_codec import compute_terms, encode_task_spec
 from tests.training_simulation.chain import JOINER, STRANGER, SUBMITTERS, Transaction
 from tests.training_simulation.cluster import Actor, Cluster
 from tests.training_simulation.formats import build_slash_call
-from tests.training_simulation.values import JUNK_PURCHASE, compute_round_cost, junk_spec
+from tests.training_simulation.values import compute_junk_purchase, compute_round_cost, junk_spec
 from tests.worlds.contracts import CHAIN_ID, POT, Reverted
 
 HABITS: Final = ("pays for one round", "cancels", "funds", "extends")
@@ -146,16 +146,18 @@ def submit_junk(cluster: Cluster, count: int, waves: int) -> None:
     When all of them are over, the next wave of as many takes their slots.
     """
     sender = SUBMITTERS[1]
+    world, n = cluster.world, len(cluster.chain.validator_set.validators)
+    purchase = compute_junk_purchase(n, world.floor, world.empty_block_ms)
     first = len(cluster.chain.view.histories) + 1
     task_ids = [TaskId(first + number) for number in range(count)]
     for validator in cluster.validators:
         validator.disk.content.update(task_ids)
     for number in range(count):
-        for call in build_submission(junk_spec(number), 1, JUNK_PURCHASE):
+        for call in build_submission(junk_spec(number), 1, purchase):
             try:
                 done = cluster.chain.execute_at_once(sender, call)
             except Reverted as reverted:
-                cluster.checkers.require("end", False, f"no slot is free: {reverted}")
+                cluster.checkers.require("end", False, f"a junk task is refused: {reverted}")
                 return
             cluster.checkers.on_block([done])
 

@@ -17,7 +17,7 @@ from chain.primitives import Address, Hash32
 from chain.training.acceptance import ExponentRule, Measurement
 from chain.training.attempt import AttemptId
 from chain.training.task_spec import Phases, TaskSpec
-from tests.training_simulation.formats import CHEAT_FACTOR
+from tests.training_simulation.formats import CHEAT_FACTOR, compute_attempt_seconds
 from tests.worlds.contracts import POT, account
 from tests.worlds.training import SPEC as SMALL
 
@@ -73,8 +73,10 @@ def junk_spec(number: int) -> TaskSpec:
     return replace(MAIN_SPEC, name=f"junk {number}", reward=reward, resources=resources)
 
 
-JUNK_PURCHASE: Final = Purchase(lifetime_seconds=600, attempts=1)
-"""What is bought for such a task: about the least that is sold."""
+def compute_junk_purchase(n: int, floor: int, empty_block_ms: int) -> Purchase:
+    """What is bought for such a task: about the least that is sold to it."""
+    longest = compute_attempt_seconds(junk_spec(0), n, floor, empty_block_ms)
+    return Purchase(lifetime_seconds=max(600, longest), attempts=1)
 
 
 @dataclass(frozen=True)

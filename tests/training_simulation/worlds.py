@@ -32,10 +32,10 @@ from tests.training_simulation.miners import HONEST, Miner
 from tests.training_simulation.submitters import Stranger, Submitter, submit_junk
 from tests.training_simulation.validators import Validator
 from tests.training_simulation.values import (
-    JUNK_PURCHASE,
     MAIN_SPEC,
     OTHER_TOKEN,
     Cost,
+    compute_junk_purchase,
     compute_round_cost,
 )
 from tests.worlds.contracts import POT, STAKE, prove_join
@@ -668,7 +668,9 @@ def run_until_all_ended(cluster: Cluster) -> None:
     if not world.junk:
         return
     recovery_ms = compute_recovery_ms(cluster, cluster.submitters[0].task_id)
-    wave_ms = 1_000 * (PRICES.pending_seconds + JUNK_PURCHASE.lifetime_seconds) + 2 * recovery_ms
+    n = len(cluster.chain.validator_set.validators)
+    bought = compute_junk_purchase(n, world.floor, world.empty_block_ms)
+    wave_ms = 1_000 * (PRICES.pending_seconds + bought.lifetime_seconds) + 2 * recovery_ms
     count = world.junk * world.junk_waves + len(cluster.submitters)
 
     def is_over() -> bool:

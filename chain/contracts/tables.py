@@ -171,6 +171,7 @@ MINER_SEATS: Final = ContractAbi(
     errors={
         "ReentrancyGuardReentrantCall": (),
         "SafeERC20FailedOperation": ("address",),
+        "SeatsAlreadyApproved": ("uint256", "uint32"),
         "SeatsAlreadyCommitted": ("uint256", "address"),
         "SeatsAlreadyRegistered": ("uint256", "address"),
         "SeatsAlreadyVoted": ("address",),

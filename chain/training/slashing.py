@@ -279,6 +279,8 @@ def _plan_vote(
         return None
     if (validator, is_closing) in ended.fines_votes:
         return None
+    if any(each.is_closing == is_closing for each in ended.approved):
+        return None
     approved = {each.root for each in ended.approved}
     first = trees.first
     known = () if first is None or first.root not in approved else first.fines

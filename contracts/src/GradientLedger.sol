@@ -15,6 +15,10 @@ import {SystemAddresses} from "./libraries/SystemAddresses.sol";
 contract GradientLedger is IGradientLedger {
     /// @dev Ballots of one attempt. If the last one fails, the attempt is void.
     uint8 private constant MAX_BALLOTS = 3;
+    /// @dev The most results that a validator posts in a ballot: one, its evaluation, and in the last ballot one
+    /// that only pays; and one more to correct a mistake. Gas may be free, so without a limit one operator could
+    /// fill blocks, and undo a quorum again and again.
+    uint256 private constant MAX_RESULTS = 4;
     /// @dev After so many void attempts in a row, those without a commitment not counted, a task is paused until
     /// its submitter resumes it.
     uint8 private constant MAX_VOID_ATTEMPTS = 3;
@@ -30,6 +34,13 @@ contract GradientLedger is IGradientLedger {
     /// @dev The bits worth 4 and 8 in each group of four.
     uint256 private constant FOURS = 0x4444444444444444444444444444444444444444444444444444444444444444;
     uint256 private constant EIGHTS = 2 * FOURS;
+
+    /// @dev The last byte of `_resultVotes`: how many results the validator posted, and whether it evaluated the
+    /// last one.
+    bytes32 private constant POSTED = bytes32(uint256(0xff));
+    bytes32 private constant EVALUATED = bytes32(uint256(0x80));
+    /// @dev The `correctCount` of a validator that did not evaluate.
+    uint32 private constant NOT_EVALUATED = type(uint32).max;
 
     IValidatorSet private constant VALIDATORS = IValidatorSet(SystemAddresses.VALIDATOR_SET);
     ITaskRegistry private constant REGISTRY = ITaskRegistry(SystemAddresses.TASK_REGISTRY);
@@ -105,6 +116,7 @@ contract GradientLedger is IGradientLedger {
     mapping(uint256 taskId => Training) private _trainings;
     mapping(uint256 taskId => mapping(uint256 ring => Ballot)) private _ballots;
     mapping(uint256 taskId => mapping(uint256 ring => EndedAttempt)) private _ended;
+    /// @dev The vote of the last result of each validator, and in its last byte what POSTED says.
     mapping(uint256 taskId => mapping(uint256 validatorIndex => bytes32)) private _resultVotes;
     /// @dev How many validators cast a result vote, by the vote's hash, which covers task and ballot.
     mapping(bytes32 vote => uint256) private _tallies;
@@ -199,7 +211,9 @@ contract GradientLedger is IGradientLedger {
         _requireValidResult(taskId, training, result, current);
 
         bytes32 vote = _voteHash(taskId, training.ballotNumber, result);
-        _castResult(taskId, training, index, vote, quorum, result.kind);
+        if (correctCount != NOT_EVALUATED) vote |= EVALUATED;
+        bool isCast = _castResult(taskId, training, index, vote, quorum, result.kind);
+        if (!isCast) revert LedgerAlreadyVoted(validator);
         emit ResultPosted(taskId, round, validator, attempt, ballot, result, correctCount, lossMillinats);
     }
 
@@ -652,28 +666,49 @@ contract GradientLedger is IGradientLedger {
         return record.ballotNumber == training.ballotNumber ? record.timely : 0;
     }
 
+    /// @dev Counts a result instead of the validator's earlier one; false if it is refused.
     function _castResult(
         uint256 taskId,
         Training storage training,
         uint256 index,
-        bytes32 vote,
+        bytes32 evaluatedVote,
         uint256 quorum,
         ResultKind kind
-    ) private {
+    ) private returns (bool) {
         uint104 bit = uint104(1 << index);
-        if (training.resultVoters & bit == 0) {
-            training.resultVoters |= bit;
-        } else {
-            bytes32 previous = _resultVotes[taskId][index];
-            if (previous == vote) return;
+        bool isFirst = training.resultVoters & bit == 0;
+        if (isFirst) training.resultVoters |= bit;
+        (bool isTaken, bytes32 previous) = _recordResult(taskId, index, evaluatedVote, isFirst);
+        bytes32 vote = evaluatedVote & ~POSTED;
+        if (!isTaken || previous == vote) return isTaken;
+        if (!isFirst) {
             uint256 left = --_tallies[previous];
             if (previous == training.quorumVote && left < quorum) training.quorumVote = 0;
         }
-        _resultVotes[taskId][index] = vote;
         if (++_tallies[vote] == quorum) {
             training.quorumVote = vote;
             training.quorumKind = kind;
         }
+        return true;
+    }
+
+    /// @dev Stores the last result of a validator in a ballot, and returns the one before, or 0. False if it
+    /// changes nothing, or the validator posted too many: the same result again is of use only with its evaluation.
+    function _recordResult(uint256 taskId, uint256 index, bytes32 evaluatedVote, bool isFirst)
+        private
+        returns (bool, bytes32 previous)
+    {
+        uint256 count = 1;
+        if (!isFirst) {
+            bytes32 held = _resultVotes[taskId][index];
+            previous = held & ~POSTED;
+            count = uint256(held & POSTED & ~EVALUATED) + 1;
+            bool isSame = previous == evaluatedVote & ~POSTED;
+            bool isOfUse = !isSame || evaluatedVote & EVALUATED & ~held != 0;
+            if (count > MAX_RESULTS || !isOfUse) return (false, previous);
+        }
+        _resultVotes[taskId][index] = evaluatedVote | bytes32(count);
+        return (true, previous);
     }
 
     /// @dev A result that cannot be carried out must not reach a quorum: its attempt could never end. Neither must
@@ -730,12 +765,13 @@ contract GradientLedger is IGradientLedger {
 
     // ---- inside: hashes and bits
 
+    /// @dev The last byte is 0, which leaves room for what POSTED says.
     function _voteHash(uint256 taskId, uint32 ballotNumber, ResultVote calldata result)
         private
         pure
         returns (bytes32)
     {
-        return keccak256(abi.encode(taskId, ballotNumber, result));
+        return keccak256(abi.encode(taskId, ballotNumber, result)) & ~POSTED;
     }
 
     function _countBits(uint256 bits) private pure returns (uint256 count) {

@@ -221,6 +221,8 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         }
         uint104 bit = uint104(1 << index);
         if (vote.voters[stage] & bit != 0) revert SeatsAlreadyVoted(validator);
+        // Gas may be free, so a vote that changes nothing is refused.
+        if (vote.roots[stage] != 0 || vote.roots[0] == root) revert SeatsAlreadyApproved(taskId, ordinal);
         vote.voters[stage] |= bit;
         emit FinesPosted(taskId, validator, ordinal, isClosing, root);
         bytes32 key = keccak256(abi.encode(taskId, ordinal, stage, root));

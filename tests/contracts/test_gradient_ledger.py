@@ -623,7 +623,7 @@ def test_result_may_still_be_found_while_payment_is_voted_on(started: World) -> 
     started.pass_phase()
     started.advance()
     started.result(OPERATORS[0], payment())
-    vote = started.agree(operators=OPERATORS[:3])
+    vote = started.agree(operators=(OPERATORS[0], OPERATORS[2]))
     assert started.settle(vote).events[0] == RoundSettled(started.task, 0, 0, 2, vote)
 
 
@@ -725,14 +725,15 @@ def test_a_round_is_not_settled_without_a_quorum(started: World) -> None:
 def test_a_result_differs_in_any_of_its_parts(started: World) -> None:
     to_result_phase(started)
     vote = started.agree(operators=OPERATORS[:2])
-    for other in (
+    others = (
         replace(vote, training_state_root=ZERO_HASH),
         replace(vote, model_root=ZERO_HASH),
         replace(vote, rewards_root=ZERO_HASH),
         replace(vote, accepted_units=3, payout=vote.payout - POT),
         replace(vote, payout=vote.payout - 1),
-    ):
-        started.result(OPERATORS[2], other)
+    )
+    for number, other in enumerate(others):
+        started.result(OPERATORS[2 + number % 2], other)
         assert started.phase is Phase.RESULT
     started.result(OPERATORS[2], vote)
     assert started.phase is Phase.SETTLEABLE
@@ -743,7 +744,6 @@ def test_a_result_can_be_replaced_and_then_counts_once(started: World) -> None:
     first, second = result("first"), result("second")
     for operator in OPERATORS[:3]:
         started.result(operator, first)
-        started.result(operator, first)
     assert (started.phase, started.round.result_count) == (Phase.SETTLEABLE, 3)
     started.result(OPERATORS[0], second)
     assert (started.phase, started.round.result_count) == (Phase.RESULT, 3)
@@ -752,6 +752,55 @@ def test_a_result_can_be_replaced_and_then_counts_once(started: World) -> None:
         started.result(operator, second)
     assert refusal(started.settle, first) == ContractError("LedgerNoQuorum", (0, 3))
     assert started.settle(second).events
+
+
+def voted_already(validator_index: int) -> ContractError:
+    return ContractError("LedgerAlreadyVoted", ("0x" + VALIDATORS[validator_index].hex(),))
+
+
+def test_result_that_changes_nothing_is_refused(started: World) -> None:
+    to_result_phase(started)
+    first, second = result("first"), result("second")
+    started.result(OPERATORS[0], first, is_evaluated=False)
+    for vote, is_evaluated in ((first, True), (second, False), (second, True)):
+        started.result(OPERATORS[0], vote, is_evaluated=is_evaluated)
+        again = refusal(started.result, OPERATORS[0], vote, is_evaluated=False)
+        assert again == voted_already(0)
+    assert refusal(started.result, OPERATORS[0], second) == voted_already(0)
+    # The evaluation did not count as another vote.
+    started.result(OPERATORS[1], second)
+    assert started.phase is Phase.RESULT
+    started.result(OPERATORS[2], second)
+    assert started.phase is Phase.SETTLEABLE
+
+
+def test_validator_posts_four_results_in_a_ballot(started: World) -> None:
+    to_last_ballot(started)
+    votes = [result(str(number)) for number in range(5)]
+    for vote in votes[:4]:
+        started.result(OPERATORS[0], vote)
+    assert refusal(started.result, OPERATORS[0], votes[4]) == voted_already(0)
+    started.result(OPERATORS[1], votes[4])
+    # The last one that was taken counts, and no earlier one.
+    for operator in OPERATORS[1:3]:
+        started.result(operator, votes[3])
+    assert started.phase is Phase.SETTLEABLE
+    assert refusal(started.settle, votes[0]) == ContractError("LedgerNoQuorum", (0, 3))
+    started.settle(votes[3])
+    started.mine(1, 1)
+    to_result_phase(started)
+    started.result(OPERATORS[0], votes[0])
+
+
+def test_honest_validators_results_of_a_last_ballot_are_taken(started: World) -> None:
+    to_last_ballot(started)
+    started.result(OPERATORS[0], result("mistake"), is_evaluated=False)
+    started.result(OPERATORS[0], result(), is_evaluated=False)
+    started.result(OPERATORS[0], result())
+    started.pass_phase()
+    started.advance()
+    started.agree(payment())
+    assert started.phase is Phase.SETTLEABLE
 
 
 def test_results_are_refused_from_others_and_for_another_ballot(started: World) -> None:

@@ -123,6 +123,20 @@ def test_a_judge_votes_once_and_no_other_account_does(world: World) -> None:
     assert refused == ContractError("ValidatorSetNotOperator", ("0x" + STRANGER.hex(),))
 
 
+def test_vote_that_changes_no_root_is_refused(world: World) -> None:
+    ended, first, closing = world.number - 1, tree_of(MISSED), tree_of(FRAUD)
+    approve(world, first)
+    approved = ContractError("SeatsAlreadyApproved", (world.task, 1))
+    last = OPERATORS[3]
+    for root in (first.root, closing.root):
+        assert refusal(post, world, last, root) == approved
+    world.at(ended + LATE + 1, world.timestamp)
+    assert refusal(post, world, last, first.root) == approved
+    approve(world, closing)
+    for root in (first.root, closing.root, keccak256(b"other")):
+        assert refusal(post, world, last, root) == approved
+
+
 def test_closing_vote_comes_after_the_late_verdicts(world: World) -> None:
     """The late verdicts made a miss a fraud; the miner pays the difference."""
     fine(world, MISSED)

@@ -4,7 +4,7 @@ Six named properties of training and money, and that the parts agree with each o
 decide and who is paid is counted by `formats`, not by the code under test.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, product
@@ -33,6 +33,7 @@ from chain.contracts.gradient_ledger import (
     Phase,
     ResultKind,
     ResultPosted,
+    ResultVote,
     RoundSettled,
     VerdictPosted,
 )
@@ -130,6 +131,8 @@ else does. All seats together have no more units than a round, and an attempt op
 of them. A newcomer displaces only seats whose term is over and whose units it needs, leaves enough
 for an attempt, and is refused for no other reason.
 """
+VOTES: Final = "votes"
+"""Operators' votes change something, and few of a ballot do."""
 PROGRESS: Final = "progress"
 """A healthy network settles a round within a bounded time."""
 
@@ -150,6 +153,7 @@ RACES: Final = frozenset(
         "LedgerWrongRound",
         "LedgerAlreadyVoted",
         "LedgerTooLate",
+        "SeatsAlreadyApproved",
         "SeatsAlreadyCommitted",
         "SeatsAlreadyRegistered",
         "SeatsAlreadyVoted",
@@ -299,6 +303,11 @@ class Checkers:
         self._credits_withdrawn: Counter[Address] = Counter()
         self._fines_votes: Counter[tuple[TaskId, int, bool, Hash32]] = Counter()
         """How many validators voted for a root of fines: task, attempt, kind of vote and root."""
+        self._approved_fines: dict[tuple[TaskId, int, bool], Hash32] = {}
+        self._results_of: defaultdict[
+            tuple[AttemptId, int, Address], list[tuple[ResultVote, bool]]
+        ] = defaultdict(list)
+        """What a validator posted in a ballot, and whether it had evaluated."""
         self._attempt_count: dict[TaskId, int] = {}
         self._closed: set[TaskId] = set()
         self._open_block: dict[TaskId, int] = {}
@@ -582,10 +591,17 @@ class Checkers:
                 self._apply_absence(event)
             case MinerFined():
                 self._apply_fine(event)
+            case ResultPosted():
+                self._check_result_vote(event)
             case FinesPosted():
+                approved = self._approved_fines
+                is_approved = (event.task_id, event.ordinal, event.is_closing) in approved
+                is_known = approved.get((event.task_id, event.ordinal, False)) == event.root
+                self.require(VOTES, not is_approved and not is_known, f"{event} is of no use")
                 self._fines_votes[event.task_id, event.ordinal, event.is_closing, event.root] += 1
             case FinesApproved():
                 key = (event.task_id, event.ordinal, event.is_closing, event.root)
+                self._approved_fines[key[:3]] = event.root
                 quorum = self._chain.find_ended(event.task_id, event.ordinal).judges.quorum
                 count = self._fines_votes[key]
                 self.require(GUILT, count >= quorum, f"{event} after {count} votes")
@@ -633,6 +649,15 @@ class Checkers:
                 self._opened.append(attempt_id)
             case _:
                 pass
+
+    def _check_result_vote(self, event: ResultPosted) -> None:
+        """A validator posts few results in a ballot, and none that changes nothing."""
+        at = AttemptId(event.task_id, event.round, event.attempt)
+        said = (event.result, event.correct_count is not None)
+        earlier = self._results_of[at, event.ballot, event.validator]
+        is_repeated = bool(earlier) and said in (earlier[-1], (earlier[-1][0], False))
+        self.require(VOTES, len(earlier) < 4 and not is_repeated, f"{event} after {earlier}")
+        earlier.append(said)
 
     def _check_seats(self, event: AttemptOpened) -> None:
         """An attempt opens only with as many seats and units as the task needs."""

@@ -143,7 +143,8 @@ class Lie:
         if own is not None:
             other = replace(own, model_root=_flip(own.model_root))
             call = build_result_call(attempt, other)
-            validator.vote(work, ("other", attempt.ballot_number), call, "another result")
+            key = ("other", attempt.ballot_number, own.model_root)
+            validator.vote(work, key, call, "another result")
 
     def distort_answer(self, honest: int) -> int:
         """The answer to a task instead of the honest one."""

@@ -371,11 +371,14 @@ class World:
         word = self.state.get_storage(GRADIENT_LEDGER, record + 1)
         return replace(vote, timely_voters=word & (2**104 - 1))
 
-    def result(self, operator: Address, vote: ResultVote, **place: int) -> Answer:
+    def result(
+        self, operator: Address, vote: ResultVote, *, is_evaluated: bool = True, **place: int
+    ) -> Answer:
         place = {**self.place(), **place}
         vote = self.complete(vote)
+        correct_count = 350 if is_evaluated else None
         call = gradient_ledger.post_result(
-            self.task, place["round"], place["attempt"], place["ballot"], vote, 350, 120
+            self.task, place["round"], place["attempt"], place["ballot"], vote, correct_count, 120
         )
         return self.send(operator, call)
 

@@ -166,7 +166,8 @@ interface IGradientLedger {
     function postLateVerdict(uint256 taskId, uint32 ordinal, bytes calldata verdicts) external;
 
     /// @notice An operator vote on the result of the round. A later vote replaces it until the round is
-    /// settled. Its `timelyVoters` must be those of the ballot, or it was computed from other verdicts than those
+    /// settled; a validator has four in a ballot. The same vote again is refused, unless it brings the evaluation
+    /// that the first one lacked. Its `timelyVoters` must be those of the ballot, or it was computed from other verdicts than those
     /// that decide who is paid. The evaluation on the held-out split (`correctCount`, `lossMillinats`) may differ
     /// between validators; correctCount = 2**32-1 means that this validator did not evaluate.
     function postResult(

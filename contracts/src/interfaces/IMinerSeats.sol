@@ -75,6 +75,7 @@ interface IMinerSeats {
     error SeatsNoneOver(uint256 taskId);
     error SeatsWindowClosed(uint256 taskId, uint32 ordinal);
     error SeatsAlreadyVoted(address validator);
+    error SeatsAlreadyApproved(uint256 taskId, uint32 ordinal);
     error SeatsInvalidFine(uint256 position);
     error SeatsListTooLong(uint256 length, uint256 limit);
     error SeatsNothingToFine(uint256 taskId, uint32 ordinal);
@@ -109,7 +110,8 @@ interface IMinerSeats {
 
     /// @notice An operator vote on the root of the fines of an attempt that has ended; for operators of the
     /// judges of its last ballot. Each has one vote before the window for late verdicts ends, and a closing vote
-    /// after it. A quorum of equal votes approves the root.
+    /// after it. A quorum of equal votes approves the root; further votes of that kind are refused, and so is a
+    /// closing vote for the root that was approved at once.
     function postFines(uint256 taskId, uint32 ordinal, bytes32 root) external;
 
     /// @notice Impose up to 16 fines that an approved root contains. Fines that were imposed before are

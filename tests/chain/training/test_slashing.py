@@ -178,6 +178,18 @@ def test_closing_vote_repeats_fines_that_found_no_quorum_in_time() -> None:
     assert plan(ended, 0, late) == (PostFines(1, True, root_of(fraud(0b1111))),)
 
 
+@pytest.mark.parametrize("is_closing", [False, True])
+def test_fines_that_are_approved_get_no_further_vote(is_closing: bool) -> None:
+    """The contract would refuse it."""
+    ended = judged(*[(OK, CHEAT)] * 4)
+    now = ended.late_until if is_closing else BlockNumber(END)
+    approved = (ApprovedFines(root_of(MISS), is_closing, BlockNumber(END)),)
+    assert plan(replace(ended, approved=approved), 3, now) == ()
+    other = (ApprovedFines(root_of(MISS), not is_closing, BlockNumber(END)),)
+    vote = PostFines(1, is_closing, root_of(fraud(0b1111)))
+    assert plan(replace(ended, approved=other), 3, now) == (vote,)
+
+
 # ---- slashes
 
 

@@ -27,8 +27,12 @@ FIRST_RETRY_SECONDS: Final = 15.0
 LONGEST_RETRY_SECONDS: Final = 900.0
 """The longest such pause."""
 
-SEARCH_LIMIT: Final = 64
-"""For bonds of earlier runs, so many tasks are searched, of the newest ones first."""
+FIRST_SEARCH: Final = 64
+"""A miner that starts searches so many tasks for bonds of earlier runs, the newest ones first."""
+
+SEARCH_STEP: Final = 8
+"""So many further tasks are searched at a time, between other work. Anyone can add tasks for
+little, and they must delay neither the miner's start nor its commitments."""
 
 _log = structlog.get_logger("miner")
 
@@ -49,15 +53,23 @@ class BondReturns:
         self._light = light
         self._identity = identity
         self._retries: dict[TaskId, _Retry] = {}
+        self._unsearched: list[TaskId] = []
+        """The tasks that are not searched yet for bonds of earlier runs, ascending."""
 
     def search(self) -> None:
-        """Find the bonds of earlier runs.
+        """Find the bonds of earlier runs in the newest tasks; `collect` goes on with the others.
 
         Raises:
             ClientError: No node answers.
         """
-        newest = sorted((TaskId(each.id) for each in self._client.list_tasks()), reverse=True)
-        for task in newest[:SEARCH_LIMIT]:
+        self._unsearched = sorted(TaskId(each.id) for each in self._client.list_tasks())
+        self._search_next(FIRST_SEARCH)
+
+    def _search_next(self, count: int) -> None:
+        for _ in range(count):
+            if not self._unsearched:
+                return
+            task = self._unsearched[-1]
             standing = self._light.standing(task, self._identity.address)
             seat, status = standing.seat, standing.opening.status
             is_closed = status is TaskStatus.CLOSED and seat.units > 0 and not seat.is_slashed
@@ -68,11 +80,17 @@ class BondReturns:
                     self._client, task, self._identity.address, seat.miss_count
                 )
                 _log.warning(told, task=task)
+            self._unsearched.pop()
 
     @property
     def waits(self) -> tuple[TaskId, ...]:
         """The tasks whose bonds are expected, by id."""
         return tuple(sorted(self._retries))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no bonds are expected, and all tasks are searched for those of earlier runs."""
+        return not self._retries and not self._unsearched
 
     def expect(self, task: TaskId) -> None:
         """Take back the bonds of a seat that has ended, or whose task is closed."""
@@ -84,6 +102,7 @@ class BondReturns:
         Raises:
             ClientError: No node answers.
         """
+        self._search_next(SEARCH_STEP)
         is_any_back = False
         now = time.monotonic()
         for task, retry in sorted(self._retries.items()):

@@ -405,7 +405,7 @@ class Miner:
                 f"the miner, take them later: pot miner withdraw {task}",
                 task=task,
             )
-        while self._bonds.waits:
+        while not self._bonds.is_done:
             try:
                 self._bonds.collect()
             except ClientError as error:

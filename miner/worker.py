@@ -268,15 +268,17 @@ class TaskWorker:
         self.is_out = True
 
     def claim(self) -> None:
-        """Claim what the account has earned in the task and not claimed yet."""
-        reward = self._client.reward_proof(self._task, self._identity.address)
-        if reward is None or reward.claimable == 0:
-            _log.info("no rewards to claim", task=self._task)
-            return
+        """Claim what the account has earned in the task and not claimed yet.
+
+        An error ends nothing: the token is of the submitter's choice, and bonds may be due.
+        """
         try:
+            reward = self._client.reward_proof(self._task, self._identity.address)
+            if reward is None or reward.claimable == 0:
+                _log.info("no rewards to claim", task=self._task)
+                return
             self._transact(reward_distributor.claim(self._task, reward.cumulative, reward.proof))
-        except RpcCallError as error:
-            # The token is of the submitter's choice. The miner must not wait for it.
+        except ClientError as error:
             _log.warning(
                 "rewards not claimed; try `pot wallet claim` later",
                 task=self._task,

@@ -66,12 +66,15 @@ REFUSED_FOR_THE_PRICE: Final = ("transaction underpriced", "txpool is full")
 """Beginnings of the errors of a transaction that a node would take for a higher price: it asks for
 more gas than is included for nothing, or others offer more."""
 
+REVERT_CODE: Final = 3
+"""The code of an error of JSON-RPC for a call that reverts."""
+
 _NODE_INFO: Final = TypeAdapter(NodeInfo)
 _REWARD_PROOF: Final[TypeAdapter[RewardProof | None]] = TypeAdapter(RewardProof | None)
 
 
 class RpcCallError(ClientError):
-    """A node answered with an error.
+    """A node answered with an error, or the chain refused a transaction.
 
     Attributes:
         code: The number that JSON-RPC or EIP-1474 defines; 3 is a revert.
@@ -80,6 +83,13 @@ class RpcCallError(ClientError):
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class RevertedError(RpcCallError):
+    """A transaction passed the node's estimate, and reverted in its block."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(REVERT_CODE, message)
 
 
 class NodeUnreachableError(ClientError):
@@ -262,8 +272,9 @@ class ChainClient(ABC):
             chain_id: The chain that it is signed for; None asks the node, which is then trusted.
 
         Raises:
+            RevertedError: It was executed and reverted.
             RpcCallError: The transaction would revert, or the node refused it.
-            ClientError: It was executed and reverted, or is in no block.
+            ClientError: It is in no block.
         """
         account = get_address(private_key)
         sender = to_hex(account)
@@ -287,7 +298,7 @@ class ChainClient(ABC):
         receipt, transaction_hash = self._await_receipt(account, transaction, number, sign)
         del self._waiting[account]
         if receipt.get("status") != "0x1":
-            raise ClientError(
+            raise RevertedError(
                 f"transaction {transaction_hash} reverted in block "
                 f"{read_quantity(receipt.get('blockNumber'))}; its gas is spent, nothing else "
                 "happened"

@@ -12,9 +12,10 @@ from chain.contracts.addresses import MINER_SEATS, TRAINING_TOKEN
 from chain.contracts.miner_seats import IDLE_BLOCKS
 from chain.crypto import get_address
 from chain.primitives import Address, PrivateKey
+from chain.types.transaction import decode_transaction
 from miner.__main__ import _end_when_stopped
-from miner.bonds import BondReturns
-from miner.client import FailoverClient
+from miner.bonds import FIRST_SEARCH, BondReturns
+from miner.client import UNAVAILABLE_CODE, FailoverClient
 from miner.idle_watch import IN_VAIN_SECONDS
 from miner.light import LightClient, fetch_network
 from miner.miner import Miner
@@ -43,6 +44,10 @@ class IdleNode(FakeNode):
         super().__init__(MINER, has_attempt=False, **fields)  # type: ignore[arg-type]
         self.locked: tuple[str, ...] = ()
         """The calls that the contract refuses now."""
+        self.reverts: tuple[str, ...] = ()
+        """The calls that pass the estimate, and revert in their block."""
+        self.newer_tasks = 0
+        """How many cancelled tasks were submitted after the miner's."""
 
     @property
     def names(self) -> list[str]:
@@ -53,6 +58,24 @@ class IdleNode(FakeNode):
         if NAMES.get(bytes.fromhex(call["data"][2:])) in self.locked:
             raise RuntimeError(3, "execution reverted", None)
         return super().eth_estimateGas(call)
+
+    def eth_sendRawTransaction(self, raw: str) -> object:  # noqa: N802
+        sent = decode_transaction(bytes.fromhex(raw[2:]))
+        if NAMES.get(sent.data) not in self.reverts:
+            return super().eth_sendRawTransaction(raw)
+        self.transactions.append(sent)
+        return "0x" + sent.hash.hex()
+
+    def eth_getTransactionReceipt(self, name: str) -> object:  # noqa: N802
+        sent = next(each for each in self.transactions if "0x" + each.hash.hex() == name)
+        is_reverted = NAMES.get(sent.data) in self.reverts
+        return {"status": "0x0" if is_reverted else "0x1", "blockNumber": "0x9"}
+
+    def pot_listTasks(self, page: dict[str, int]) -> object:  # noqa: N802
+        own = self.pot_getTask(TASK)
+        assert isinstance(own, dict)
+        newer = [{**own, "id": 2 + each, "status": "closed"} for each in range(self.newer_tasks)]
+        return [own, *newer][page["offset"] :][:100]
 
 
 class Clock:
@@ -278,6 +301,43 @@ def test_miner_goes_on_if_the_token_refuses_to_pay_its_rewards(
     assert logs[-1]["event"] == "rewards not claimed; try `pot wallet claim` later"
 
 
+@pytest.mark.parametrize("fault", ["reverted", "unreachable"])
+def test_miner_whose_claim_fails_waits_for_its_bonds_all_the_same(
+    tmp_path: Path, clocks: Callable[[FakeNode, float], Clock], fault: str
+) -> None:
+    """A token can pass the estimate, and refuse the transfer in the block."""
+    node = IdleNode(units=1, claimable=9, status="closed")
+    clocks(node, 1_000)
+    if fault == "reverted":
+        node.reverts = ("claim",)
+    else:
+
+        def fail(task: int, account: str) -> object:
+            raise RuntimeError(UNAVAILABLE_CODE, "the node process does not run", None)
+
+        node.pot_getRewardProof = fail  # type: ignore[method-assign]
+    with capture_logs() as logs:
+        miner_of(tmp_path, node, claims=True, leaves_at_end=True).mine_one(TASK)
+    assert node.names == [*node.reverts, "withdraw"]
+    (told,) = (each for each in logs if "rewards not claimed" in each["event"])
+    assert ("reverted in block 9" in told["reason"]) == (fault == "reverted")
+
+
+def test_miner_that_was_not_the_first_in_the_block_tries_again(
+    tmp_path: Path, clocks: Callable[[FakeNode, float], Clock]
+) -> None:
+    """Another miner may take the last units in the very block."""
+    node = IdleNode(token_balance=BOND + SEAT_BOND)
+    clock = clocks(node, 60)
+    node.reverts = ("register",)
+    clock.at[3] = lambda: setattr(node, "reverts", ())
+    with capture_logs() as logs, pytest.raises(KeyboardInterrupt):
+        miner_of(tmp_path, node).mine(TASK)
+    assert node.names == ["approve", "register"] * 3
+    refused = [each for each in logs if str(each["event"]).startswith("no seat yet: transaction")]
+    assert len(refused) == 2
+
+
 def test_miner_that_is_told_to_end_leaves_and_takes_its_bonds_back(
     tmp_path: Path, clocks: Callable[[FakeNode, float], Clock]
 ) -> None:
@@ -437,3 +497,23 @@ def test_miner_that_starts_finds_the_bonds_of_earlier_runs(
     bonds.search()
     bonds.collect()
     assert node.names == names
+
+
+@pytest.mark.parametrize("newer_tasks", [63, 64, 200])
+def test_later_tasks_do_not_hide_the_bonds_of_earlier_runs(
+    clocks: Callable[[FakeNode, float], Clock], newer_tasks: int
+) -> None:
+    """64 tasks that are cancelled at once cost a few POT."""
+    node = IdleNode(units=1, has_left=True)
+    clock = clocks(node, 1_000)
+    node.newer_tasks = newer_tasks
+    bonds = bonds_of(node)
+    bonds.search()
+    most = node.proofs
+    while not bonds.is_done:
+        before = node.proofs
+        bonds.collect()
+        most = max(most, node.proofs - before)
+        clock.sleep(1)
+    assert node.names == ["withdraw"]
+    assert most <= FIRST_SEARCH + 1, "the miner's start and its commitments are not delayed"

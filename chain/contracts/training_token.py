@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Final
 
+from chain.amounts import format_amount
 from chain.contracts import tables
 from chain.contracts.abi import Contract, ContractCall, ContractView
 from chain.contracts.addresses import TRAINING_TOKEN
+from chain.hexadecimal import to_hex
 from chain.primitives import Address
 
 CONTRACT: Final = Contract(TRAINING_TOKEN, tables.TRAINING_TOKEN)
@@ -35,6 +37,12 @@ def transfer(token: Address, to: Address, amount: int) -> ContractCall:
 def encode_constructor(holders: Sequence[Address], amounts: Sequence[int]) -> bytes:
     """The constructor's arguments: the first holders, and their base units of POT."""
     return CONTRACT.encode_constructor(holders, amounts)
+
+
+def describe_amount(base_units: int, token: Address) -> str:
+    """An amount of a token with its name."""
+    name = "POT" if token == TRAINING_TOKEN else f"of token {to_hex(token)}"
+    return f"{format_amount(base_units)} {name}"
 
 
 def _at(token: Address) -> Contract:

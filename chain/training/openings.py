@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from chain.amounts import describe_amount
 from chain.contracts.ledger_storage import OpeningState
 from chain.contracts.task_registry import TaskStatus, TaskTerms
+from chain.contracts.training_token import describe_amount
 
 
 class ObstacleKind(StrEnum):

@@ -13,7 +13,7 @@ from chain.contracts.faucet import drip
 from chain.contracts.miner_seats import credit_of, withdraw_credit
 from chain.contracts.reward_distributor import RewardClaim, claim_many
 from chain.contracts.task_registry import get_examination_pay, withdraw_examination_pay
-from chain.contracts.training_token import balance_of, transfer
+from chain.contracts.training_token import balance_of, describe_amount, transfer
 from chain.hexadecimal import to_hex
 from chain.primitives import Address, TaskId
 from node.cli.account import (
@@ -36,7 +36,8 @@ from node.cli.output import (
     print_line,
     print_table,
 )
-from node.client.rpc_client import RpcClient, get_integer, get_text
+from node.cli.task_money_command import get_task
+from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
 from pot_common.errors import OperatorError
 from pot_common.keystore import (
     ask_new_password,
@@ -48,6 +49,7 @@ from pot_common.keystore import (
 )
 from pot_common.node_url import DEFAULT_RPC_URL
 from pot_common.rpc_client import RpcCallError
+from pot_common.rpc_replies import read_bytes
 
 POT: Final = "POT"
 """The name of the reward token on the command line."""
@@ -179,30 +181,38 @@ def claim(
     sender = unlock_account(client, key, password_file, gas_price)
     owner = sender.address if account is None else parse_address(account)
     claims: list[RewardClaim] = []
-    amounts: dict[int, int] = {}
-    for task_id in _list_task_ids(client) if task is None else [task]:
-        reward = client.reward_proof(task_id, owner)
+    rewards: dict[TaskId, tuple[Address, int]] = {}
+    for each in _list_task_ids(client) if task is None else [task]:
+        task_id, reward = TaskId(each), client.reward_proof(each, owner)
         if reward is None:
             raise OperatorError(f"there is no task {task_id}; `pot task list` lists all tasks")
         if reward.claimable == 0:
             continue
-        amounts[task_id] = reward.claimable
+        token = Address(read_bytes(get_value(get_task(client, each), "terms", "token")))
+        rewards[task_id] = (token, reward.claimable)
         claims.append(
             RewardClaim(
-                task_id=TaskId(task_id),
-                account=owner,
-                cumulative=reward.cumulative,
-                proof=reward.proof,
+                task_id=task_id, account=owner, cumulative=reward.cumulative, proof=reward.proof
             )
         )
     transactions, refused = _send_claims(sender, claims)
-    claimable = sum(amount for task_id, amount in amounts.items() if task_id not in refused)
-    transaction = transactions[-1] if transactions else None
+    claimed: dict[Address, int] = {}
+    transaction_of: dict[Address, str] = {}
+    for task_id, transaction in transactions.items():
+        token, amount = rewards[task_id]
+        claimed[token] = claimed.get(token, 0) + amount
+        transaction_of[token] = transaction
     if as_json:
-        tasks = [claim.task_id for claim in claims if claim.task_id not in refused]
-        print_json({"claimed": str(claimable), "tasks": tasks, "transactionHash": transaction})
-    elif transaction is not None:
-        print_line(f"claimed {format_amount(claimable)} POT in {transaction}")
+        print_json(
+            {
+                "claimed": {to_hex(token): str(amount) for token, amount in claimed.items()},
+                "tasks": list(transactions),
+                "transactionHash": next(reversed(transactions.values()), None),
+            }
+        )
+    elif claimed:
+        for token, amount in claimed.items():
+            print_line(f"claimed {describe_amount(amount, token)} in {transaction_of[token]}")
     elif not refused:
         print_line("nothing to claim")
     if refused:
@@ -213,24 +223,26 @@ def claim(
 
 def _send_claims(
     sender: Account, claims: Sequence[RewardClaim]
-) -> tuple[list[str], dict[TaskId, str]]:
-    """The hashes of the transactions that pay, and the tasks that refuse with their reasons."""
+) -> tuple[dict[TaskId, str], dict[TaskId, str]]:
+    """The transactions that paid, and the reasons of those that refused; both by task."""
     if not claims:
-        return [], {}
+        return {}, {}
     try:
-        return [get_text(sender.send_call(claim_many(claims)), "transactionHash")], {}
+        transaction = get_text(sender.send_call(claim_many(claims)), "transactionHash")
     except RpcCallError:
         if len(claims) == 1:
             raise
+    else:
+        return {each.task_id: transaction for each in claims}, {}
     # All together are too many, or one of them fails, and with it the whole transaction.
-    hashes: list[str] = []
+    paid: dict[TaskId, str] = {}
     refused: dict[TaskId, str] = {}
     for each in claims:
         try:
-            hashes.append(get_text(sender.send_call(claim_many([each])), "transactionHash"))
+            paid[each.task_id] = get_text(sender.send_call(claim_many([each])), "transactionHash")
         except RpcCallError as error:
             refused[each.task_id] = str(error)
-    return hashes, refused
+    return paid, refused
 
 
 @app.command(epilog="Example:  pot wallet credit --key keys/operator.json")

@@ -8,11 +8,12 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from chain.amounts import describe_amount, format_amount
+from chain.amounts import format_amount
 from chain.contracts import task_registry, training_token
 from chain.contracts.addresses import TASK_REGISTRY, TRAINING_TOKEN
 from chain.contracts.events import decode_event
 from chain.contracts.task_registry import Purchase, Quote, TaskSubmitted
+from chain.contracts.training_token import describe_amount
 from chain.crypto import get_address
 from chain.hexadecimal import to_hex
 from chain.json_types import JsonObject

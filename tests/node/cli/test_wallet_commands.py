@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,10 @@ class FakeChain:
         self.tokens = 10**18
         self.claimable = {1: 5, 2: 0, 3: 7}
         self.faucet: str | None = "0x" + FAUCET.hex()
+        self.other_tokens: dict[int, Address] = {}
+        """The tokens of the tasks that do not pay in POT."""
+        self.reverts: tuple[bytes, ...] = ()
+        """The calls that pass the estimate, and revert in their block."""
 
     def answers(self) -> Answers:
         return {
@@ -31,19 +36,23 @@ class FakeChain:
             "eth_maxPriorityFeePerGas": lambda: "0x0",
             "eth_getTransactionCount": lambda account, block: "0x0",
             "eth_sendRawTransaction": self.send,
-            "eth_getTransactionReceipt": lambda name: {
-                "status": "0x1",
-                "blockNumber": "0x1",
-                "transactionHash": name,
-            },
+            "eth_getTransactionReceipt": self.execute,
             "pot_nodeInfo": lambda: {
                 "chainId": 31_337,
                 "genesisHash": "0x" + "11" * 32,
                 "systemContracts": {"faucet": self.faucet},
             },
             "pot_listTasks": lambda page: [] if page["offset"] else [{"id": i} for i in (1, 2, 3)],
+            "pot_getTask": lambda task: {
+                "terms": {"token": "0x" + self.other_tokens.get(task, TRAINING_TOKEN).hex()}
+            },
             "pot_getRewardProof": self.prove,
         }
+
+    def execute(self, name: str) -> object:
+        sent = next(each for each in self.transactions if "0x" + each.hash.hex() == name)
+        status = "0x0" if sent.data in self.reverts else "0x1"
+        return {"status": status, "blockNumber": "0x1", "transactionHash": name}
 
     def send(self, raw: str) -> str:
         self.transactions.append(decode_transaction(bytes.fromhex(raw[2:])))
@@ -169,7 +178,8 @@ def test_claim_takes_the_rewards_of_every_task_in_one_transaction(
     owner = Address(bytes.fromhex(account[0][2:]))
     with serve(chain.answers()) as url:
         claimed = pot.json("wallet", "claim", *account[1], "--rpc", url)
-        assert (claimed["claimed"], claimed["tasks"]) == ("12", [1, 3])
+        assert claimed["claimed"] == {"0x" + TRAINING_TOKEN.hex(): "12"}
+        assert claimed["tasks"] == [1, 3]
         assert pot("wallet", "claim", *account[1], "--task", 2, "--rpc", url) == (
             "nothing to claim\n"
         )
@@ -209,6 +219,46 @@ def test_task_that_does_not_pay_keeps_no_reward_of_others(
         )
     (paid,) = chain.transactions
     assert paid.data == reward_distributor.claim_many(claims[1:]).data
+
+
+def test_task_that_reverts_in_the_block_keeps_no_reward_of_others(
+    pot: Pot, account: tuple[str, list[str]]
+) -> None:
+    """A token can pass the estimate, and refuse the transfer in the block."""
+    chain = FakeChain()
+    owner = Address(bytes.fromhex(account[0][2:]))
+    proof = (bytes.fromhex(PROOF[2:]),)
+    claims = [RewardClaim(TaskId(1), owner, 5, proof), RewardClaim(TaskId(3), owner, 7, proof)]
+    alone, together = (reward_distributor.claim_many(each).data for each in (claims[:1], claims))
+    chain.reverts = (alone, together)
+    with serve(chain.answers()) as url:
+        refused = pot.fails("wallet", "claim", *account[1], "--rpc", url)
+    assert re.search("task 1 does not pay: transaction 0x[0-9a-f]{64} reverted in block 1", refused)
+    assert [each.data for each in chain.transactions] == [
+        together,
+        alone,
+        reward_distributor.claim_many(claims[1:]).data,
+    ]
+
+
+def test_rewards_in_different_tokens_are_not_added_up(
+    pot: Pot, account: tuple[str, list[str]]
+) -> None:
+    chain, token = FakeChain(), Address(b"\x44" * 20)
+    chain.claimable = {1: 10**18, 2: 2 * 10**18, 3: 5 * 10**17}
+    chain.other_tokens = {2: token}
+    with serve(chain.answers()) as url:
+        told = pot("wallet", "claim", *account[1], "--rpc", url)
+        claimed = pot.json("wallet", "claim", *account[1], "--rpc", url)["claimed"]
+    name = "0x" + chain.transactions[0].hash.hex()
+    assert told.splitlines() == [
+        f"claimed 1.5 POT in {name}",
+        f"claimed 2 of token 0x{token.hex()} in {name}",
+    ]
+    assert claimed == {
+        "0x" + TRAINING_TOKEN.hex(): str(15 * 10**17),
+        "0x" + token.hex(): str(2 * 10**18),
+    }
 
 
 def test_claim_for_another_account_pays_that_account(

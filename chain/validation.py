@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from chain import codec
+from chain.amounts import format_amount
 from chain.crypto import keccak256
 from chain.errors import (
     InvalidBlock,
@@ -315,7 +316,7 @@ def validate_transaction(
     if account.balance < transaction.cost:
         raise InvalidTransaction(
             RejectionReason.INSUFFICIENT_FUNDS,
-            f"balance {account.balance}, needs {transaction.cost}",
+            f"{format_amount(account.balance)} coins, needs {format_amount(transaction.cost)}",
         )
     if transaction.nonce < account.nonce:
         raise InvalidTransaction(

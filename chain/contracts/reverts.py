@@ -22,6 +22,9 @@ def _phase(value: Argument) -> str:
     return Phase(int(value)).name.lower() if value in known else str(value)
 
 
+DECIMALS: Final = "(with 18 decimals, as POT has)"
+"""Follows an amount of a token that may have others."""
+
 MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
     "TaskUnknown": lambda task: f"there is no task {task}; `pot task list` shows those there are",
     "TaskNotSubmitter": lambda caller: (
@@ -57,8 +60,8 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
         f"the specification has {size} bytes, {limit} are allowed; name fewer shards or layers"
     ),
     "TaskInexactTransfer": lambda expected, received: (
-        f"the task's token moved {received} of its base units instead of {expected}; a token that "
-        "takes a fee from transfers cannot pay a task"
+        f"the task's token moved {format_amount(received)} instead of {format_amount(expected)} "
+        f"{DECIMALS}; a token that takes a fee from transfers cannot pay a task"
     ),
     "SeatsAlreadyRegistered": lambda task, miner: (
         f"account {miner} has a seat in task {task}, or the last attempt of its seat is not over, "
@@ -123,17 +126,25 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
         f"validator {validator} was slashed, so its operator has no votes and no stake any more; "
         "join with another consensus key and another operator account"
     ),
+    "LedgerPayoutTooLarge": lambda payout, limit: (
+        f"the result pays {format_amount(payout)} of the task's token, above the "
+        f"{format_amount(limit)} {DECIMALS} that are reserved for its attempt; the votes for it "
+        "are wrong"
+    ),
+    "DistributorExceedsPaid": lambda task, claimed, paid: (
+        f"with this claim {format_amount(claimed)} of the token of task {task} were claimed, and "
+        f"{format_amount(paid)} {DECIMALS} were paid for it; the votes for its rewards are wrong"
+    ),
     "FaucetTooSoon": lambda account, block: (
         f"the faucet served account {account} lately; ask again from block {block} on"
     ),
     "ERC20InsufficientBalance": lambda account, balance, needed: (
         f"account {account} has {format_amount(balance)} of the token and needs "
-        f"{format_amount(needed)} (with 18 decimals, as POT has); send it the "
-        "difference"
+        f"{format_amount(needed)} {DECIMALS}; send it the difference"
     ),
     "ERC20InsufficientAllowance": lambda spender, allowance, needed: (
         f"{spender} may take {format_amount(allowance)} of the token and needs "
-        f"{format_amount(needed)} (with 18 decimals, as POT has); approve it"
+        f"{format_amount(needed)} {DECIMALS}; approve it"
     ),
 }
 """The explanation and the cure by the error's name; a function of the error's arguments."""

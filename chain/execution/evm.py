@@ -12,6 +12,7 @@ from eth.exceptions import Revert
 from eth.vm.forks.cancun.transaction_context import CancunTransactionContext
 from eth.vm.message import Message
 
+from chain.amounts import format_amount
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.execution.block_environment import BlockEnvironment
 from chain.execution.call_values import AccountOverride, CallRequest, CallResult
@@ -157,7 +158,8 @@ def call(
     if world.get_balance(request.sender) < needed:
         raise InvalidTransaction(
             RejectionReason.INSUFFICIENT_FUNDS,
-            f"balance {world.get_balance(request.sender)}, needs {needed}",
+            f"{format_amount(world.get_balance(request.sender))} coins, needs "
+            f"{format_amount(needed)}",
         )
     if is_free:
         environment = replace(environment, base_fee_per_gas=0)

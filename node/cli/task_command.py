@@ -47,6 +47,7 @@ from node.cli.task_fee import (
     describe_offer,
     encode_offer,
     find_shortages,
+    name_token,
 )
 from node.cli.task_money_command import (
     AttemptsOption,
@@ -60,6 +61,7 @@ from node.cli.task_round import (
     count_planned_rounds,
     describe_finable,
     describe_round,
+    name_unit,
 )
 from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
 from node.client.task_bundle import TaskBundle
@@ -102,7 +104,10 @@ def submit(
     password_file: PasswordOption = None,
     gas_price: GasPriceOption = 0,
     budget: Annotated[
-        str | None, typer.Option(help="POT to put in escrow; by default enough for all rounds.")
+        str | None,
+        typer.Option(
+            help="What to put in escrow, in whole tokens; by default enough for all rounds."
+        ),
     ] = None,
     rounds: Annotated[
         int | None, typer.Option(help="Number of rounds, in place of the file's.")
@@ -136,11 +141,12 @@ def submit(
     from node.client.task_file import load_task_file
 
     bundle = load_task_file(file, TRAINING_TOKEN, rounds)
+    token = name_token(to_hex(bundle.spec.reward.token))
     amount = None if budget is None else parse_amount(budget)
     least = compute_round_budget(bundle.spec)
     if amount is not None and amount < least:
         raise OperatorError(
-            f"--budget {budget} pays for no round: one costs up to {format_amount(least)} POT"
+            f"--budget {budget} pays for no round: one costs up to {format_amount(least)} {token}"
         )
     clients = [RpcClient(url) for url in rpc or [DEFAULT_RPC_URL]]
     blob_bytes_per_second = fetch_parameters(clients[0]).blob_bytes_per_second
@@ -171,9 +177,8 @@ def submit(
         )
         return
     print_line(f"task {submission.task_id} submitted in {submission.transaction_hash}")
-    print_line(
-        f"escrowed {format_amount(submission.budget)} POT; what is not spent can be taken back"
-    )
+    escrowed = f"{format_amount(submission.budget)} {token}"
+    print_line(f"escrowed {escrowed}; what is not spent can be taken back")
     print_line(f"next: pot task watch {submission.task_id}")
 
 
@@ -402,7 +407,7 @@ def watch(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = F
             if as_json:
                 print_json(round_)
             else:
-                print_line(describe_round(round_, count_planned_rounds(found)))
+                print_line(describe_round(round_, count_planned_rounds(found), name_unit(found)))
                 if costs := count_costs(round_):
                     print_line(f"  with {costs}: pot task round {task} {number + 1}")
             sys.stdout.flush()

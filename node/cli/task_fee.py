@@ -132,7 +132,8 @@ def find_shortages(spec: TaskSpec, purchase: Purchase) -> list[str]:
 
 def _describe_sum(spec: TaskSpec, fee: int, budget: int) -> list[tuple[str, str]]:
     if spec.reward.token != TRAINING_TOKEN:
-        return [("budget", f"{budget} base units of the task's token, in escrow for miners")]
+        amount = f"{format_amount(budget)} {name_token(to_hex(spec.reward.token))}"
+        return [("budget", f"{amount}, in escrow for miners")]
     return [
         ("budget", f"{_pot(budget)}  in escrow for miners; what is left comes back"),
         ("in all", f"{format_amount(fee + budget)} POT"),

@@ -37,6 +37,7 @@ from node.cli.task_fee import (
     describe_lease,
     describe_money,
     describe_purchase,
+    name_token,
     parse_duration,
 )
 from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
@@ -69,7 +70,9 @@ MaxFeeOption = Annotated[
 @app.command(epilog="Example:  pot task fund 1 --amount 25 --key alice")
 def fund(
     task: TaskArgument,
-    amount: Annotated[str, typer.Option(help="POT to add to the escrow, such as 12.5.")],
+    amount: Annotated[
+        str, typer.Option(help="What to add to the escrow, in whole tokens, such as 12.5.")
+    ],
     key: KeyOption,
     password_file: PasswordOption = None,
     gas_price: GasPriceOption = 0,
@@ -84,10 +87,10 @@ def fund(
     if base_units == 0:
         raise OperatorError("--amount is 0; give what is to be added")
     client = RpcClient(rpc)
-    get_task(client, task)
+    token = name_token(get_value(get_task(client, task), "terms", "token"))
     account = unlock_account(client, key, password_file, gas_price)
     receipt = fund_task(client, account.private_key, TaskId(task), base_units)
-    _print_done(client, task, receipt, as_json, f"added {format_amount(base_units)} POT")
+    _print_done(client, task, receipt, as_json, f"added {format_amount(base_units)} {token}")
 
 
 @app.command(epilog="Example:  pot task extend 1 --lifetime 2d --attempts 20 --key alice")

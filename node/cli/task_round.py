@@ -66,7 +66,7 @@ def show_round(
     if get_value(shown, "blockNumber") is None:
         print_line(f"round {number}/{count_planned_rounds(found)} is not settled yet")
     else:
-        print_line(describe_round(shown, count_planned_rounds(found)))
+        print_line(describe_round(shown, count_planned_rounds(found), name_unit(found)))
     accepted = shown.get("accepted")
     for row in list_objects(shown, "commitments"):
         miner, units = get_text(row, "miner")[:ADDRESS_DIGITS], get_integer(row, "units")
@@ -79,8 +79,8 @@ def show_round(
         print_line(line)
 
 
-def describe_round(round_: JsonObject, planned: int) -> str:
-    """One line about a settled round, at most 80 columns long."""
+def describe_round(round_: JsonObject, planned: int, unit: str = "POT") -> str:
+    """One line about a settled round of a task that pays in `unit`, at most 80 columns long."""
     accepted, commitments = round_.get("accepted"), round_.get("commitments")
     assert isinstance(accepted, list)
     assert isinstance(commitments, list)
@@ -94,10 +94,15 @@ def describe_round(round_: JsonObject, planned: int) -> str:
         f"accepted {len(accepted)}/{len(commitments)}",
         f"loss {loss_text}",
         f"accuracy {accuracy_text}",
-        f"{format_rounded(get_integer(round_, 'payout'))} POT",
+        f"{format_rounded(get_integer(round_, 'payout'))} {unit}",
         f"{get_integer(round_, 'seconds')} s",
     ]
     return "  ".join(parts)
+
+
+def name_unit(task: JsonObject) -> str:
+    """What a task pays in, in a word."""
+    return "POT" if name_token(get_value(task, "terms", "token")) == "POT" else "tokens"
 
 
 def count_planned_rounds(task: JsonObject) -> int:

@@ -24,6 +24,7 @@ from typing import Final
 
 from cachetools import FIFOCache
 
+from chain.amounts import format_amount
 from chain.crypto import keccak256
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.primitives import Address, Hash32
@@ -442,7 +443,8 @@ class Mempool:
         if held + transaction.cost > balance:
             raise InvalidTransaction(
                 RejectionReason.INSUFFICIENT_FUNDS,
-                f"balance {balance}, needs {transaction.cost} and {held} for others in the pool",
+                f"{format_amount(balance)} coins, needs {format_amount(transaction.cost)} and "
+                f"{format_amount(held)} for others in the pool",
             )
 
     def _is_gapped_full(self, count: int = 0, size: int = 0) -> bool:

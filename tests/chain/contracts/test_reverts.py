@@ -38,6 +38,21 @@ def test_amounts_of_pot_are_told_in_whole_tokens() -> None:
     assert "has 0 of the token and needs 2.5 " in describe_revert(poor)
 
 
+def test_no_amount_of_a_token_is_told_in_base_units() -> None:
+    amounts = {
+        "TaskFeeTooHigh": (15 * 10**17, 10**18),
+        "TaskInexactTransfer": (10**18, 15 * 10**17),
+        "ERC20InsufficientBalance": ("0x11", 15 * 10**17, 10**18),
+        "ERC20InsufficientAllowance": ("0x11", 15 * 10**17, 10**18),
+        "LedgerPayoutTooLarge": (15 * 10**17, 10**18),
+        "DistributorExceedsPaid": (7, 15 * 10**17, 10**18),
+    }
+    for name, arguments in amounts.items():
+        said = describe_revert(ContractError(name, arguments))
+        assert "000000" not in said
+        assert " 1.5 " in said
+
+
 def test_wrong_status_says_in_which_one_each_command_is_possible() -> None:
     said = describe_revert(ContractError("TaskWrongStatus", (7, TaskStatus.CLOSED)))
     assert said.startswith("task 7 is closed, so this is not possible: tasks can be funded")

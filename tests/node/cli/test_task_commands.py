@@ -427,6 +427,41 @@ def test_price_shows_the_parts_of_the_fee_in_80_columns(
     assert registry.transactions == []
 
 
+def test_task_in_another_token_is_told_no_pot_that_it_does_not_pay(
+    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+) -> None:
+    token = "0x" + "44" * 20
+    task_file.write_text(TASK_FILE + f'token = "{token}"\n' + DECLARED)
+    shown = registry.task(1)
+    assert isinstance(shown, dict)
+    answers = {
+        **registry.answers(),
+        "pot_getTask": lambda task: {**shown, "terms": {**shown["terms"], "token": token}},
+    }
+    with serve(answers) as url:
+        options = (*key, "--rpc", url)
+        priced = pot("task", "price", task_file, "--rpc", url)
+        submitted = pot("task", "submit", task_file, *options, "--no-dry-run")
+        registry.views[task_registry.get_terms(TaskId(1)).data[:4].hex()] = encode(
+            task_registry.CONTRACT.abi.functions["getTerms"].outputs,
+            [astuple(replace(compute_terms(registry.spec), token=bytes.fromhex(token[2:])))],
+        )
+        funded = pot("task", "fund", 1, "--amount", "2.5", *options)
+        watched = pot("task", "watch", 1, "--rpc", url)
+        few = pot.fails("task", "submit", task_file, *options, "--no-dry-run", "--budget", "6")
+        registry.tokens = 3 * 10**18
+        poor = pot.fails("task", "submit", task_file, *options, "--no-dry-run")
+    assert "budget       13 of the task's token, in escrow for miners" in priced
+    assert (
+        "escrowed 0.000000000000000077 of the task's token; what is not spent can be taken back"
+        in submitted
+    )
+    assert funded.startswith("task 1: added 2.5 of the task's token in ")
+    assert all("2 tokens  4 s" in line for line in watched.splitlines()[:2])
+    assert "pays for no round: one costs up to 6.5 of the task's token" in few
+    assert f"has 3 of token {token}, and needs 13 of token {token}: a budget of 13" in poor
+
+
 def test_price_names_attempts_if_they_take_more_than_is_promised(
     pot: Pot, task_file: Path, registry: FakeRegistry
 ) -> None:

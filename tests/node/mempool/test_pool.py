@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from chain.amounts import format_amount
 from chain.crypto import get_address, keccak256
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.primitives import Address, Hash32, TaskId
@@ -675,9 +676,11 @@ def test_balance_must_cover_all_transactions_of_a_sender(pool, head):
     pool.add(transaction(ALICE, 1, tip=10))
     short = refusal(pool, transaction(ALICE, 2, tip=10))
     assert short.reason == RejectionReason.INSUFFICIENT_FUNDS
-    assert f"needs {cost} and {2 * cost} for others" in short.detail
+    needed, held = format_amount(cost), format_amount(2 * cost)
+    assert short.detail == f"{held} coins, needs {needed} and {held} for others in the pool"
     dearer = refusal(pool, transaction(ALICE, 1, tip=11))  # the replaced cost does not count
-    assert f"needs {cost * 11 // 10} and {cost} for others" in dearer.detail
+    higher = format_amount(cost * 11 // 10)
+    assert dearer.detail == f"{held} coins, needs {higher} and {needed} for others in the pool"
 
 
 AUTHORITY_KEY = keccak256(b"authority")

@@ -36,6 +36,7 @@ from node.training.content import Content, Need, get_integer
 from node.training.intact import ROWS_INTACT_SECONDS
 from node.training.jobs import RETRY_SECONDS
 from node.training.known_reveals import AttemptReveals, KnownReveals
+from node.training.reveal_hints import RevealHints
 from node.training.reveal_store import RevealStore
 from node.training.rows import TaskRows
 from node.training.turns import Turn, compute_rate
@@ -47,9 +48,6 @@ from node.training.work import (
     UnavailableError,
 )
 from node.training.worker_pool import WorkerFailedError, WorkerPool, WorkerRefusedError
-
-HINT_LIMIT: Final = 4_096
-"""The most announced reveals of later attempts that are remembered until the attempts open here."""
 
 ANNOUNCED_LIMIT: Final = 4_096
 """The most gradients that are remembered as announced. A forgotten one is announced again."""
@@ -102,7 +100,7 @@ class Gradients:
         self._verifier = verifier
         self._peers = peers
         self._directory = directory
-        self._hints: FIFOCache[tuple[AttemptId, Address], Reveal] = FIFOCache(HINT_LIMIT)
+        self._hints = RevealHints()
         self._announced: FIFOCache[Hash32, None] = FIFOCache(ANNOUNCED_LIMIT)
         self._descriptions: FIFOCache[tuple[AttemptId, BlockNumber], AttemptDescription] = (
             FIFOCache(DESCRIPTIONS_LIMIT)
@@ -137,7 +135,7 @@ class Gradients:
         if attempt is not None and attempt.id > reveal.attempt_id:
             return False
         if attempt is None or self.find_index(attempt, reveal) is None:
-            self._hints[reveal.attempt_id, reveal.miner] = reveal
+            self._hints.note(reveal)
             return False
         if root in self._announced or root in self._fetching:
             return False
@@ -160,8 +158,7 @@ class Gradients:
         known = self._known.get(attempt)
         new = attempt.commitments[known.hinted_count :]
         known.hinted_count += len(new)
-        hints = (self._hints.pop((attempt.id, each.miner), None) for each in new)
-        return [hint for hint in hints if hint is not None]
+        return [hint for each in new for hint in self._hints.pop(attempt.id, each.miner)]
 
     async def take(self, reveal: Reveal) -> None:
         """Fetch the gradient of a wanted reveal at once, and announce it in turn.

@@ -13,8 +13,8 @@ from chain.crypto import content_id
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.attempt import AttemptId
 from node.chain.phase_cache import TaskPhase
-from node.training import gradients
 from node.training.checks import load_check
+from node.training.reveal_hints import HINT_LIMIT
 from node.training.turns import Turn, Turns
 from node.training.worker_pool import WorkerRefusedError
 from tests.worlds.training import (
@@ -379,7 +379,7 @@ async def test_flood_of_announcements_neither_grows_memory_nor_wakes_host(
             if number % 100 == 0:
                 await trio.sleep(0.001)
         await trio.sleep(0.001)
-        assert len(node.host._gradients._hints) == gradients.HINT_LIMIT
+        assert len(node.host._gradients._hints) == HINT_LIMIT
         nursery.cancel_scope.cancel()
 
 
@@ -411,6 +411,34 @@ async def test_announced_gradient_is_fetched_and_relayed_at_once(
     assert node.reveals.list(ATTEMPT) == (REVEALS[0],)
     assert node.blobs.has(content_id(PAYLOADS[0]))
     assert not node.blobs.has(content_id(PAYLOADS[1])), "the false reveal opens no commitment"
+
+
+async def test_false_reveals_displace_no_reveal_that_is_a_block_ahead(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    chain = FakeChain({TASK: history_after(OPENED, spec=SPEC)})
+    node = Node(tmp_path, chain, has_content=False)
+    node.peers.blobs = {content_id(payload): payload for payload in PAYLOADS}
+    lies = [
+        replace(REVEALS[0], salt=Hash32(b"\x66" * 32)),
+        replace(REVEALS[0], gradient_root=Hash32(b"\x66" * 32)),
+    ]
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await trio.sleep(1)
+        for reveal in (*lies, REVEALS[0], *lies):
+            node.served.on_announced_reveal(reveal)
+        await trio.sleep(1)
+        assert node.peers.announced == []
+        chain.histories[TASK] = judging().histories[TASK]
+        chain.head += 1
+        node.host.on_new_head([TASK])
+        await until(lambda: bool(node.peers.announced), seconds=1)
+        nursery.cancel_scope.cancel()
+
+    assert node.peers.announced == [REVEALS[0]]
+    assert node.reveals.list(ATTEMPT) == (REVEALS[0],)
 
 
 async def test_announced_reveal_is_stored_before_its_gradient_comes(

@@ -42,6 +42,7 @@ from node.client.task_bundle import TaskBundle, Wishes
 from node.client.task_file import build_initial_weights, encode_npz
 from node.client.task_submission import compute_round_budget, make_offer, submit_task, wait_for_task
 from node.devnet.processes import ProcessGroup
+from node.rpc.content_uploads import count_body_bytes
 from pot_common.errors import OperatorError
 from pot_common.keystore import create_private_key, save_key
 from pot_common.rpc_replies import ClientError
@@ -202,10 +203,10 @@ class Strangers:
         for bundle in (*bundles, wanted):
             newest = submit(client, bundle)
         blob_id, blob = next(iter(wanted.blobs.items()))
-        path = f"/v1/blobs/{to_hex(blob_id)}"
+        path, size = f"/v1/blobs/{to_hex(blob_id)}", count_body_bytes(len(blob))
         for port in self.ports:
             for number in range(uploads):
-                self._run(lambda p=port, n=number: self._upload_slowly(p, n, path, len(blob)))
+                self._run(lambda p=port, n=number: self._upload_slowly(p, n, path, size))
         for number in range(REGISTERING):
             self._run(lambda n=number: self._register(self.urls[n % len(self.urls)]))
         for url in self.urls:

@@ -9,7 +9,7 @@ from typing import Final, TypeAlias, TypeVar
 
 import httpx
 
-from chain.crypto import CHUNK_BYTES
+from chain.crypto import CHUNK_BYTES, chunk_hashes
 from chain.crypto import content_id as compute_content_id
 from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
@@ -40,14 +40,13 @@ ANSWER_SECONDS: Final = 60.0
 before it answers."""
 
 UPLOAD_PATIENCE_SECONDS: Final = 60.0
-"""How long a node without a place or room for a blob is asked again: a node frees disk every ten
-seconds, and an upload of others keeps its place for seconds."""
+"""How long a node without room for a blob is asked again: a node frees disk every ten seconds."""
 
 UPLOAD_WAIT_SECONDS: Final = 5.0
 """The longest wait between two tries, and the one if a node does not say how long to wait."""
 
 UPLOAD_LACKS: Final = {
-    503: "has no place for the upload, because it takes in others",
+    503: "is too busy to check whether it may take the data",
     507: "has no room for the data until tasks are closed, or its blobs.quota_bytes is raised",
 }
 """What a node lacks that answers an upload with these codes of HTTP."""
@@ -124,7 +123,7 @@ class RpcClient(ChainClient):
     ) -> None:
         """Upload the blob `data` with the content id `content_id`.
 
-        A node that has no place or no room for it now is asked again for a while.
+        A node that has no room for it now is asked again for a while.
 
         Args:
             content_id: The content id.
@@ -135,11 +134,12 @@ class RpcClient(ChainClient):
         Raises:
             ClientError: The node does not take it.
         """
+        hashes = b"".join(chunk_hashes(data))
         give_up_at = time.monotonic() + UPLOAD_PATIENCE_SECONDS
         noted = None
         while True:
             try:
-                response = self._send_blob(content_id, data, progress)
+                response = self._send_blob(content_id, hashes, data, progress)
             except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
                 # A node that refuses a blob does not wait for its end, and its answer may be lost.
                 lack, wait_seconds = f"cut the upload off ({describe_failure(error)})", 1.0
@@ -163,8 +163,10 @@ class RpcClient(ChainClient):
                 noted = lack
             time.sleep(wait_seconds)
 
-    def _send_blob(self, content_id: Hash32, data: bytes, progress: Progress) -> httpx.Response:
-        """The node's answer to a blob.
+    def _send_blob(
+        self, content_id: Hash32, hashes: bytes, data: bytes, progress: Progress
+    ) -> httpx.Response:
+        """The node's answer to a blob, before which it gets the hashes of the blob's chunks.
 
         Raises:
             httpx.HTTPError: The node does not answer.
@@ -174,6 +176,7 @@ class RpcClient(ChainClient):
 
         def parts() -> Iterator[bytes]:
             nonlocal sent_bytes
+            yield hashes
             for start in range(0, len(data), CHUNK_BYTES):
                 part = data[start : start + CHUNK_BYTES]
                 yield part
@@ -181,7 +184,7 @@ class RpcClient(ChainClient):
                 progress(len(part))
 
         # The length is sent first, so that a node can refuse before it receives the blob.
-        headers = {"content-length": str(len(data))}
+        headers = {"content-length": str(len(hashes) + len(data))}
         url = self._blob_url(content_id)
         is_taken = False
         try:

@@ -1,11 +1,10 @@
-"""Places for uploads, shared by group and by claimant (docs/spec/rpc.md, section 6; decision 0031).
+"""Places for uploads of gradients, shared by ballot and by miner (docs/spec/rpc.md, section 6).
 
 A miner that finds no place for its gradient is fined. So places are not simply given in the order
-of arrival. A group is a ballot of one task, or the content of one task, and each group has places
-of its own that no other group takes. On these a claimant (the miner of a gradient, the sender of
-content) has a certain time in all, however often it begins again. When that is used up, the
-claimant gives way to every claimant of its group with time left. All other places are lent, and
-shared among the groups; time on them costs nothing.
+of arrival. Each ballot of an attempt is a group with places of its own that no other group takes.
+On these a claimant, which is a miner, has a certain time in all, however often it begins again.
+When that is used up, the claimant gives way to every claimant of its group with time left. All
+other places are lent, and shared among the groups; time on them costs nothing.
 
 So a claimant with time left is refused only while OWN_PLACES others of its group use up theirs. It
 waits at most for the time of all others together, divided by OWN_PLACES. No other group, no number
@@ -24,7 +23,6 @@ from typing import Final
 from cachetools import LRUCache
 
 from chain.errors import RejectedInputError
-from chain.primitives import TaskId
 from chain.training.attempt import AttemptId
 from node.rpc.http import HttpError
 
@@ -48,8 +46,8 @@ REMEMBERED_CLAIMANTS: Final = 4_096
 LONGEST_WAIT_SECONDS: Final = 5
 """The longest wait that a refused client is told. A lent place may become free at any time."""
 
-Group = tuple[TaskId] | tuple[AttemptId, int]
-"""The content of a task, or the gradients of one ballot of an attempt."""
+Group = tuple[AttemptId, int]
+"""The gradients of one ballot of an attempt."""
 
 
 def compute_own_seconds(verdict_seconds: int, miner_count: int) -> float:
@@ -124,7 +122,7 @@ class Place:
 
 
 class UploadPlaces:
-    """Places for uploads of one kind."""
+    """Places for the uploads of gradients to one process."""
 
     def __init__(
         self,
@@ -132,7 +130,6 @@ class UploadPlaces:
         claimant_limit: int,
         *,
         pair_limit: int | None = None,
-        group_limit: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin with all places free.
@@ -141,20 +138,14 @@ class UploadPlaces:
             lent_limit: The places besides the groups' own ones.
             claimant_limit: The most uploads of one claimant at the same time.
             pair_limit: The most of these from one address; None for no limit.
-            group_limit: The most lent places of one group; None for no limit.
             clock: Tells the time in seconds.
         """
         self._lent_limit = lent_limit
         self._claimant_limit = claimant_limit
         self._pair_limit = claimant_limit if pair_limit is None else pair_limit
-        self._group_limit = lent_limit if group_limit is None else group_limit
         self._clock = clock
         self._taken: list[Place] = []
         self._shares: LRUCache[Group, _Share] = LRUCache(REMEMBERED_GROUPS)
-
-    def count(self, group: Group) -> int:
-        """The places that a group has now."""
-        return sum(place.claim.group == group for place in self._taken)
 
     @asynccontextmanager
     async def take(self, claim: Claim) -> AsyncIterator[Place]:
@@ -286,13 +277,9 @@ class UploadPlaces:
             HttpError: 503: There is none, and no upload gives way.
         """
         lent = self._list_lent()
-        counts = Counter(each.claim.group for each in lent)
-        if counts[place.claim.group] >= self._group_limit:
-            alike = [each for each in lent if each.claim.group == place.claim.group]
-            self._take_from(self._list_weaker(place, alike), place)
-            return
         if len(lent) < self._lent_limit:
             return
+        counts = Counter(each.claim.group for each in lent)
         group = max(counts, key=lambda each: counts[each], default=place.claim.group)
         if counts[group] >= counts[place.claim.group] + 2:
             # The uploads of the group that have a right to an own place are not to lose it.

@@ -1,11 +1,12 @@
 """Accepts content of live tasks and committed gradients over HTTP (docs/spec/rpc.md, section 6).
 
 Before the first byte of a body is read, it is decided whether the blob is needed and how long it
-is.
+is. Content is verified chunk by chunk (content_uploads.py); gradients have places
+(upload_places.py).
 """
 
 import asyncio
-import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,7 +27,6 @@ from chain.training.attempt import AttemptId
 from chain.training.attempt_records import Attempt
 from chain.training.encoding import count_payload_bytes
 from chain.training.history import get_theta_root
-from chain.training.resources import count_content_bytes
 from chain.training.reveal import Reveal
 from chain.training.task_checks import (
     Objection,
@@ -38,33 +38,18 @@ from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import find_terms_objection
 from node.ipc.client import IpcError, NodeLink
 from node.ipc.turns import SharedTurns
+from node.rpc.content_uploads import ContentUploads, count_body_bytes
 from node.rpc.errors import RpcError
 from node.rpc.http import LEAST_BYTES_PER_SECOND, HttpError, Request, Response, json_response
 from node.rpc.parameters import parse_address, parse_hash
 from node.rpc.training_view import TrainingView
-from node.rpc.upload_places import (
-    FAST_BYTES_PER_SECOND,
-    Claim,
-    Place,
-    UploadPlaces,
-    compute_own_seconds,
-)
+from node.rpc.upload_places import Claim, UploadPlaces, compute_own_seconds
 from node.storage.blob_files import BlobUpload
 from node.storage.blobs import BlobQuotaError, BlobStore
 from pot_common.errors import StorageError
 
-CONTENT_PLACES: Final = 32
-"""Uploads of content on lent places; each has an open file and holds one chunk in memory."""
-
-TASK_PLACES: Final = 2
-"""Uploads of one task's content on lent places. Each reserves the disk that its blob needs, and a
-task pays for its content once."""
-
-SENDER_PLACES: Final = 4
-"""Uploads of one task's content from one IP address at the same time."""
-
 REVEAL_PLACES: Final = 64
-"""Uploads of gradients on lent places. Uploads of content never take these places."""
+"""Uploads of gradients on lent places."""
 
 MINER_PLACES: Final = 4
 """Uploads of one miner's gradient at the same time, one from each IP address. Others know its
@@ -85,8 +70,6 @@ class WantedContent:
     task_id: TaskId
     size_bytes: int
     """What the task says; it may be wrong, or another task may be."""
-    own_seconds: float
-    """The time that an address has on the task's own places, for all content of the task."""
     objection: str | None
     """Why this node keeps no content of the task; None if it does. No content is taken of a task
     that does not pay for the disk that it needs."""
@@ -95,12 +78,18 @@ class WantedContent:
 class Uploads:
     """Answers PUT requests with task content and POST requests with reveals."""
 
-    def __init__(self, store: BlobStore, view: TrainingView, node: NodeLink) -> None:
+    def __init__(
+        self,
+        store: BlobStore,
+        view: TrainingView,
+        node: NodeLink,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._view = view
         self._node = node
-        self._content_places = UploadPlaces(CONTENT_PLACES, SENDER_PLACES, group_limit=TASK_PLACES)
-        self._reveal_places = UploadPlaces(REVEAL_PLACES, MINER_PLACES, pair_limit=1)
+        self._content = ContentUploads(store)
+        self._places = UploadPlaces(REVEAL_PLACES, MINER_PLACES, pair_limit=1, clock=clock)
         self._terms: LRUCache[TaskId, Objection | None] = LRUCache(CHECKED_TASKS)
         """Why the terms of a task on the chain, which never change, do not pay for it."""
         self._listing = SharedTurns(1)
@@ -120,25 +109,47 @@ class Uploads:
         wanted = [each for each in listed if each.objection is None]
         if not wanted:
             raise _build_unwanted_error(content_id, listed)
-        with _answer_storage_errors():
-            # Another task may name the same blob, with a false size, or only to have it uploaded
-            # on its own places.
-            announced = request.content_length() or self._store.get_size(content_id)
-            fitting = [each for each in wanted if announced in (None, each.size_bytes)]
-            named = min(
-                fitting or wanted, key=lambda each: self._content_places.count((each.task_id,))
-            )
-            size = named.size_bytes
-            address = request.client
-            claim = Claim((named.task_id,), address.encode(), address, size, named.own_seconds)
-            is_new = await self._receive(
-                request, content_id, self._content_places, claim, is_content=True
-            )
+        size, is_new = await self._receive_content(request, content_id, wanted)
         if is_new:
             await self._tell_node("blob_arrived", {})
         return json_response(
             {"contentId": to_hex(content_id), "bytes": size}, 201 if is_new else 200
         )
+
+    async def _receive_content(
+        self, request: Request, content_id: Hash32, wanted: Sequence[WantedContent]
+    ) -> tuple[int, bool]:
+        """Store the body as a blob that tasks name, and return its length and whether it is new.
+
+        Raises:
+            HttpError: The body is another blob, or cannot be stored.
+        """
+        # Tasks may lie about the length of a blob. Only the true one goes with its content id.
+        sizes = {count_body_bytes(each.size_bytes): each.size_bytes for each in wanted}
+        announced = request.content_length()
+        if announced is not None and announced not in sizes:
+            named = wanted[0].size_bytes
+            raise HttpError(
+                422,
+                "content_mismatch",
+                f"the body has {announced} bytes instead of {count_body_bytes(named)}: first the "
+                f"hashes of the chunks, 32 bytes each, then the {named} bytes of the blob",
+            )
+        with _answer_storage_errors():
+            held = self._store.get_size(content_id)
+            if held is not None and self._store.renew(content_id):
+                return held, False
+            if announced is None:
+                raise HttpError(411, "length_required", "announce the length of the body")
+            size = sizes[announced]
+            check_wanted = partial(self._check_wanted, content_id)
+            with _answer_refusals("more task content"):
+                is_new = await self._content.receive(request, content_id, size, check_wanted)
+        return size, is_new
+
+    async def _check_wanted(self, content_id: Hash32) -> None:
+        if content_id not in await self._find_wanted():
+            raise _build_unwanted_error(content_id, [])
 
     async def post_reveal(self, request: Request) -> Response:
         """Store a gradient that opens a commitment of the attempt in progress.
@@ -158,9 +169,7 @@ class Uploads:
             own_seconds=compute_own_seconds(seconds, len(attempt.commitments)),
         )
         with _answer_storage_errors():
-            is_new = await self._receive(
-                request, reveal.gradient_root, self._reveal_places, claim, seconds
-            )
+            is_new = await self._receive_gradient(request, reveal.gradient_root, claim, seconds)
             await asyncio.to_thread(self._view.reveals.put, reveal)
         # The node announces it to its peers at once, whatever else it has to do.
         await self._tell_node("reveal_arrived", {"reveal": to_hex(reveal.encode())})
@@ -183,14 +192,11 @@ class Uploads:
                 spec = self._view.index.spec(history)
                 if spec is None:
                     continue
-                seconds = count_content_bytes(spec) / FAST_BYTES_PER_SECOND
                 found = find_size_objection(spec, self._store.quota_bytes)
                 found = found or find_disk_objection(spec, self._store.promised_share_bytes)
                 objection = None if found is None else found.reason
                 for content_id, size in list_content(spec).items():
-                    wanted[content_id].append(
-                        WantedContent(history.task_id, size, seconds, objection)
-                    )
+                    wanted[content_id].append(WantedContent(history.task_id, size, objection))
             self._wanted = (head, wanted)
         return self._wanted[1]
 
@@ -248,17 +254,10 @@ class Uploads:
             )
         return attempt, spec
 
-    async def _receive(
-        self,
-        request: Request,
-        content_id: Hash32,
-        places: UploadPlaces,
-        claim: Claim,
-        seconds: float = math.inf,
-        *,
-        is_content: bool = False,
+    async def _receive_gradient(
+        self, request: Request, root: Hash32, claim: Claim, seconds: float
     ) -> bool:
-        """Store the body as the blob `content_id`; False if this node holds it already.
+        """Store the body as the gradient `root`; False if this node holds it already.
 
         Raises:
             HttpError: The body is another blob, or there is no room for it.
@@ -269,44 +268,23 @@ class Uploads:
             raise HttpError(
                 422, "content_mismatch", f"the blob has {size} bytes, the body {announced}"
             )
-        held = self._store.get_size(content_id)
+        held = self._store.get_size(root)
         if held not in (None, size):
             # Content of a task, which a miner must not have deleted with its gradient.
             raise HttpError(422, "content_mismatch", f"the blob has {held} bytes instead of {size}")
-        if self._store.renew(content_id):
+        if self._store.renew(root):
             return False
-        try:
-            async with places.take(claim) as place:
-                await self._write(
-                    request, content_id, place, seconds=seconds, is_content=is_content
-                )
-        except RejectedInputError as error:
-            raise HttpError(422, error.reason.value, error.detail) from error
-        except BlobQuotaError as error:
-            what = "more task content" if is_content else "this gradient"
-            raise HttpError(507, "quota", f"the node has no room for {what}") from error
+        with _answer_refusals("this gradient"):
+            async with self._places.take(claim) as place:
+                begin = partial(self._store.upload, size, root)
+                with await _begin_upload(begin) as upload:
+                    async for part in request.chunks(
+                        size, least_rate=LEAST_BYTES_PER_SECOND, seconds=seconds
+                    ):
+                        await asyncio.to_thread(upload.write, part)
+                        place.received_bytes += len(part)
+                    await asyncio.to_thread(upload.finish)
         return True
-
-    async def _write(
-        self,
-        request: Request,
-        content_id: Hash32,
-        place: Place,
-        *,
-        seconds: float,
-        is_content: bool,
-    ) -> None:
-        size = place.claim.size_bytes
-        begin = partial(self._store.upload, size, content_id, is_content=is_content)
-        with await _begin_upload(begin) as upload:
-            async for part in request.chunks(
-                size, least_rate=LEAST_BYTES_PER_SECOND, seconds=seconds
-            ):
-                if is_content and content_id not in await self._find_wanted():
-                    raise _build_unwanted_error(content_id, [])
-                await asyncio.to_thread(upload.write, part)
-                place.received_bytes += len(part)
-            await asyncio.to_thread(upload.finish)
 
     async def _tell_node(self, method: str, params: JsonObject) -> None:
         try:
@@ -343,6 +321,17 @@ def _answer_storage_errors() -> Iterator[None]:
             "the node's disk refused the upload: send it to another node, or retry after the "
             "operator has freed or repaired the disk",
         ) from error
+
+
+@contextmanager
+def _answer_refusals(what: str) -> Iterator[None]:
+    """Tell the client that its bytes are refused, or that there is no room for `what`."""
+    try:
+        yield
+    except RejectedInputError as error:
+        raise HttpError(422, error.reason.value, error.detail) from error
+    except BlobQuotaError as error:
+        raise HttpError(507, "quota", f"the node has no room for {what}") from error
 
 
 def _build_unwanted_error(content_id: Hash32, listed: Sequence[WantedContent]) -> HttpError:

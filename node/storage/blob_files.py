@@ -1,7 +1,7 @@
 """The files of a blob that is being written (docs/spec/wire.md, section 7).
 
-An upload is written from start to end, a download chunk by chunk; both are verified, and only then
-renamed to the name of a whole blob.
+A blob of this node is written from start to end, one that peers or senders of content give chunk by
+chunk; all are verified, and only then renamed to the name of a whole blob.
 """
 
 import os
@@ -70,11 +70,7 @@ class BlobUpload:
     def _discard(self) -> None:
         with suppress(OSError):  # closing retries the write that the disk has refused already
             self._file.close()
-        if self._path.exists():
-            # If the disk refuses, the collector deletes the file later.
-            freed = count_stored_bytes(self._reserved_bytes)
-            with suppress(OSError), self._usage.lock() as usage, usage.changed(-freed):
-                self._path.unlink()
+        _discard(self._usage, self._path, self._reserved_bytes)
 
     @property
     def path(self) -> Path:
@@ -177,6 +173,7 @@ class BlobDownload:
         self._path = path
         self._manifest = manifest
         self._usage = usage
+        # Several threads only remove from it, one chunk each.
         self._missing = set(range(len(manifest.leaves)))
         self._file = path.open("r+b")
         if is_resumed:
@@ -194,18 +191,16 @@ class BlobDownload:
         return tuple(sorted(self._missing))
 
     def write_chunk(self, index: int, data: bytes) -> None:
-        """Write the chunk at `index`.
+        """Write the chunk at `index`; nothing is written if it is held already.
 
         Raises:
             RejectedInputError: MALFORMED if there is no such chunk, CONTENT_MISMATCH if these are
                 not its bytes.
             BlobDiskError: The disk refused.
         """
-        if not 0 <= index < len(self._manifest.leaves):
-            raise RejectedInputError(RejectionReason.MALFORMED, f"no chunk {index}")
-        right_size = len(data) == self._manifest.chunk_size(index)
-        if not right_size or merkle_leaf(data) != self._manifest.leaves[index]:
-            raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, f"chunk {index}")
+        self._manifest.check_chunk(index, data)
+        if index not in self._missing:
+            return
         try:
             written = os.pwrite(self._file.fileno(), data, index * CHUNK_BYTES)
             if written != len(data):
@@ -226,6 +221,38 @@ class BlobDownload:
             return _publish(self._usage, self._path, self._manifest)
         except OSError as error:
             raise build_disk_error(self._path.parent, error) from error
+
+
+class ContentUpload(BlobDownload):
+    """A blob that senders upload chunk by chunk; it is deleted unless `finish` was called."""
+
+    def __init__(self, directory: Path, manifest: BlobManifest, usage: BlobUsage) -> None:
+        """Create the file at its full length; the caller holds the lock and counts it.
+
+        Raises:
+            OSError: The disk refused.
+        """
+        self._reserved_bytes = manifest.size_bytes
+        path = directory / (secrets.token_hex(16) + UPLOAD)
+        try:
+            set_length(path, manifest.size_bytes)
+            super().__init__(path, manifest, usage, is_resumed=False)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        _discard(self._usage, self._path, self._reserved_bytes)
+
+
+def _discard(usage: BlobUsage, path: Path, reserved_bytes: int) -> None:
+    """Delete a file that is not to appear as a blob, if it is still there."""
+    if path.exists():
+        # If the disk refuses, the collector deletes the file later.
+        freed = count_stored_bytes(reserved_bytes)
+        with suppress(OSError), usage.lock() as locked, locked.changed(-freed):
+            path.unlink()
 
 
 def _publish(usage: BlobUsage, written: Path, manifest: BlobManifest) -> Hash32:

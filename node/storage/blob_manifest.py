@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from chain.crypto import CHUNK_BYTES, content_id_of_chunks
+from chain.crypto import CHUNK_BYTES, content_id_of_chunks, merkle_leaf
 from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Hash32
 
@@ -42,9 +42,26 @@ class BlobManifest:
 
     def chunk_size(self, index: int) -> int:
         """Bytes in the chunk at `index`: 256 KiB, or less in the last one."""
-        return min(CHUNK_BYTES, self.size_bytes - index * CHUNK_BYTES)
+        return compute_chunk_size(self.size_bytes, index)
+
+    def check_chunk(self, index: int, data: bytes) -> None:
+        """Refuse bytes that are not the chunk at `index`.
+
+        Raises:
+            RejectedInputError: MALFORMED if there is no such chunk, CONTENT_MISMATCH if these are
+                not its bytes.
+        """
+        if not 0 <= index < len(self.leaves):
+            raise RejectedInputError(RejectionReason.MALFORMED, f"no chunk {index}")
+        if len(data) != self.chunk_size(index) or merkle_leaf(data) != self.leaves[index]:
+            raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, f"chunk {index}")
 
 
 def compute_chunk_count(size_bytes: int) -> int:
     """The number of chunks of a blob; 1 for an empty blob."""
     return max(1, -(-size_bytes // CHUNK_BYTES))
+
+
+def compute_chunk_size(size_bytes: int, index: int) -> int:
+    """Bytes in the chunk at `index` of a blob: 256 KiB, or less in the last one."""
+    return min(CHUNK_BYTES, size_bytes - index * CHUNK_BYTES)

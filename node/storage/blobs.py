@@ -35,6 +35,7 @@ from node.storage.blob_files import (
     UPLOAD,
     BlobDownload,
     BlobUpload,
+    ContentUpload,
     build_disk_error,
     compute_leaves,
     set_length,
@@ -226,27 +227,40 @@ class BlobStore:
             upload.write(data)
             return upload.finish()
 
-    def upload(
-        self, size_limit: int, expected: Hash32 | None = None, *, is_content: bool = False
-    ) -> BlobUpload:
+    def upload(self, size_limit: int, expected: Hash32 | None = None) -> BlobUpload:
         """A new blob that is written from start to end.
 
         Args:
             size_limit: The largest length; it is reserved in the quota until the upload ends.
             expected: Its content id, if that is known before.
-            is_content: Whether it is a task's content, which leaves the promised share free.
 
         Raises:
             BlobQuotaError: There is no room for `size_limit` bytes.
             BlobDiskError: The disk refused.
         """
-        limit = self._quota_bytes - (self.promised_share_bytes if is_content else 0)
         stored_bytes = count_stored_bytes(size_limit)
+        try:
+            with self._usage.lock() as usage:
+                self._check_quota(usage, stored_bytes, self._quota_bytes)
+                with usage.changed(stored_bytes):
+                    return BlobUpload(self._directory, self._usage, size_limit, expected)
+        except OSError as error:
+            raise build_disk_error(self._directory, error) from error
+
+    def receive_content(self, manifest: BlobManifest) -> ContentUpload:
+        """A blob of a task's content that its senders upload; it leaves the promised share free.
+
+        Raises:
+            BlobQuotaError: There is no room for it.
+            BlobDiskError: The disk refused.
+        """
+        stored_bytes = count_stored_bytes(manifest.size_bytes)
+        limit = self._quota_bytes - self.promised_share_bytes
         try:
             with self._usage.lock() as usage:
                 self._check_quota(usage, stored_bytes, limit)
                 with usage.changed(stored_bytes):
-                    return BlobUpload(self._directory, self._usage, size_limit, expected)
+                    return ContentUpload(self._directory, manifest, self._usage)
         except OSError as error:
             raise build_disk_error(self._directory, error) from error
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from chain.crypto import CHUNK_BYTES, chunk_hashes
 from chain.primitives import Hash32
 from chain.training.resources import count_stored_bytes
 from node.storage.blobs import BlobStore
@@ -29,3 +30,16 @@ def count_files(directory: Path) -> int:
     suffixes = (".blob", ".partial", ".upload", ".aside")
     files = [each for each in directory.iterdir() if each.suffix in suffixes]
     return sum(count_stored_bytes(each.stat().st_size) for each in files)
+
+
+def build_upload_body(blob: bytes) -> bytes:
+    """The body with which a blob is uploaded: the hashes of its chunks, and the blob."""
+    return b"".join(chunk_hashes(blob)) + blob
+
+
+def read_upload_body(body: bytes) -> bytes:
+    """The blob that an upload brings; its hashes must be right."""
+    chunk_count = -(-len(body) // (CHUNK_BYTES + 32))
+    blob = body[32 * chunk_count :]
+    assert body == build_upload_body(blob)
+    return blob

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from node.cli.main import main
+from tests.worlds.blobs import read_upload_body
 from tests.worlds.http_server import serve_http
 
 Answers = dict[str, Callable[..., object]]
@@ -79,7 +80,7 @@ def serve(
             return 200, stored[path]
         if refuses_blobs:
             return 507, b'{"error": "quota", "message": "no room"}'
-        stored[path] = body
+        stored[path] = read_upload_body(body)
         return 201, b"{}"
 
     with serve_http(respond, is_threaded=True) as url:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from chain.crypto import content_id
+from chain.crypto import chunk_hashes, content_id
 from chain.primitives import Address, PrivateKey
 from node.client import rpc_client
 from node.client.rpc_client import (
@@ -73,8 +73,11 @@ def test_blob_arrives_as_sent_and_progress_counts_its_bytes() -> None:
 
     def answer(request: httpx.Request) -> httpx.Response:
         if request.method == "PUT":
-            assert request.headers["content-length"] == str(len(BLOB))
-            stored[request.url.path] = request.read()
+            body = request.read()
+            assert request.headers["content-length"] == str(len(body))
+            hashes = b"".join(chunk_hashes(BLOB))
+            assert body.startswith(hashes)
+            stored[request.url.path] = body.removeprefix(hashes)
             return httpx.Response(201)
         if request.url.path not in stored:
             return httpx.Response(404, json={"error": "not_found", "message": "not here"})
@@ -104,7 +107,7 @@ class Clock:
         self.now += seconds
 
 
-def test_upload_waits_for_a_place_and_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upload_waits_for_a_busy_node_and_for_room(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     answers = [
         httpx.Response(503, headers={"retry-after": "2"}),
@@ -127,7 +130,7 @@ def test_upload_waits_for_a_place_and_for_room(monkeypatch: pytest.MonkeyPatch) 
     assert clock.waits == [2, 5, 5, 1]
     assert sum(sent) == len(BLOB), "what is sent again is not counted twice"
     assert [note.split(",")[0] for note in notes] == [
-        "http://node has no place for the upload",
+        "http://node is too busy to check whether it may take the data; trying again for 60 s",
         "http://node has no room for the data until tasks are closed",
         "http://node cut the upload off (closed); trying again for 60 s",
     ]

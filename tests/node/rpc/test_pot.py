@@ -48,6 +48,7 @@ from node.training.checks import get_checks_path
 from node.training.reveal_store import RevealStore
 from tests.node.full_disk import limited_file_size
 from tests.node.rpc.recorded_answers import check_answers
+from tests.worlds.blobs import build_upload_body
 from tests.worlds.rpc import RpcHarness, rpc_harness
 from tests.worlds.stored_chain import CHAIN_ID, StoredChain, sign
 from tests.worlds.training import SPEC as SMALL
@@ -474,7 +475,7 @@ def test_error_for_upload_that_the_disk_refuses_names_the_cure(training: Round) 
     rpc = training.rpc
     path = f"/v1/blobs/{text(content_id(SHARD))}"
     with capture_logs() as lines, limited_file_size(len(SHARD) - 1):
-        refused = rpc.http("PUT", path, content=SHARD)
+        refused = rpc.http("PUT", path, content=build_upload_body(SHARD))
     assert (refused.status_code, refused.json()["error"]) == (500, "storage")
     assert "send it to another node" in refused.json()["message"]
     (line,) = lines
@@ -497,21 +498,21 @@ def test_blob_is_accepted_only_if_a_live_task_names_it(training: Round) -> None:
     path = f"/v1/blobs/{text(content_id(SHARD))}"
     unknown = f"/v1/blobs/{text(keccak256(b'unknown'))}"
     assert rpc.http("PUT", unknown, content=b"x").status_code == 404
-    assert rpc.http("PUT", path, content=SHARD[:-1]).status_code == 422
-    wrong = rpc.http("PUT", path, content=bytes(len(SHARD)))
-    assert (wrong.status_code, wrong.json()["error"]) == (422, "content_mismatch")
+    for wrong in (SHARD, build_upload_body(SHARD)[:-1], build_upload_body(bytes(len(SHARD)))):
+        refused = rpc.http("PUT", path, content=wrong)
+        assert (refused.status_code, refused.json()["error"]) == (422, "content_mismatch")
     assert rpc.http("GET", path).status_code == 404, "nothing half done is served"
     quota_bytes = rpc.options.blob_quota_bytes
     with BlobStore(rpc.options.blobs, quota_bytes=quota_bytes).upload(quota_bytes // 2):
-        full = rpc.http("PUT", path, content=SHARD)
+        full = rpc.http("PUT", path, content=build_upload_body(SHARD))
         assert (full.status_code, full.json()["error"]) == (507, "quota"), (
             "the rest of the quota is for rounds"
         )
-    assert rpc.http("PUT", path, content=SHARD).status_code == 201
-    assert rpc.http("PUT", path, content=SHARD).status_code == 200
+    assert rpc.http("PUT", path, content=build_upload_body(SHARD)).status_code == 201
+    assert rpc.http("PUT", path, content=build_upload_body(SHARD)).status_code == 200
     assert rpc.http("GET", path).content == SHARD
     weights = f"/v1/blobs/{text(SPEC.initial_weights)}"
-    assert rpc.http("PUT", weights, content=WEIGHTS).status_code == 201
+    assert rpc.http("PUT", weights, content=build_upload_body(WEIGHTS)).status_code == 201
     assert rpc.node.stored_blobs == stored_before + 2, "the node is told of each new blob"
 
 

@@ -1,20 +1,12 @@
 """A client that reads a blob keeps its place only while it is fast, or no other needs it."""
 
 import asyncio
-from dataclasses import dataclass
 
 import pytest
 
 from node.rpc.http import HttpError
 from node.rpc.read_places import FAST_BYTES_PER_SECOND, ReadPlace, ReadPlaces
-
-
-@dataclass
-class FakeClock:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.worlds.clock import FakeClock
 
 
 def fill(places: ReadPlaces, *addresses: str) -> list[ReadPlace]:

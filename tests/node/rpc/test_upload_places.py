@@ -19,6 +19,7 @@ from node.rpc.upload_places import (
     UploadPlaces,
     compute_own_seconds,
 )
+from tests.worlds.clock import FakeClock
 
 GENESIS_RATE = 1_000_000
 """`blob_bytes_per_second` of the genesis."""
@@ -26,14 +27,6 @@ GENESIS_RATE = 1_000_000
 VERDICT_SECONDS = 60
 TICK_SECONDS = 0.5
 """How often a refused miner asks again."""
-
-
-@dataclass
-class FakeClock:
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def attempt_of(task: int) -> Group:

@@ -1,19 +1,20 @@
-"""Uploads compete for places, but those of one kind never take those of another."""
+"""Gradients compete for places; content needs none, since each chunk shows whether it is right."""
 
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import pytest
 
 from chain.contracts import task_registry
 from chain.contracts.abi import ContractView
 from chain.contracts.task_registry import TaskResources
+from chain.crypto import CHUNK_BYTES, content_id
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.assignment import compute_seed
 from chain.training.attempt import AttemptId
@@ -21,16 +22,19 @@ from chain.training.attempt_description import AttemptDescription
 from chain.training.attempt_records import Attempt
 from chain.training.encoding import compute_commitment
 from chain.training.history import TaskHistory
-from chain.training.resources import count_stored_bytes
+from chain.training.resources import count_disk_bytes, count_stored_bytes
 from chain.training.reveal import Reveal
-from chain.training.task_spec import TaskSpec
+from chain.training.task_spec import Shard, TaskSpec
 from chain.training.task_spec_codec import compute_terms
 from node.rpc import http
 from node.rpc.http import HttpError, Message, Request, Response
+from node.rpc.upload_places import KEPT_SECONDS
 from node.rpc.uploads import Uploads
-from node.storage.blob_files import BlobUpload
+from node.storage.blob_files import BlobDiskError, ContentUpload
 from node.storage.blobs import BlobStore
 from node.training.reveal_store import RevealStore
+from tests.worlds.blobs import build_upload_body
+from tests.worlds.clock import FakeClock
 from tests.worlds.training import TASK
 from tests.worlds.training_node import (
     CHAIN_ID,
@@ -45,7 +49,11 @@ from tests.worlds.training_node import (
     judging,
 )
 
+P = ParamSpec("P")
 T = TypeVar("T")
+LARGE = b"\1" * CHUNK_BYTES + b"\2" * CHUNK_BYTES + b"the rest"
+LARGE_BODY = build_upload_body(LARGE)
+HASHES_BYTES = len(LARGE_BODY) - len(LARGE)
 OTHER_ATTEMPT = AttemptId(TaskId(2), 0, 0)
 OTHER_REVEALS = tuple(
     Reveal(OTHER_ATTEMPT, Address(bytes([number]) * 20), 1, SALT, Hash32(bytes([number]) * 32))
@@ -126,17 +134,22 @@ class FakeTraining:
 
 
 class FakeNode:
-    async def call(self, _method: str, _params: Mapping[str, object] | None = None) -> None:
-        pass
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    async def call(self, method: str, _params: Mapping[str, object] | None = None) -> None:
+        self.calls.append(method)
 
 
 class Client:
-    """A client that sends its body in parts, and the last part only when it is told to."""
+    """A client that sends the first bytes of its body, and the others only when it is told to."""
 
-    def __init__(self, path: str, body: bytes, address: str = "192.0.2.1") -> None:
+    def __init__(
+        self, path: str, body: bytes, address: str = "192.0.2.1", first_bytes: int = 1
+    ) -> None:
         self.go_on = asyncio.Event()
         self._is_awaited = asyncio.Event()
-        self._parts = [body[:1], body[1:]]
+        self._parts = [body[:first_bytes], body[first_bytes:]]
         scope: Message = {
             "method": "PUT",
             "path": path,
@@ -153,6 +166,11 @@ class Client:
         part = self._parts.pop(0)
         return {"type": "http.request", "body": part, "more_body": bool(self._parts)}
 
+    def cut_short(self) -> None:
+        """Send only the first bytes."""
+        del self._parts[1:]
+        self.go_on.set()
+
     async def stall(self, upload: "asyncio.Task[Response]") -> None:
         """Wait until the node waits for the last part of the body, or has refused the upload."""
         awaited = asyncio.create_task(self._is_awaited.wait())
@@ -163,13 +181,13 @@ class Client:
 @asynccontextmanager
 async def stalled(
     begin: Callable[[Request], Coroutine[None, None, Response]], *clients: Client
-) -> AsyncIterator[None]:
-    """Uploads that have come as far as they do, until the context ends."""
+) -> AsyncIterator[list["asyncio.Task[Response]"]]:
+    """Uploads that have come as far as they do; they end with the context."""
     tasks = [asyncio.create_task(begin(each.request)) for each in clients]
     for client, task in zip(clients, tasks, strict=True):
         await client.stall(task)
     try:
-        yield
+        yield tasks
     finally:
         for task in tasks:
             task.cancel()
@@ -190,7 +208,19 @@ def reveal_of(reveal: Reveal, payload: bytes, address: str) -> Client:
 
 
 def shard_from(address: str) -> Client:
-    return Client("/v1/blobs/x", SHARDS[0], address)
+    return content_from(address, build_upload_body(SHARDS[0]))
+
+
+def content_from(address: str, body: bytes, first_bytes: int = 1) -> Client:
+    return Client("/v1/blobs/x", body, address, first_bytes)
+
+
+def name_large_shard(training: FakeTraining) -> None:
+    """Let both tasks name a shard of three chunks."""
+    shard = Shard(content_id(LARGE), len(LARGE), 50)
+    spec = replace(SPEC, data=replace(SPEC.data, shards=(shard, *SPEC.data.shards[1:])))
+    spec = replace(spec, resources=replace(spec.resources, disk_bytes=count_disk_bytes(spec)))
+    training.specs = {TASK: spec, OTHER_ATTEMPT.task_id: spec}
 
 
 def shard_id() -> Hash32:
@@ -203,12 +233,38 @@ def training(tmp_path: Path) -> FakeTraining:
 
 
 @pytest.fixture
-def uploads(tmp_path: Path, training: FakeTraining) -> Uploads:
-    return Uploads(BlobStore(tmp_path / "blobs", quota_bytes=2**26), training, FakeNode())
+def store(tmp_path: Path) -> BlobStore:
+    return BlobStore(tmp_path / "blobs", quota_bytes=2**26)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def node() -> FakeNode:
+    return FakeNode()
+
+
+@pytest.fixture
+def uploads(store: BlobStore, training: FakeTraining, node: FakeNode, clock: FakeClock) -> Uploads:
+    return Uploads(store, training, node, clock)
 
 
 def put_shard(uploads: Uploads) -> Callable[[Request], Coroutine[None, None, Response]]:
     return lambda request: uploads.put_blob(request, shard_id())
+
+
+def put_large(uploads: Uploads) -> Callable[[Request], Coroutine[None, None, Response]]:
+    return lambda request: uploads.put_blob(request, content_id(LARGE))
+
+
+async def get_status(upload: Awaitable[Response]) -> int:
+    try:
+        return (await upload).status
+    except HttpError as error:
+        return error.status
 
 
 def test_stalled_uploads_of_content_take_no_place_of_a_reveal(uploads: Uploads) -> None:
@@ -220,6 +276,139 @@ def test_stalled_uploads_of_content_take_no_place_of_a_reveal(uploads: Uploads) 
             return await gather_statuses(uploads, honest)
 
     assert asyncio.run(run()) == [201]
+
+
+def test_senders_of_other_bytes_keep_no_content_out(
+    uploads: Uploads, training: FakeTraining
+) -> None:
+    name_large_shard(training)
+
+    async def run() -> int:
+        begun = HASHES_BYTES + CHUNK_BYTES - 1
+        others = [
+            content_from("198.51.100.7", bytes(len(LARGE_BODY)), HASHES_BYTES - 1),
+            content_from("198.51.100.7", LARGE_BODY[:HASHES_BYTES] + bytes(len(LARGE)), begun),
+            content_from("198.51.100.7", LARGE_BODY, begun + 1),
+        ]
+        honest = content_from("203.0.113.1", LARGE_BODY)
+        honest.go_on.set()
+        async with stalled(put_large(uploads), *(others[number % 3] for number in range(40))):
+            return (await uploads.put_blob(honest.request, content_id(LARGE))).status
+
+    assert asyncio.run(run()) == 201
+
+
+@pytest.mark.parametrize(
+    ("body", "first_bytes", "message"),
+    [
+        (bytes(HASHES_BYTES) + LARGE, HASHES_BYTES, "does not begin with the hashes"),
+        (LARGE_BODY[:HASHES_BYTES] + bytes(len(LARGE)), HASHES_BYTES + CHUNK_BYTES, "chunk 0"),
+        (
+            LARGE_BODY[: HASHES_BYTES + CHUNK_BYTES] + bytes(len(LARGE) - CHUNK_BYTES),
+            HASHES_BYTES + 2 * CHUNK_BYTES,
+            "chunk 1",
+        ),
+    ],
+)
+def test_other_bytes_end_an_upload_of_content_as_soon_as_they_arrive(
+    uploads: Uploads,
+    store: BlobStore,
+    training: FakeTraining,
+    body: bytes,
+    first_bytes: int,
+    message: str,
+) -> None:
+    name_large_shard(training)
+    client = content_from("192.0.2.1", body, first_bytes)
+    with pytest.raises(HttpError, match=message) as refused:
+        asyncio.run(uploads.put_blob(client.request, content_id(LARGE)))
+    assert (refused.value.status, refused.value.reason) == (422, "content_mismatch")
+    assert store.used_bytes() == 0
+
+
+def test_senders_of_one_blob_share_the_room_for_it(
+    uploads: Uploads, store: BlobStore, training: FakeTraining
+) -> None:
+    name_large_shard(training)
+
+    async def run() -> list[int]:
+        used = []
+        first_bytes = HASHES_BYTES + CHUNK_BYTES
+        for sent in (first_bytes - 1, first_bytes):
+            senders = [content_from(f"192.0.2.{number}", LARGE_BODY, sent) for number in range(40)]
+            async with stalled(put_large(uploads), *senders):
+                used.append(store.used_bytes())
+        return [*used, store.used_bytes()]
+
+    # Room is kept from the first right chunk on, until the last sender has left.
+    assert asyncio.run(run()) == [0, count_stored_bytes(len(LARGE)), 0]
+
+
+def test_slow_sender_of_content_ends_when_another_one_was_faster(
+    uploads: Uploads, node: FakeNode, training: FakeTraining
+) -> None:
+    name_large_shard(training)
+
+    async def run() -> list[int]:
+        slow = content_from("192.0.2.1", LARGE_BODY, HASHES_BYTES + CHUNK_BYTES)
+        fast = content_from("192.0.2.2", LARGE_BODY)
+        fast.go_on.set()
+        async with stalled(put_large(uploads), slow) as tasks:
+            status = (await uploads.put_blob(fast.request, content_id(LARGE))).status
+            slow.go_on.set()
+            return [status, await get_status(tasks[0])]
+
+    assert asyncio.run(run()) == [201, 200]
+    assert node.calls == ["blob_arrived"]
+
+
+def test_content_that_the_disk_refused_or_lost_is_taken_again(
+    uploads: Uploads,
+    store: BlobStore,
+    training: FakeTraining,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name_large_shard(training)
+    finish = ContentUpload.finish
+    faults: list[Exception] = [BlobDiskError("disk full")]
+
+    def finish_or_fail(self: ContentUpload) -> Hash32:
+        if faults:
+            raise faults.pop()
+        return finish(self)
+
+    monkeypatch.setattr(ContentUpload, "finish", finish_or_fail)
+
+    async def send() -> int:
+        client = content_from("192.0.2.2", LARGE_BODY)
+        client.go_on.set()
+        return await get_status(uploads.put_blob(client.request, content_id(LARGE)))
+
+    async def run() -> list[int]:
+        # Its file is neither used again after a fault, nor taken for the blob once that is gone.
+        slow = content_from("192.0.2.1", LARGE_BODY, HASHES_BYTES + CHUNK_BYTES)
+        async with stalled(put_large(uploads), slow):
+            statuses = [await send(), await send()]
+            store.delete(content_id(LARGE))
+            return [*statuses, await send()]
+
+    assert asyncio.run(run()) == [500, 201, 201]
+    with store.open(content_id(LARGE)) as file:
+        assert file.read() == LARGE
+    assert store.used_bytes() == count_stored_bytes(len(LARGE))
+
+
+def test_content_without_an_announced_length_is_refused(uploads: Uploads) -> None:
+    client = shard_from("192.0.2.1")
+    client.request.headers = {}
+    assert asyncio.run(get_status(uploads.put_blob(client.request, shard_id()))) == 411
+
+
+def test_content_that_ends_early_is_refused(uploads: Uploads, store: BlobStore) -> None:
+    client = shard_from("192.0.2.1")
+    client.cut_short()
+    assert asyncio.run(get_status(uploads.put_blob(client.request, shard_id()))) == 400
+    assert store.used_bytes() == 0
 
 
 def test_uploads_of_another_task_take_no_place_of_a_reveal(uploads: Uploads) -> None:
@@ -248,7 +437,7 @@ def test_content_is_accepted_although_another_task_lies_about_its_size(
     for task_id, shards in lies.items():
         training.specs[task_id] = replace(SPEC, data=replace(SPEC.data, shards=shards))
     for shard, body in zip(SPEC.data.shards, SHARDS, strict=True):
-        upload = Client("/v1/blobs/x", body)
+        upload = content_from("192.0.2.1", build_upload_body(body))
         upload.go_on.set()
         assert asyncio.run(uploads.put_blob(upload.request, shard.content_id)).status == 201
 
@@ -273,42 +462,30 @@ def test_content_of_a_task_whose_terms_pay_for_less_disk_is_refused(
     assert (refused.value.status, refused.value.reason) == (403, "task_refused")
 
 
-def test_uploads_of_one_tasks_content_reserve_little_more_than_it_pays_for(
-    tmp_path: Path, training: FakeTraining
-) -> None:
-    store = BlobStore(tmp_path / "blobs", quota_bytes=2**26)
-    uploads = Uploads(store, training, FakeNode())
-
-    async def run() -> int:
-        shards = [shard_from(f"192.0.2.{number}") for number in range(40)]
-        async with stalled(put_shard(uploads), *shards):
-            return store.used_bytes()
-
-    two_tasks, own, lent = 2, 2, 2
-    assert asyncio.run(run()) == two_tasks * (own + lent) * count_stored_bytes(len(SHARDS[0]))
-
-
+@pytest.mark.parametrize("kind", ["content", "gradient"])
 def test_upload_that_is_cancelled_while_it_begins_reserves_nothing(
-    tmp_path: Path, training: FakeTraining, monkeypatch: pytest.MonkeyPatch
+    uploads: Uploads, store: BlobStore, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    store = BlobStore(tmp_path / "blobs", quota_bytes=2**26)
-    uploads = Uploads(store, training, FakeNode())
-    begin, go_on = store.upload, threading.Event()
+    begun, go_on = threading.Event(), threading.Event()
 
-    def begin_slowly(
-        size_limit: int, expected: Hash32 | None = None, *, is_content: bool = False
-    ) -> BlobUpload:
-        go_on.wait(10)
-        return begin(size_limit, expected, is_content=is_content)
+    def slow(begin: Callable[P, T]) -> Callable[P, T]:
+        def begin_slowly(*args: P.args, **kwargs: P.kwargs) -> T:
+            begun.set()
+            go_on.wait(10)
+            return begin(*args, **kwargs)
 
-    monkeypatch.setattr(store, "upload", begin_slowly)
+        return begin_slowly
+
+    monkeypatch.setattr(store, "upload", slow(store.upload))
+    monkeypatch.setattr(store, "receive_content", slow(store.receive_content))
 
     async def run() -> None:
-        request = shard_from("192.0.2.1").request
-        upload = asyncio.create_task(uploads.put_blob(request, shard_id()))
-        await asyncio.sleep(0.05)
+        client = shard_from("192.0.2.1") if kind == "content" else reveal_by(0)
+        client.go_on.set()
+        send = put_shard(uploads) if kind == "content" else uploads.post_reveal
+        upload = asyncio.create_task(send(client.request))
+        assert await asyncio.to_thread(begun.wait, 10)
         upload.cancel()
-        await asyncio.sleep(0.05)
         go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await upload
@@ -322,28 +499,18 @@ def test_upload_of_content_ends_when_its_task_is_closed(
 ) -> None:
     async def run() -> int:
         client = shard_from("192.0.2.1")
-        upload = asyncio.create_task(uploads.put_blob(client.request, shard_id()))
-        await client.stall(upload)
-        training.is_closed = True
-        client.go_on.set()
-        try:
-            return (await upload).status
-        except HttpError as error:
-            return error.status
+        async with stalled(put_shard(uploads), client) as tasks:
+            training.is_closed = True
+            client.go_on.set()
+            return await get_status(tasks[0])
 
     assert asyncio.run(run()) == 404
 
 
 async def gather_statuses(uploads: Uploads, *clients: Client) -> list[int]:
     """Upload reveals side by side, and return their statuses in order."""
-
-    async def post(client: Client) -> int:
-        try:
-            return (await uploads.post_reveal(client.request)).status
-        except HttpError as error:
-            return error.status
-
-    return await asyncio.gather(*(post(client) for client in clients))
+    posts = (uploads.post_reveal(each.request) for each in clients)
+    return await asyncio.gather(*map(get_status, posts))
 
 
 def test_slow_upload_loses_its_place(uploads: Uploads, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,67 +526,56 @@ def test_upload_that_outlasts_its_phase_is_ended(
     assert asyncio.run(gather_statuses(uploads, reveal_by(0))) == [408]
 
 
-def test_others_cannot_keep_a_miner_from_uploading_its_gradient(
-    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http, "GRACE_SECONDS", 0.3)
-
-    async def run() -> tuple[list[int], list[int]]:
+def test_others_cannot_keep_a_miner_from_uploading_its_gradient(uploads: Uploads) -> None:
+    async def run() -> tuple[list[bool], int, list[int]]:
         copies = [reveal_by(0, f"192.0.2.{number}") for number in range(5)]
-        stalled = asyncio.create_task(gather_statuses(uploads, *copies))
-        await asyncio.sleep(0.05)
         other = reveal_by(1)
         other.go_on.set()
-        statuses = await gather_statuses(uploads, other)
-        return await stalled, statuses
+        async with stalled(uploads.post_reveal, *copies) as tasks:
+            statuses = await gather_statuses(uploads, other)
+            return [each.done() for each in tasks], await get_status(tasks[4]), statuses
 
-    copied, other = asyncio.run(run())
-    assert sorted(copied) == [408, 408, 408, 408, 503], "four places for one miner's gradient"
-    assert other == [201]
+    are_over, fifth, other = asyncio.run(run())
+    assert are_over == [False, False, False, False, True], "four places for one miner's gradient"
+    assert (fifth, other) == (503, [201])
 
 
 def test_slow_uploads_by_others_lose_their_places_to_the_miner(
-    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+    uploads: Uploads, clock: FakeClock
 ) -> None:
-    monkeypatch.setattr("node.rpc.upload_places.KEPT_SECONDS", 0.1)
-
     async def run() -> tuple[list[int], list[int]]:
         slow = [reveal_by(0, f"192.0.2.{number}") for number in range(4)]
-        stalled = asyncio.create_task(gather_statuses(uploads, *slow))
-        await asyncio.sleep(0.2)
         own = reveal_by(0, "192.0.2.9")
         own.go_on.set()
-        statuses = await gather_statuses(uploads, own)
-        for client in slow:
-            client.go_on.set()
-        return await stalled, statuses
+        async with stalled(uploads.post_reveal, *slow) as tasks:
+            clock.now += KEPT_SECONDS
+            statuses = await gather_statuses(uploads, own)
+            for client in slow:
+                client.go_on.set()
+            return await asyncio.gather(*map(get_status, tasks)), statuses
 
-    stalled, own = asyncio.run(run())
+    lost, own = asyncio.run(run())
     assert own == [201]
-    assert stalled.count(503) == 1
+    assert lost.count(503) == 1
 
 
-def test_one_address_has_one_place_for_a_gradient(
-    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("node.rpc.upload_places.KEPT_SECONDS", 0.1)
-
+def test_one_address_has_one_place_for_a_gradient(uploads: Uploads, clock: FakeClock) -> None:
     async def run() -> tuple[list[int], list[int]]:
-        stalled = asyncio.create_task(gather_statuses(uploads, reveal_by(0), reveal_by(0)))
-        await asyncio.sleep(0.2)
         again = reveal_by(0)
         again.go_on.set()
-        return await gather_statuses(uploads, again), await stalled
+        async with stalled(uploads.post_reveal, reveal_by(0), reveal_by(0)) as tasks:
+            clock.now += KEPT_SECONDS
+            statuses = await gather_statuses(uploads, again)
+            return statuses, await asyncio.gather(*map(get_status, tasks))
 
-    again, stalled = asyncio.run(run())
+    again, lost = asyncio.run(run())
     assert again == [201], "a client that comes again replaces its stalled upload"
-    assert stalled == [503, 503]
+    assert lost == [503, 503]
 
 
 def test_reveal_that_names_a_held_blob_of_another_length_is_refused(
-    uploads: Uploads, training: FakeTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uploads: Uploads, store: BlobStore, training: FakeTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = BlobStore(tmp_path / "blobs", quota_bytes=2**26)
     shard = store.put(b"rows of another submitter")
     os.utime(store.path(shard), (1, 1))
     named = replace(OTHER_REVEALS[0], gradient_root=shard)

@@ -109,7 +109,7 @@ def test_uploads_of_content_at_once_leave_the_promised_half_free(store, monkeypa
 
     def begin(_number):
         try:
-            return store.upload(QUOTA_BYTES // 8 - OVERHEAD_BYTES, is_content=True)
+            return store.receive_content(manifest_of(bytes(QUOTA_BYTES // 8 - OVERHEAD_BYTES)))
         except BlobQuotaError:
             return None
 

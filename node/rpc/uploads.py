@@ -43,7 +43,7 @@ from node.rpc.errors import RpcError
 from node.rpc.http import LEAST_BYTES_PER_SECOND, HttpError, Request, Response, json_response
 from node.rpc.parameters import parse_address, parse_hash
 from node.rpc.training_view import TrainingView
-from node.rpc.upload_places import Claim, UploadPlaces, compute_own_seconds
+from node.rpc.upload_places import Claim, Place, UploadPlaces, compute_own_seconds
 from node.storage.blob_files import BlobUpload
 from node.storage.blobs import BlobQuotaError, BlobStore
 from pot_common.errors import StorageError
@@ -54,6 +54,10 @@ REVEAL_PLACES: Final = 64
 MINER_PLACES: Final = 4
 """Uploads of one miner's gradient at the same time, one from each IP address. Others know its
 reveal once it is out, and must not keep the miner from uploading it."""
+
+KNOWN_REVEALS: Final = 4_096
+"""Reveals that are remembered as stored. One that is repeated later takes a place and is read from
+the disk."""
 
 CHECKED_TASKS: Final = 1_024
 """Tasks of which it is remembered whether their terms pay for them. No chain has more open ones."""
@@ -90,6 +94,8 @@ class Uploads:
         self._node = node
         self._content = ContentUploads(store)
         self._places = UploadPlaces(REVEAL_PLACES, MINER_PLACES, pair_limit=1, clock=clock)
+        self._known: LRUCache[Reveal, None] = LRUCache(KNOWN_REVEALS)
+        """Reveals that are stored, and that the node was told of."""
         self._terms: LRUCache[TaskId, Objection | None] = LRUCache(CHECKED_TASKS)
         """Why the terms of a task on the chain, which never change, do not pay for it."""
         self._listing = SharedTurns(1)
@@ -168,11 +174,11 @@ class Uploads:
             size,
             own_seconds=compute_own_seconds(seconds, len(attempt.commitments)),
         )
+        is_new = False
         with _answer_storage_errors():
-            is_new = await self._receive_gradient(request, reveal.gradient_root, claim, seconds)
-            await asyncio.to_thread(self._view.reveals.put, reveal)
-        # The node announces it to its peers at once, whatever else it has to do.
-        await self._tell_node("reveal_arrived", {"reveal": to_hex(reveal.encode())})
+            # Others know a reveal once it is out, and repeat it for nothing.
+            if reveal not in self._known or not self._store.renew(reveal.gradient_root):
+                is_new = await self._receive_reveal(request, reveal, claim, seconds)
         return json_response(
             {"contentId": to_hex(reveal.gradient_root), "bytes": size}, 201 if is_new else 200
         )
@@ -254,16 +260,16 @@ class Uploads:
             )
         return attempt, spec
 
-    async def _receive_gradient(
-        self, request: Request, root: Hash32, claim: Claim, seconds: float
+    async def _receive_reveal(
+        self, request: Request, reveal: Reveal, claim: Claim, seconds: float
     ) -> bool:
-        """Store the body as the gradient `root`; False if this node holds it already.
+        """Store a reveal with its gradient, the body; False if this node holds that already.
 
         Raises:
             HttpError: The body is another blob, or there is no room for it.
             StorageError: The disk refuses the blob.
         """
-        announced, size = request.content_length(), claim.size_bytes
+        announced, size, root = request.content_length(), claim.size_bytes, reveal.gradient_root
         if announced is not None and announced != size:
             raise HttpError(
                 422, "content_mismatch", f"the blob has {size} bytes, the body {announced}"
@@ -272,26 +278,38 @@ class Uploads:
         if held not in (None, size):
             # Content of a task, which a miner must not have deleted with its gradient.
             raise HttpError(422, "content_mismatch", f"the blob has {held} bytes instead of {size}")
-        if self._store.renew(root):
-            return False
         with _answer_refusals("this gradient"):
             async with self._places.take(claim) as place:
-                begin = partial(self._store.upload, size, root)
-                with await _begin_upload(begin) as upload:
-                    async for part in request.chunks(
-                        size, least_rate=LEAST_BYTES_PER_SECOND, seconds=seconds
-                    ):
-                        await asyncio.to_thread(upload.write, part)
-                        place.received_bytes += len(part)
-                    await asyncio.to_thread(upload.finish)
-        return True
+                is_new = not self._store.renew(root)
+                if is_new:
+                    await self._receive_gradient(request, root, place, seconds)
+                await asyncio.to_thread(self._view.reveals.put, reveal)
+        # The node announces it to its peers at once, whatever else it has to do.
+        if await self._tell_node("reveal_arrived", {"reveal": to_hex(reveal.encode())}):
+            self._known[reveal] = None
+        return is_new
 
-    async def _tell_node(self, method: str, params: JsonObject) -> None:
+    async def _receive_gradient(
+        self, request: Request, root: Hash32, place: Place, seconds: float
+    ) -> None:
+        size = place.claim.size_bytes
+        with await _begin_upload(partial(self._store.upload, size, root)) as upload:
+            async for part in request.chunks(
+                size, least_rate=LEAST_BYTES_PER_SECOND, seconds=seconds
+            ):
+                await asyncio.to_thread(upload.write, part)
+                place.received_bytes += len(part)
+            await asyncio.to_thread(upload.finish)
+
+    async def _tell_node(self, method: str, params: JsonObject) -> bool:
+        """Tell the node of an upload; False if it cannot be reached."""
         try:
             await self._node.call(method, params)
         except IpcError as error:
             # The blob is stored, so the node finds it when a job next checks for it.
             _log.warning("the node process could not be told of an uploaded blob", error=str(error))
+            return False
+        return True
 
 
 async def _begin_upload(begin: Callable[[], BlobUpload]) -> BlobUpload:

@@ -35,11 +35,15 @@ class RevealStore:
     def put(self, reveal: Reveal) -> None:
         """Write a reveal that opens its commitment; it is durable on return.
 
+        One that is stored already is not written again: others know it and may repeat it.
+
         Raises:
             StorageError: The disk refused.
         """
         path = self._path(reveal.attempt_id)
         try:
+            if self.get(reveal.attempt_id, reveal.miner) == reveal:
+                return
             path.mkdir(parents=True, exist_ok=True)
             write_atomically(path / reveal.miner.hex(), reveal.encode())
         except OSError as error:

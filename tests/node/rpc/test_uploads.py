@@ -26,6 +26,7 @@ from chain.training.resources import count_disk_bytes, count_stored_bytes
 from chain.training.reveal import Reveal
 from chain.training.task_spec import Shard, TaskSpec
 from chain.training.task_spec_codec import compute_terms
+from node.ipc.client import IpcError
 from node.rpc import http
 from node.rpc.http import HttpError, Message, Request, Response
 from node.rpc.upload_places import KEPT_SECONDS
@@ -136,9 +137,12 @@ class FakeTraining:
 class FakeNode:
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.is_reachable = True
 
     async def call(self, method: str, _params: Mapping[str, object] | None = None) -> None:
         self.calls.append(method)
+        if not self.is_reachable:
+            raise IpcError("the node process is not reachable")
 
 
 class Client:
@@ -571,6 +575,58 @@ def test_one_address_has_one_place_for_a_gradient(uploads: Uploads, clock: FakeC
     again, lost = asyncio.run(run())
     assert again == [201], "a client that comes again replaces its stalled upload"
     assert lost == [503, 503]
+
+
+def repeated(index: int, address: str = "198.51.100.7") -> Client:
+    """A known reveal, sent again without a body."""
+    client = reveal_by(index, address)
+    client.request.headers = {}
+    client.cut_short()
+    return client
+
+
+def test_known_reveal_that_is_repeated_costs_nothing(
+    uploads: Uploads, training: FakeTraining, node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = reveal_by(0)
+    first.go_on.set()
+    assert asyncio.run(gather_statuses(uploads, first)) == [201]
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("nothing is written, and no thread is used")
+
+    for name in ("os.fsync", "os.replace", "asyncio.to_thread"):
+        monkeypatch.setattr(name, refuse)
+    statuses = asyncio.run(gather_statuses(uploads, *(repeated(0) for _ in range(20))))
+    assert statuses == [200] * 20
+    assert node.calls == ["reveal_arrived"]
+    assert training.reveals.list(REVEALS[0].attempt_id) == (REVEALS[0],)
+
+
+def test_reveal_of_which_the_node_was_not_told_is_told_when_repeated(
+    uploads: Uploads, node: FakeNode
+) -> None:
+    first = reveal_by(0)
+    first.go_on.set()
+    node.is_reachable = False
+    assert asyncio.run(gather_statuses(uploads, first)) == [201]
+    node.is_reachable = True
+    assert asyncio.run(gather_statuses(uploads, repeated(0))) == [200]
+    assert asyncio.run(gather_statuses(uploads, repeated(0))) == [200]
+    assert node.calls == ["reveal_arrived", "reveal_arrived"]
+
+
+def test_unknown_reveal_of_a_held_gradient_needs_a_place(
+    uploads: Uploads, store: BlobStore
+) -> None:
+    async def run() -> tuple[list[int], list[int]]:
+        copies = [reveal_by(0, f"192.0.2.{number}") for number in range(4)]
+        async with stalled(uploads.post_reveal, *copies):
+            store.put(PAYLOADS[0])
+            refused = await gather_statuses(uploads, repeated(0))
+        return refused, await gather_statuses(uploads, repeated(0))
+
+    assert asyncio.run(run()) == ([503], [200])
 
 
 def test_reveal_that_names_a_held_blob_of_another_length_is_refused(

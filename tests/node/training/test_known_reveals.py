@@ -71,10 +71,10 @@ async def test_many_unrevealed_commitments_cost_a_few_looks_a_second(
 
 
 async def test_each_stored_reveal_is_read_once(autojump_clock: MockClock, tmp_path: Path) -> None:
-    store = CountingStore(tmp_path)
+    store, written = CountingStore(tmp_path), RevealStore(tmp_path)
     for reveal in REVEALS[:2]:
-        store.put(reveal)
-    store.put(replace(REVEALS[0], miner=Address(b"\x77" * 20)))
+        written.put(reveal)
+    written.put(replace(REVEALS[0], miner=Address(b"\x77" * 20)))
     history = judging().histories[TASK]
     assert history.attempt is not None
     reveals = KnownReveals(store, Node(tmp_path, unrevealed()).blobs)

@@ -80,6 +80,21 @@ def test_reveals_are_listed_by_ascending_miner(tmp_path: Path) -> None:
     assert again.list(NEXT_ATTEMPT) == ()
 
 
+def test_stored_reveal_is_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RevealStore(tmp_path)
+    store.put(REVEAL)
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    store.put(REVEAL)
+    assert synced == []
+    another = replace(REVEAL, units=4)
+    store.put(another)
+    assert len(synced) == 2, "the file and its folder"
+    assert store.list(HEADER.attempt_id) == (another,)
+
+
 @pytest.mark.parametrize("damage", [b"", b"\xff" * 40, bytes(1_000), None])
 def test_a_damaged_file_is_a_reveal_that_is_not_held(tmp_path: Path, damage: bytes | None) -> None:
     store = RevealStore(tmp_path)

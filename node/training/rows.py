@@ -97,10 +97,12 @@ class TaskRows:
         rows_id = self._records.find(task.task_id)
         if rows_id is None or not self._blobs.renew(rows_id):
             return None
-        if self._blobs.size_bytes(rows_id) != count_rows_bytes(task.spec):
+        size = self._blobs.get_size(rows_id)
+        if size == count_rows_bytes(task.spec):
+            return rows_id
+        if size is not None:  # else the collector took them meanwhile
             self._blobs.delete(rows_id)
-            return None
-        return rows_id
+        return None
 
     @asynccontextmanager
     async def open(self, task: ServedTask) -> AsyncIterator[RowsFile]:

@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from chain.contracts.gradient_ledger import Phase
 from chain.crypto import content_id
+from chain.primitives import Hash32
 from chain.training.resources import count_rows_bytes
 from node.training.rows import RowRecords
 from node.training.worker_pool import WorkerRefusedError
@@ -107,6 +108,25 @@ async def test_rows_that_the_disk_lost_or_changed_are_unpacked_again(
     assert node.verdicts() == [expected_verdict(OK)]
     assert path.read_bytes() == ROWS
     assert ("store_rows", True) in worker.list_unpacking()
+
+
+async def test_rows_collected_while_they_are_looked_up_end_no_node(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The length of rows that were gone was an error which ended the host with all its tasks."""
+    node, worker = build_node(tmp_path, judging(1))
+    renew, path = node.blobs.renew, node.blobs.path(ROWS_ID)
+
+    def renew_before_collection(blob_id: Hash32) -> bool:
+        is_held = renew(blob_id)
+        if blob_id == ROWS_ID and is_held and worker.list_unpacking() == [("dry_run", True)]:
+            path.unlink()
+        return is_held
+
+    monkeypatch.setattr(node.blobs, "renew", renew_before_collection)
+    node.hold(0)
+    await node.run(lambda: bool(node.verdicts()))
+    assert worker.list_unpacking() == [("dry_run", True), ("store_rows", True), ("verify", False)]
 
 
 async def test_damaged_data_is_fetched_again_to_unpack_lost_rows(

@@ -160,9 +160,8 @@ async def measure(directory: Path, model: Mlp, counts: Sequence[int]) -> list[Ro
         gradient: JsonObject = {**content.get_file(root), "units": 1, "miner": header.miner.hex()}
         gradients: list[Json] = [gradient] * count
         state: list[Json] = [content.get_file(each) for each in task.work.state]
-        await states.compute(
-            task, 1, "advance", {"state": state, "header": place, "gradients": gradients}
-        )
+        members: JsonObject = {"state": state, "header": place, "gradients": gradients}
+        await states.compute(task, 1, "advance", members, count, lambda: True)
         work = f"aggregate {count} gradients"
         seconds = time.monotonic() - start
         rows.append(Row("aggregation worker", work, seconds, get_peak(aggregator), MEMORY_BYTES))

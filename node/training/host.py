@@ -241,7 +241,9 @@ class TrainingHost:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._take_announced)
             if self._votes is not None:
+                # So that the first work of no task pays for the start of a worker.
                 nursery.start_soon(self._workers.checks.warm_up)
+                nursery.start_soon(self._workers.aggregator.warm_up)
             await self._count_promises()
             while True:
                 self._jobs.forget_changes()

@@ -151,6 +151,9 @@ class Results:
                     "header": self._gradients.describe_place(task, attempt),
                     "gradients": files,
                 },
+                # A further ballot may accept other gradients. Its phase has time for them again.
+                (attempt.id, attempt.ballot_number, "advance"),
+                partial(self._gradients.is_in_progress, attempt.id),
             )
         except WorkerRefusedError as refusal:
             if refusal.reason == RejectionReason.CONTENT_MISMATCH:

@@ -4,8 +4,7 @@ A state can take hundreds of megabytes. Its parts are blobs that the aggregation
 writes; this process knows their content ids only.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -15,10 +14,11 @@ from chain.json_types import JsonObject
 from chain.primitives import Hash32
 from chain.training.architectures import count_parameters
 from chain.training.state import FLOAT32_BYTES, compute_layout, compute_state_root
+from chain.training.task_checks import compute_aggregation_milliseconds, compute_promise
 from node.storage.blobs import BlobStore
 from node.training.content import Content, Need, get_integer
 from node.training.state_parts import StatePartStore
-from node.training.turns import Turn
+from node.training.turns import Turn, compute_rate
 from node.training.work import ServedTask, TrainingPeers, UnavailableError
 from node.training.worker_pool import WorkerFailedError, WorkerPool
 
@@ -68,7 +68,10 @@ class TrainingStates:
             await self.record(task, 0, part_ids)
             return part_ids
         members: JsonObject = {"theta": self._content.get_file(spec.initial_weights)}
-        return await self.compute(task, 0, "begin", members, held=[spec.initial_weights])
+        promise = (task.task_id, "begin")
+        return await self.compute(
+            task, 0, "begin", members, promise, lambda: True, held=[spec.initial_weights]
+        )
 
     async def compute(
         self,
@@ -76,20 +79,28 @@ class TrainingStates:
         rounds_settled: int,
         kind: str,
         members: JsonObject,
+        promise: Hashable,
+        is_wanted: Callable[[], bool],
+        *,
         held: Sequence[Hash32] = (),
     ) -> tuple[Hash32, ...]:
         """Have the aggregation worker compute a state, store it, and return its parts.
 
-        It computes for about a second; then another task has its turn if its result is due first.
+        It computes for about a second; then another task has its turn if its rate pays for it
+        first (node/training/turns.py).
 
         Args:
             task: The task.
             rounds_settled: The state is that after so many rounds.
             kind: The kind of the request (node/training/aggregation_worker.py).
             members: What the request has besides specification and outputs.
+            promise: Identifies what the time is counted against. Each has the time of one
+                aggregation.
+            is_wanted: Whether the state is still needed.
             held: The first parts of the state, which are stored already.
 
         Raises:
+            WorkOverError: The state was not needed any more.
             WorkerFailedError: The worker did not finish.
             WorkerRefusedError: The worker refused a file.
             BlobQuotaError: The blob quota has no room for the state.
@@ -107,10 +118,13 @@ class TrainingStates:
                 "outputs": [str(upload.path) for upload in uploads],
                 **members,
             }
-            # Without a promise the update has the time that those of other tasks leave.
-            promised_seconds = math.inf if task.work.has_time else 0.0
             turn = Turn(
-                (task.task_id, "advance"), promised_seconds, get_deadline=lambda: task.work.due_at
+                promise,
+                task.work.get_promised_seconds(compute_aggregation_milliseconds(spec)),
+                task.task_id,
+                compute_rate(compute_promise(spec).aggregation_ppm),
+                lambda: task.work.due_at,
+                is_wanted,
             )
             answer: JsonObject = {"progress": {}, "done": 0}
             while "progress" in answer:

@@ -102,7 +102,7 @@ class WorkerPool:
         return self._settings.timeout_seconds
 
     async def warm_up(self) -> None:
-        """Start one worker before the first request: importing torch takes seconds."""
+        """Start one worker before the first request: importing its libraries takes seconds."""
         turn = Turn()
         async with self._turns.take(turn), self._worker(turn):
             pass

@@ -163,7 +163,17 @@ def test_shares_are_those_of_the_phase_that_takes_most() -> None:
             SPEC.resources, unit_milliseconds=unit, evaluation_milliseconds=evaluation
         )
         shares = compute_promise(replace(spec, resources=declared))
-        assert shares == Promise(expected, 0, SPEC.resources.disk_bytes)
+        # The aggregation of 4 small gradients takes 13 ms.
+        assert shares == Promise(expected, 1_300, SPEC.resources.disk_bytes)
+
+
+def test_tiny_aggregations_are_promised_what_their_requests_take() -> None:
+    """They were promised nothing, so any number of them fitted the worker."""
+    for gradient_count, milliseconds in ((1, 11), (8, 15), (1_024, 525)):
+        spec = replace(SPEC, reward=replace(SPEC.reward, max_units=gradient_count))
+        assert compute_aggregation_milliseconds(spec) == milliseconds
+        promised = compute_promise(spec).aggregation_ppm
+        assert promised == -(-1_000 * milliseconds // SPEC.phases.result_seconds)
 
 
 def test_declared_time_of_an_evaluation_covers_an_aggregation() -> None:

@@ -117,6 +117,13 @@ class ConsensusHost:
         """The replica; None before it started."""
         return self._performer.state
 
+    def find_lateness(self, digest: Hash32) -> float | None:
+        """Seconds by which a proposal that was refused as too old was behind our clock.
+
+        None if it was not refused for its time.
+        """
+        return self._proposals.find_lateness(digest)
+
     @property
     def first_signable(self) -> BlockNumber | None:
         """The lowest number that this validator may vote on; None if none, or not known yet."""

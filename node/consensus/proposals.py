@@ -84,6 +84,9 @@ class Proposals:
         or had one already when this process began."""
         self._free_gas = FreeGasBucket.full(mempool.free_gas, _now_ms())
         """The gas that this validator may give to free transactions."""
+        self._too_old: tuple[Hash32, float] | None = None
+        """The last proposal whose time was too old, and by how many seconds it was behind our clock
+        when it came."""
 
     # Block intervals.
 
@@ -118,6 +121,14 @@ class Proposals:
             return None
         return compute_oldest_timestamp(self._clock.now_ms(), age_limit_ms)
 
+    def find_lateness(self, digest: Hash32) -> float | None:
+        """Seconds by which a proposal that was refused as too old was behind our clock.
+
+        None if it was not refused for its time.
+        """
+        refused, seconds = self._too_old or (None, 0.0)
+        return seconds if refused == digest else None
+
     async def validate(self, block: Block, *, oldest: int | None) -> BlockValidated | None:
         """The answer whether a block is valid and whether its time has come.
 
@@ -127,12 +138,14 @@ class Proposals:
         """
         if not self._is_child_of_head(block):
             return None
+        received_ms = self._clock.now_ms()
         outcome = await self._executor.execute(block)
         is_valid = not isinstance(outcome, Refusal)
         if oldest is None or not is_valid:
             return BlockValidated(block.hash, is_valid, is_fresh=False)
         timestamp = block.header.timestamp
         if timestamp < oldest:
+            self._too_old = (block.hash, received_ms / 1000 - timestamp)
             _log.warning(
                 "proposal is too old",
                 number=block.number,

@@ -21,6 +21,7 @@ from chain.primitives import Address, BlockNumber
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
+from chain.validation import CLOCK_TOLERANCE_SECONDS
 from node.clock import Clock
 from node.metrics.registry import NodeMetrics
 
@@ -125,14 +126,16 @@ class ConsensusWatch:
             record.voted_number = BlockNumber(max(record.voted_number or 0, message.number))
 
     def _on_proposal(self, sender: Address, record: ValidatorRecord, proposal: PrePrepare) -> None:
-        """Compare clocks. A timestamp equal to the parent's is ignored: it was raised to that."""
+        """Compare clocks. A timestamp that was raised to the parent's only bounds a slow clock."""
         header, parent = proposal.block.header, self._get_head()
         if header.number in (self._first_number, parent.number) or sender in self._proposers:
             return  # a resend of unknown age says nothing about its author's clock
         self._proposers.add(sender)
-        if header.coinbase == sender and header.timestamp > parent.timestamp:
-            # Add half a second, because the timestamp was cut to whole seconds.
-            offset = header.timestamp + 0.5 - self._clock.now_ms() / 1000
+        if header.coinbase != sender:
+            return
+        # Add half a second, because the timestamp was cut to whole seconds.
+        offset = header.timestamp + 0.5 - self._clock.now_ms() / 1000
+        if header.timestamp > parent.timestamp or offset < -CLOCK_TOLERANCE_SECONDS:
             record.clock_readings.append(offset)
 
     def on_number(self, state: ReplicaState) -> None:

@@ -76,6 +76,7 @@ class Step(StrEnum):
     VERDICT = "its own check of the proposal"
     HELD = "the time of the proposal"
     REFUSED = "another proposal: the one it has is invalid here"
+    TOO_OLD = "another proposal: the time of the one it has is too old"
     PREPARES = "PREPAREs"
     COMMITS = "COMMITs"
     VIEW_CHANGES = "VIEW-CHANGEs"
@@ -149,6 +150,9 @@ class NodeHealth:
     """The reason why it signs nothing more; None if nothing failed."""
     held_seconds: float | None = None
     """Seconds by which the proposal's time is ahead of our clock, if `step` is HELD."""
+    late_seconds: float | None = None
+    """Seconds by which the proposal's time was behind our clock when it came, if `step` is TOO_OLD.
+    """
     disk_free_bytes: int = 2**40
 
     @property
@@ -266,7 +270,8 @@ def _check_clocks(health: NodeHealth) -> Iterable[Finding]:
             Severity.CRITICAL,
             f"This machine's clock is about {_span(abs(middle))} "
             f"{'behind' if middle > 0 else 'ahead of'} the clocks of {len(wrong)} of "
-            f"{len(offsets)} validators: proposals are held until their time has come.",
+            f"{len(offsets)} validators: proposals are "
+            f"{'held until their time has come' if middle > 0 else 'refused as too old'}.",
             "Set the clock and keep it set: `timedatectl set-ntp true`, or chrony.",
         )
         return
@@ -371,6 +376,11 @@ def _describe_step(health: NodeHealth) -> str:
                 f"the time of a proposal by {_label(health, health.primary)}, which is "
                 f"{_span(health.held_seconds)} ahead of this machine's clock"
             )
+        case Step.TOO_OLD if health.late_seconds is not None:
+            return (
+                f"{step.value}, which {_label(health, health.primary)} sent; it was "
+                f"{_span(health.late_seconds)} behind this machine's clock when it came"
+            )
         case _:
             return step.value
 
@@ -387,6 +397,13 @@ def _cure_of_step(health: NodeHealth, missing: Sequence[ValidatorStatus]) -> str
             )
         case Step.HELD:
             return "Set this machine's clock by NTP, or tell the primary's operator to."
+        case Step.TOO_OLD:
+            return (
+                "The next primary proposes by itself. If this comes again, a clock is wrong: set "
+                "this machine's by NTP, and tell the primary's operator to set theirs. If both are "
+                "right, its proposals are under way for too long: see that machine's load and its "
+                "network."
+            )
         case Step.REFUSED:
             return (
                 "Compare this program's version and genesis with the other validators'; see "

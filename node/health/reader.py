@@ -79,6 +79,7 @@ class HealthReader:
             first_signable=self._consensus.first_signable,
             signing_failure=self._consensus.signing_failure,
             held_seconds=None if state is None else self._find_held_seconds(state),
+            late_seconds=None if state is None else self._find_late_seconds(state),
             disk_free_bytes=shutil.disk_usage(self._data_dir).free,
         )
 
@@ -144,6 +145,8 @@ class HealthReader:
             return Step.VERDICT
         if not verdict.is_valid:
             return Step.REFUSED
+        if self._find_late_seconds(state) is not None:
+            return Step.TOO_OLD
         return Step.VERDICT if self._find_held_seconds(state) is None else Step.HELD
 
     def _find_held_seconds(self, state: ReplicaState) -> float | None:
@@ -154,6 +157,12 @@ class HealthReader:
         timestamp = get_pre_prepare(proposal).block.header.timestamp
         ahead = timestamp - self._clock.now_ms() / 1000
         return ahead if ahead > 1 else None
+
+    def _find_late_seconds(self, state: ReplicaState) -> float | None:
+        """Seconds by which a proposal that is too old was behind our clock; None if it is not."""
+        if state.proposal is None:
+            return None
+        return self._consensus.find_lateness(get_pre_prepare(state.proposal).block.hash)
 
 
 def _find_view(state: ReplicaState) -> View:

@@ -238,13 +238,20 @@ async def test_block_is_valid_and_fresh_once_the_interval_is_over(proposals: Pro
     assert await proposals.validate(block, oldest=0) == in_time
 
 
-async def test_block_with_too_old_a_timestamp_never_becomes_fresh(proposals: Proposals) -> None:
+async def test_block_with_too_old_a_timestamp_never_becomes_fresh(
+    node: ClusterNode, proposals: Proposals
+) -> None:
     block = await build_block(proposals)
     await trio.sleep(1)
     oldest = block.header.timestamp + 1
     too_old = BlockValidated(block.hash, is_valid=True, is_fresh=False)
+    assert proposals.find_lateness(block.hash) is None
     assert await proposals.validate(block, oldest=oldest) == too_old
     assert await proposals.wait_until_fresh(block, oldest) is None
+    late_seconds = proposals.find_lateness(block.hash)
+    assert late_seconds is not None
+    assert 1 <= late_seconds <= node.clock.now_ms() / 1000 - block.header.timestamp
+    assert proposals.find_lateness(Hash32(bytes(32))) is None
 
 
 async def test_oldest_timestamp_counts_from_the_arrival(proposals: Proposals) -> None:

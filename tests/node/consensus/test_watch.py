@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,14 @@ from trio.testing import MockClock
 
 from chain.consensus.messages import MessageKind, decode_message, encode_message
 from chain.crypto import keccak256
-from chain.primitives import Hash32
-from tests.node.consensus.test_host import _signed_vote
+from chain.primitives import BlockNumber, Hash32
+from node.consensus.watch import ConsensusWatch
+from node.metrics.registry import NodeMetrics
+from tests.node.consensus.test_host import _proposals, _signed_vote
 from tests.worlds.cluster import (
     VALIDATORS,
     ClusterNode,
+    VirtualClock,
     Wire,
     build_cluster,
     heads,
@@ -151,6 +155,29 @@ async def test_a_clock_that_is_ahead_shows_in_its_proposals(
         assert 29 <= offsets(wire.nodes[0])[1] <= 31
         await until(lambda: None not in offsets(wire.nodes[0])[2:])
         assert all(abs(each) <= 1 for each in offsets(wire.nodes[0])[2:])
+
+
+@pytest.mark.parametrize(
+    ("seconds_ago", "offset"),
+    [
+        (1, None),  # blocks of the same second have the same time
+        (30, -29.5),
+    ],
+)
+async def test_clock_that_is_behind_the_parent_shows_in_its_proposals(
+    autojump_clock: MockClock, tmp_path: Path, seconds_ago: int, offset: float | None
+) -> None:
+    """Its primary repeats the time of the parent, which may be too old."""
+    async with running(tmp_path) as wire:
+        await until(lambda: min(heads(wire.nodes)) >= 2)
+    proposal = next(m for m in _proposals(wire) if m.block.number == 2)
+    header = proposal.block.header
+    parent = replace(header, number=BlockNumber(1))
+    clock = VirtualClock()
+    clock.ahead_ms = 1_000 * (header.timestamp + seconds_ago) - clock.now_ms()
+    watch = ConsensusWatch(NodeMetrics(), clock, lambda: parent)
+    watch.on_message(header.coinbase, proposal)
+    assert watch.get_record(header.coinbase).clock_offset_seconds == offset
 
 
 async def test_who_was_heard_when_is_known(autojump_clock: MockClock, tmp_path: Path) -> None:

@@ -113,6 +113,7 @@ def test_finding_on_a_stuck_chain_names_the_missing_votes_and_since_when() -> No
         ({"step": Step.OWN_PROPOSAL}, "waits for this node's own proposal"),
         ({"step": Step.REFUSED}, "the one it has is invalid here"),
         ({"step": Step.HELD, "held_seconds": 12.0}, "which is 12 s ahead of this machine's clock"),
+        ({"step": Step.TOO_OLD, "late_seconds": 40.0}, "(0xADDRESS) sent; it was 40 s behind"),
         ({"step": Step.BLOCK}, "waits for the block that was committed"),
         ({"step": Step.VERDICT}, "waits for its own check of the proposal"),
         ({"step": Step.STORED}, "waits for the disk"),
@@ -122,7 +123,7 @@ def test_finding_on_a_stuck_chain_names_the_missing_votes_and_since_when() -> No
 def test_a_stuck_chain_says_in_which_step(changes: dict[str, object], said: str) -> None:
     finding = only(replace(HEALTHY, head_age_seconds=60, **changes))
     assert finding.code == "stuck"
-    assert said in finding.text
+    assert said.replace("ADDRESS", ADDRESSES[1].hex()) in finding.text
     assert finding.cure
 
 
@@ -220,8 +221,23 @@ def test_our_own_clock_is_blamed_when_more_than_f_others_agree_against_it() -> N
     finding = only(with_validators(HEALTHY, beta=behind, gamma=behind))
     assert (finding.code, finding.severity) == ("clock_wrong", Severity.CRITICAL)
     assert "about 60 min behind the clocks of 2 of 3 validators" in finding.text
+    assert "proposals are held until their time has come" in finding.text
     ahead = {"clock_offset_seconds": -5.0}
-    assert "5 s ahead of" in only(with_validators(HEALTHY, beta=ahead, delta=ahead)).text
+    told = only(with_validators(HEALTHY, beta=ahead, delta=ahead)).text
+    assert "5 s ahead of" in told
+    assert "proposals are refused as too old" in told
+
+
+def test_proposal_that_is_too_old_points_to_the_clocks() -> None:
+    finding = only(
+        replace(HEALTHY, step=Step.TOO_OLD, late_seconds=40.0, head_age_seconds=60, view=2)
+    )
+    assert finding.text == (
+        "No block for 60 s: block 42 in view 2 waits for another proposal: the time of the one it "
+        f"has is too old, which beta (0x{ADDRESSES[1].hex()}) sent; it was 40 s behind this "
+        "machine's clock when it came."
+    )
+    assert "set this machine's by NTP, and tell the primary's operator" in finding.cure
 
 
 def test_wrong_clock_of_one_validator_is_named() -> None:

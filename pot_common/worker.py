@@ -36,6 +36,10 @@ FILES_FAULT: Final = "files_fault"
 """The `error` of an answer if a file of the request could not be read or written. The node gave the
 worker that file, so the fault is the node's, and says nothing about the content of the request."""
 
+DETAIL_LIMIT: Final = 400
+"""The most characters of the `detail` of an answer. Messages of libraries may repeat what strangers
+wrote into a file, and an answer that does not fit into its frame would end the worker."""
+
 MACHINE_STATUS: Final = 78
 """The exit status of a worker that cannot work on this machine, for example because its device is
 gone: EX_CONFIG of sysexits.h."""
@@ -126,9 +130,9 @@ def serve(answer: Callable[[WorkerRequest], Answer], questions: BinaryIO, out: B
         try:
             given = answer(WorkerRequest(members))
         except RejectedInputError as refusal:
-            given = {"error": refusal.reason.value, "detail": refusal.detail}
+            given = {"error": refusal.reason.value, "detail": refusal.detail[:DETAIL_LIMIT]}
         except OSError as error:
-            given = {"error": FILES_FAULT, "detail": str(error)}
+            given = {"error": FILES_FAULT, "detail": str(error)[:DETAIL_LIMIT]}
         out.write(WORKER_ANSWERS.encode({"id": members.get("id"), **given}))
         out.flush()
 

@@ -5,12 +5,14 @@ a dry run may take no more processor time than follows from what its task declar
 may take far longer, because other processes must not make a task look slow; a dry run that the
 clock ends says nothing about its task. Turns alternate: the task with the shortest dry run is next,
 and then the earliest task. So a flood of long dry runs delays a short one by two of them, and no
-task waits for ever: of two turns, one is the earliest task's.
+task waits for ever: of two turns, one is the earliest task's. A dry run that is repeated, because
+this machine ended it, comes after the first ones of other tasks in the first kind of turn.
 
 A validator that was away has tasks with an attempt in progress to dry-run, whose miners wait for
 its vote. In the first kind of turn these come before all others.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -49,11 +51,12 @@ class _Waiting:
     task_id: TaskId
     seconds: float
     has_attempt: Callable[[], bool]
+    turns_had: int
     called: trio.Event
 
-    def rank(self) -> tuple[bool, float, TaskId]:
+    def rank(self) -> tuple[int, bool, float, TaskId]:
         """The place among those that wait for a turn of the shortest."""
-        return not self.has_attempt(), self.seconds, self.task_id
+        return self.turns_had, not self.has_attempt(), self.seconds, self.task_id
 
 
 class DryRunTurns:
@@ -63,6 +66,8 @@ class DryRunTurns:
         self._is_taken = False
         self._waiting: list[_Waiting] = []
         self._is_earliest_next = False
+        self._turns_had: Counter[TaskId] = Counter()
+        """Of tasks that are not closed or refused."""
 
     @asynccontextmanager
     async def take(
@@ -70,17 +75,22 @@ class DryRunTurns:
     ) -> AsyncIterator[None]:
         """Wait for a turn, and have it inside of the context.
 
+        A dry run may be repeated without end if it ends by the fault of this machine. So a turn of
+        the shortest goes to a task that had the fewest turns, and none waits long for its first.
+
         Args:
             task_id: The task; earlier ones have lower ids.
             seconds: The longest time of its dry run, by what it declares.
             has_attempt: Whether an attempt of it is in progress; one may open while it waits.
         """
-        waiting = _Waiting(task_id, seconds, has_attempt, trio.Event())
+        had = self._turns_had[task_id]
+        waiting = _Waiting(task_id, seconds, has_attempt, had, trio.Event())
         self._waiting.append(waiting)
         # Not at once: tasks that are ready at the same moment are compared with each other.
         trio.lowlevel.current_trio_token().run_sync_soon(self._call_next, idempotent=True)
         try:
             await waiting.called.wait()
+            self._turns_had[task_id] += 1
             yield
         finally:
             if waiting in self._waiting:
@@ -88,6 +98,10 @@ class DryRunTurns:
             else:
                 self._is_taken = False
                 self._call_next()
+
+    def forget(self, task_id: TaskId) -> None:
+        """Forget the turns of a task that is closed or refused."""
+        self._turns_had.pop(task_id, None)
 
     def _call_next(self) -> None:
         if self._is_taken or not self._waiting:

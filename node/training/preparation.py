@@ -142,6 +142,8 @@ class Preparation:
     def release(self, task_id: TaskId) -> None:
         """End the promise to a closed or refused task, and wake the tasks that now have room."""
         self._paid.discard(task_id)
+        self._wait_seconds.pop(task_id, None)
+        self._dry_run_turns.forget(task_id)
         self._end_waits(self._capacity.release(task_id))
 
     def _end_waits(self, task_ids: Iterable[TaskId]) -> None:

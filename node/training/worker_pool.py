@@ -28,8 +28,9 @@ from pot_common.framing import (
 )
 from pot_common.worker import FILES_FAULT, MACHINE_STATUS
 
-END_SECONDS: Final = 1.0
-"""How long a worker that closed its output is given to end, for a message that says why."""
+END_SECONDS: Final = 30.0
+"""How long a worker that closed its output is given to end. Whose fault it was follows from its
+status, and unloading torch takes seconds of processor time, at the lowest priority."""
 
 _MACHINE_ENDS: Final = (-signal.SIGKILL, -signal.SIGTERM, MACHINE_STATUS)
 """How workers end that this node did not end, and that did not end themselves."""
@@ -150,12 +151,10 @@ class WorkerPool:
                         f"less than {limit:g} s of processor time"
                     ) from error
                 raise WorkerFailedError(f"no answer to {kind} in {limit:g} s") from error
-            except (
-                trio.BrokenResourceError,
-                trio.ClosedResourceError,
-                EOFError,
-                FrameError,
-            ) as error:
+            except FrameError as error:
+                problem = f"the worker's answer to {kind} breaks the protocol"
+                raise WorkerFailedError(problem) from error
+            except (trio.BrokenResourceError, trio.ClosedResourceError, EOFError) as error:
                 end = await _describe_end(process)
                 is_killed = process.returncode in _MACHINE_ENDS
                 failure = WorkerKilledError if is_killed else WorkerFailedError
@@ -240,12 +239,12 @@ async def _exchange(process: trio.Process, question: bytes) -> JsonObject:
 
 
 async def _describe_end(process: trio.Process) -> str:
-    """How a worker ended that sent no answer, or a wrong one."""
+    """How a worker ended that closed its output without an answer."""
     with trio.move_on_after(END_SECONDS):
         await process.wait()
     match process.returncode:
         case None:
-            return "its answer breaks the protocol"
+            return f"it closed its output, but has not ended after {END_SECONDS:g} s"
         case status if status == -signal.SIGPROF:
             return "it took too much processor time"
         case status if status in (-signal.SIGKILL, -signal.SIGTERM):

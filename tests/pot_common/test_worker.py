@@ -7,7 +7,7 @@ from io import BytesIO
 
 import pytest
 
-from chain.errors import RejectedInputError
+from chain.errors import RejectedInputError, RejectionReason
 from pot_common.framing import WORKER_ANSWERS, WORKER_QUESTIONS
 from pot_common.worker import Answer, WorkerRequest, serve
 
@@ -41,6 +41,26 @@ def test_refusal_or_missing_file_is_an_answer_and_the_worker_goes_on() -> None:
     assert (malformed["id"], malformed["error"]) == (2, "malformed")
     assert sound["id"] == 3
     assert "error" not in sound
+
+
+@pytest.mark.parametrize("refusal", [RejectedInputError, OSError])
+def test_refusal_that_repeats_a_long_name_of_a_stranger_is_an_answer(
+    refusal: type[Exception],
+) -> None:
+    """The message of zipfile about a local header of 65 535 zero bytes has 262 kB."""
+    detail = repr(bytes(65_535))
+
+    def refuse(_request: WorkerRequest) -> Answer:
+        if refusal is OSError:
+            raise OSError(detail)
+        raise RejectedInputError(RejectionReason.MALFORMED, detail)
+
+    answers = BytesIO()
+    serve(refuse, BytesIO(WORKER_QUESTIONS.encode({"id": 1})), answers)
+    answers.seek(0)
+    answer = WORKER_ANSWERS.read(answers)
+    assert answer is not None
+    assert answer["detail"] == detail[:400]
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,34 @@ async def test_turn_is_free_again_after_a_failed_dry_run(autojump_clock: MockClo
         assert await run_all(turns, (2, 0, 0)) == [2]
 
 
+async def test_dry_runs_that_are_repeated_delay_no_first_one_for_long(
+    autojump_clock: MockClock,
+) -> None:
+    """Six tasks whose dry run always ends by a fault of the machine, and is made again at once."""
+    turns = DryRunTurns()
+    order: list[int] = []
+
+    async def run(number: int, count: int) -> None:
+        for _ in range(count):
+            async with turns.take(TaskId(number), 10, lambda: False):
+                order.append(number)
+                await trio.sleep(10)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(1, 7):
+            nursery.start_soon(run, number, 20)
+        await trio.sleep(305)
+        nursery.start_soon(run, 7, 1)
+    assert order.index(7) - 30 in (1, 2)
+
+
+async def test_task_whose_turns_are_forgotten_is_new_again(autojump_clock: MockClock) -> None:
+    turns = DryRunTurns()
+    await run_all(turns, (2, 1, 0))
+    turns.forget(TaskId(2))
+    assert await run_all(turns, (1, 9, 0), (2, 1, 0), (3, 5, 0)) == [1, 2, 3]
+
+
 def test_dry_run_may_take_what_follows_from_the_declaration() -> None:
     declared = replace(SPEC.resources, unit_milliseconds=1_500, evaluation_milliseconds=500)
     seconds = compute_dry_run_seconds(replace(SPEC, resources=declared), 120)

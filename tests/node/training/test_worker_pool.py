@@ -77,6 +77,10 @@ while prefix := sys.stdin.buffer.read(4):
         os.kill(os.getpid(), signal.SIGKILL)
     elif kind == "lose the device":
         os._exit(78)
+    elif kind == "lose the device slowly":
+        os.close(1)
+        time.sleep(2)
+        os._exit(78)
     elif kind == "burn":
         signal.raise_signal(signal.SIGPROF)
     elif kind == "die in an answer":
@@ -173,7 +177,12 @@ async def test_file_that_a_worker_cannot_read_is_no_refusal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "end"), [("be killed", "the kernel, for lack of memory"), ("lose the device", "78")]
+    ("kind", "end"),
+    [
+        ("be killed", "the kernel, for lack of memory"),
+        ("lose the device", "78"),
+        ("lose the device slowly", "78"),
+    ],
 )
 async def test_worker_that_its_machine_ended_is_no_failure_of_the_request(
     kind: str, end: str

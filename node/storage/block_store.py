@@ -47,8 +47,8 @@ class Snapshot:
     """Headers of the blocks before it, ascending and without gaps."""
     block: Block
     certificate: CommitCertificate
-    receipts: Mapping[BlockNumber, tuple[Receipt, ...]]
-    """The receipts of the block and of the ancestors that open attempts need, by block number."""
+    receipts: tuple[Receipt, ...]
+    """The receipts of the block."""
     senders: tuple[Address, ...]
     """The sender of each transaction of the block."""
     training_rows: Mapping[bytes, bytes]
@@ -221,9 +221,7 @@ class BlockStore:
                 _put_header(writer, header)
             writer.delete(Table.CERTIFICATES, _key(old_head))
             writer.put(Table.CERTIFICATES, _key(block.number), snapshot.certificate.encode())
-            for number, receipts in sorted(snapshot.receipts.items()):
-                writer.put(Table.RECEIPTS, _key(number), encode_receipts(receipts))
-            _put_block(writer, block, snapshot.receipts[block.number], snapshot.senders, {})
+            _put_block(writer, block, snapshot.receipts, snapshot.senders, {})
             for key, value in sorted(snapshot.training_rows.items()):
                 writer.put(Table.TRAINING, key, value)
             for first, validator_set in (
@@ -233,6 +231,21 @@ class BlockStore:
                 writer.put(Table.VALIDATOR_SETS, _key(first), _encode_validator_set(validator_set))
             writer.put(Table.META, _FIRST_HELD_KEY, _key(block.number))
             clear_progress(writer)
+
+    def put_receipts(self, receipts: Mapping[BlockNumber, Sequence[Receipt]]) -> None:
+        """Store verified receipts of final blocks that are not held, for a snapshot above them.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        with self._database.write() as writer:
+            for number, each in sorted(receipts.items()):
+                writer.put(Table.RECEIPTS, _key(number), encode_receipts(each))
+
+    def list_without_receipts(self, numbers: Iterable[BlockNumber]) -> list[BlockNumber]:
+        """Those of the blocks of which no receipts are stored."""
+        with self._database.read() as reader:
+            return [each for each in numbers if reader.get(Table.RECEIPTS, _key(each)) is None]
 
     def first_held(self) -> BlockNumber:
         """The lowest block such that it and all later ones are held with receipts and states.
@@ -316,7 +329,7 @@ class BlockStore:
             return _block(reader, number)
 
     def receipts(self, number: BlockNumber) -> tuple[Receipt, ...] | None:
-        """The receipts of the block at `number`, in transaction order; None above the head."""
+        """The receipts of the block at `number`, in transaction order; None if not held."""
         value = self.encoded_receipts(number)
         return None if value is None else decode_receipts(value)
 
@@ -361,7 +374,7 @@ class BlockStore:
         return codec.join_list([header, *codec.split_list(body)]), certificate
 
     def encoded_receipts(self, number: BlockNumber) -> bytes | None:
-        """The encoded receipts of the block at `number`; None above the head."""
+        """The encoded receipts of the block at `number`; None if they are not held."""
         with self._database.read() as reader:
             return reader.get(Table.RECEIPTS, _key(number))
 

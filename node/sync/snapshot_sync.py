@@ -24,7 +24,7 @@ from chain.state.world_state import get_account
 from chain.transition import compute_receipts_root
 from chain.types.block import Block
 from chain.types.header import Header
-from chain.types.receipt import Receipt, encode_receipts, may_contain
+from chain.types.receipt import Receipt, may_contain
 from chain.types.transaction import decode_transaction
 from node.chain.executor import Executor
 from node.chain.finalizer import Finalizer
@@ -56,10 +56,6 @@ HEADERS_LIMIT: Final = 2**17
 """Limit of headers below the pivot, which are in memory until it is adopted: 80 MB. With the
 default block interval these are 16 hours, as long as an attempt can last. Above the limit blocks
 are executed instead."""
-
-RECEIPTS_LIMIT_BYTES: Final = 2**28
-"""Limit of the receipts that open attempts need, since an attacker can fill blocks with logs. Above
-it, blocks are executed instead."""
 
 STALL_SECONDS: Final = 60.0
 """After this time without progress the pivot is abandoned, because no peer serves it any more."""
@@ -368,8 +364,8 @@ class SnapshotSync:
             if opened and min(opened) <= number < header.number
             if may_contain(each.logs_bloom, GRADIENT_LEDGER)
         ]
-        receipts = await self._fetch_receipts(header.number, [headers[each] for each in wanted])
-        executed = [(headers[number], receipts[number]) for number in sorted(receipts)]
+        await self._fetch_receipts(header.number, [headers[each] for each in sorted(wanted)])
+        executed = ((headers[each], self._get_receipts(each)) for each in sorted(wanted))
         histories = await trio.to_thread.run_sync(fold_attempts, view, tasks, executed)
         for task in tasks:
             if task.open_block is not None:
@@ -380,7 +376,7 @@ class SnapshotSync:
             ancestors=ancestors,
             block=block,
             certificate=pivot.certificate,
-            receipts=receipts,
+            receipts=self._get_receipts(header.number),
             senders=tuple(decode_transaction(raw).sender for raw in block.transactions),
             training_rows=build_rows(list(zip(histories, rewards, strict=True))),
             validator_set=validator_set,
@@ -444,30 +440,42 @@ class SnapshotSync:
             child = found[-1]
         return tuple(reversed(found))
 
-    async def _fetch_receipts(
-        self, pivot_number: BlockNumber, headers: Sequence[Header]
-    ) -> dict[BlockNumber, tuple[Receipt, ...]]:
-        """The receipts of these blocks by number, verified against the receipts roots."""
-        found: dict[BlockNumber, tuple[Receipt, ...]] = {}
+    async def _fetch_receipts(self, pivot_number: BlockNumber, headers: Sequence[Header]) -> None:
+        """Store the receipts of these blocks, verified against the receipts roots.
 
-        async def ask(peer_id: PeerId) -> dict[BlockNumber, tuple[Receipt, ...]] | None:
-            asked = [each for each in headers if each.number not in found][:RECEIPTS_REQUEST_LIMIT]
-            numbers = [each.number for each in asked]
-            answer = await self._network.request_receipts(peer_id, numbers)
+        Each answer is stored before the next is asked for: anyone can fill blocks with logs, and
+        gigabytes of them while the longest attempt lasts. They stay stored after a crash.
+        """
+        numbers = [each.number for each in headers]
+        missing = frozenset(
+            await trio.to_thread.run_sync(self._store.list_without_receipts, numbers)
+        )
+        wanted = [each for each in headers if each.number in missing]
+
+        def store(asked: Sequence[Header], answer: Sequence[tuple[Receipt, ...]]) -> None:
             for header, receipts in zip(asked, answer, strict=False):
                 if compute_receipts_root(receipts) != header.receipts_root:
                     detail = f"block {header.number}"
                     raise _UnfitError(RejectionReason.RECEIPTS_ROOT_MISMATCH, detail)
-            return dict(zip(numbers, answer, strict=False)) or None
+            asked_numbers = (each.number for each in asked)
+            self._store.put_receipts(dict(zip(asked_numbers, answer, strict=False)))
 
-        size_bytes = 0
-        while len(found) < len(headers):
-            more = await self._ask(pivot_number, ask)
-            size_bytes += sum(len(encode_receipts(receipts)) for receipts in more.values())
-            if size_bytes > RECEIPTS_LIMIT_BYTES:
-                raise SnapshotFailedError(f"receipts of more than {RECEIPTS_LIMIT_BYTES} bytes")
-            found |= more
-        return found
+        async def ask(peer_id: PeerId) -> int | None:
+            asked = wanted[done : done + RECEIPTS_REQUEST_LIMIT]
+            answer = await self._network.request_receipts(peer_id, [each.number for each in asked])
+            # Shielded, because hashing and writing must not count as the peer's time.
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(store, asked, answer)
+            return len(answer) or None
+
+        done = 0
+        while done < len(wanted):
+            done += await self._ask(pivot_number, ask)
+
+    def _get_receipts(self, number: BlockNumber) -> tuple[Receipt, ...]:
+        receipts = self._store.receipts(number)
+        assert receipts is not None, "they were fetched"
+        return receipts
 
     def _bind_block(self, header: Header) -> Callable[[PeerId], Awaitable[Block | None]]:
         async def ask(peer_id: PeerId) -> Block | None:

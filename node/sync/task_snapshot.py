@@ -6,6 +6,7 @@ attempt in progress is folded from the receipts since it opened, as every node f
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from chain.contracts import gradient_ledger, reward_distributor, task_registry
@@ -24,6 +25,7 @@ from chain.state.world_state import ReadableDatabase, get_storage
 from chain.training.history import BlockContext, TaskHistory, apply_event
 from chain.training.leases import READY_CODE
 from chain.training.rewards import build_reward_tree
+from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import decode_task_spec
 from chain.types.header import Header
 from chain.types.receipt import Receipt
@@ -176,6 +178,51 @@ def _name_answers(validator_set: ValidatorSet, answers: Iterable[int]) -> list[t
     return [(validator, answer - 1) for validator, answer in found if answer]
 
 
+class AttemptFold:
+    """Folds the attempt in progress of one task from the events of blocks, in their order.
+
+    Nothing is kept of the events but the attempt, because a long one sees any number of them.
+    """
+
+    def __init__(self, progress: TaskProgress, judges: Sequence[ValidatorSet]) -> None:
+        """Begin before the attempt has opened.
+
+        Args:
+            progress: What the contracts say; an attempt is in progress.
+            judges: The validator set that judges each ballot of the attempt.
+        """
+        assert progress.round is not None
+        self._progress = progress
+        self._round = progress.round
+        self._judges = judges
+        self._spec: TaskSpec | None = None
+        with suppress(InvalidSpec):
+            self._spec = decode_task_spec(progress.history.spec)
+        opened = progress.round.ballot_number - progress.round.ballot
+        self._folded = replace(progress.history, ballot_count=opened - 1)
+
+    def apply(self, event: Event, context: BlockContext) -> None:
+        """Fold an event of the task, unless it is of an earlier attempt."""
+        state, attempt = self._round, self._folded.attempt
+        is_opening = isinstance(event, AttemptOpened) and (
+            context.number,
+            event.round,
+            event.attempt,
+        ) == (state.open_block, state.round, state.attempt)
+        if is_opening or attempt is not None:
+            judges = self._judges[0 if attempt is None else attempt.ballot]
+            self._folded = apply_event(
+                self._folded, event, context, spec=self._spec, validator_set=judges
+            ).history
+
+    def finish(self) -> TaskHistory:
+        """The task with its attempt, after all events."""
+        attempt = self._folded.attempt
+        assert attempt is not None, "the ledger says that it is open"
+        assert len(attempt.commitments) == self._round.commitment_count
+        return replace(self._progress.history, attempt=attempt)
+
+
 def fold_attempts(
     view: StateView,
     tasks: Sequence[TaskProgress],
@@ -192,17 +239,20 @@ def fold_attempts(
         executed: Blocks with their receipts, ascending: all since the first of the attempts opened
             that may hold events of the ledger.
     """
-    found: dict[TaskId, list[tuple[BlockContext, Sequence[Event]]]] = {
-        task.history.task_id: [] for task in tasks if task.round is not None
+    folds = {
+        task.history.task_id: AttemptFold(task, view.judges(task))
+        for task in tasks
+        if task.round is not None
     }
     for header, receipts in executed:
         context = BlockContext(header.number, header.timestamp)
         for event in (decode_event(log) for receipt in receipts for log in receipt.logs):
             task_id = getattr(event, "task_id", None)
-            if event is not None and task_id in found:
-                found[task_id].append((context, (event,)))
+            if event is not None and task_id in folds:
+                folds[task_id].apply(event, context)
     return [
-        fold_attempt(task, found.get(task.history.task_id, ()), view.judges(task)) for task in tasks
+        task.history if task.round is None else folds[task.history.task_id].finish()
+        for task in tasks
     ]
 
 
@@ -221,27 +271,9 @@ def fold_attempt(
     """
     if progress.round is None:
         return progress.history
-    try:
-        spec = decode_task_spec(progress.history.spec)
-    except InvalidSpec:
-        spec = None
-    opened = progress.round.ballot_number - progress.round.ballot
-    folded = replace(progress.history, ballot_count=opened - 1)
+    fold = AttemptFold(progress, judges)
     for context, events in blocks:
         for event in events:
-            if getattr(event, "task_id", None) != progress.history.task_id:
-                continue
-            is_opening = isinstance(event, AttemptOpened) and (
-                context.number,
-                event.round,
-                event.attempt,
-            ) == (progress.open_block, progress.round.round, progress.round.attempt)
-            if is_opening or folded.attempt is not None:
-                ballot = 0 if folded.attempt is None else folded.attempt.ballot
-                folded = apply_event(
-                    folded, event, context, spec=spec, validator_set=judges[ballot]
-                ).history
-    attempt = folded.attempt
-    assert attempt is not None, "the ledger says that it is open"
-    assert len(attempt.commitments) == progress.round.commitment_count
-    return replace(progress.history, attempt=attempt)
+            if getattr(event, "task_id", None) == progress.history.task_id:
+                fold.apply(event, context)
+    return fold.finish()

@@ -47,7 +47,7 @@ def adopt_head(old: StoredChain, new: StoredChain) -> None:
             ancestors=store.headers(BlockNumber(head - 2), BlockNumber(head - 1)),
             block=block,
             certificate=certificate,
-            receipts={head: receipts},
+            receipts=receipts,
             senders=senders,
             training_rows={},
             validator_set=store.validator_set(head),

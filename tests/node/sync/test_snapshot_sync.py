@@ -1,6 +1,6 @@
 """A fresh node joins by snapshot at any step of a round, across crashes, with lying peers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from node.network.protocols import state
 from node.network.protocols.state import TaskRecord
 from node.network.stream import PeerId
 from node.network.wire import Head
+from node.storage.block_store import BlockStore
 from node.storage.database import Database, Writer
 from node.storage.snapshot_progress import SnapshotProgress
 from node.sync import snapshot_sync, task_snapshot
@@ -453,16 +454,41 @@ async def test_node_far_behind_jumps_by_snapshot_and_keeps_its_blocks(
     assert node.collect_state() == FreshNode.collect_state(chain_node(chain))
 
 
-async def test_endless_receipts_are_not_kept_in_memory(
+async def test_endless_receipts_are_neither_kept_in_memory_nor_fetched_twice(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With 256 MiB of them nobody could join by snapshot, and logs cost nothing."""
     small_numbers(monkeypatch)
-    monkeypatch.setattr(snapshot_sync, "RECEIPTS_LIMIT_BYTES", 1_000)
+    monkeypatch.setattr(snapshot_sync, "RECEIPTS_REQUEST_LIMIT", 1)
     chain, server = build_world(tmp_path)
-    play(chain, "commit")
-    node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server))
-    await node.sync.join()
-    assert node.store.head_number() == 0
+    play(chain, "judge")
+    whole = FreshNode(chain.local, tmp_path / "whole", MemoryNetwork(ann=server))
+    await whole.sync.join()
+    count = server.asked.count("receipts")
+    assert count == 4
+    server.asked.clear()
+    put = BlockStore.put_receipts
+    puts_left = 0
+
+    def put_some(store: BlockStore, receipts: Mapping[BlockNumber, Sequence[Receipt]]) -> None:
+        nonlocal puts_left
+        assert len(receipts) == 1
+        put(store, receipts)
+        puts_left -= 1
+        if puts_left == 0:
+            raise Killed
+
+    monkeypatch.setattr(BlockStore, "put_receipts", put_some)
+    for _ in range(count + 1):
+        puts_left = 1
+        node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server))
+        with suppress_killed():
+            await node.sync.join()
+        history, head = node.index.history(TASK), node.store.head()
+        node.database.close()
+    assert head == chain.store.head()
+    assert history == chain.index.history(TASK)
+    assert server.asked.count("receipts") == count
 
 
 async def test_snapshot_is_of_the_operators_checkpoint_if_there_is_one(

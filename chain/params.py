@@ -188,14 +188,18 @@ def compute_attempt_seconds(
 
     It is counted as TaskRegistry does: the commitments, three ballots and the payment, each of them
     as long as the least blocks of a phase take, and the turns of all operators before each phase
-    after the commitments and at the end.
+    after the commitments and at the end. A quorum of verdicts just before their deadline waits some
+    blocks longer for the others.
     """
-    floor_blocks = max(parameters.phase_floor_blocks, 2 * (compute_max_faulty(validator_count) + 1))
+    max_faulty = compute_max_faulty(validator_count)
+    floor_blocks = max(parameters.phase_floor_blocks, 2 * (max_faulty + 1))
+    grace_blocks = max(parameters.grace_blocks, max_faulty + 2)
     interval_ms = parameters.empty_block_interval_ms
     floor_seconds = -(-floor_blocks * interval_ms // 1_000)
+    grace_seconds = -(-grace_blocks * interval_ms // 1_000)
     turn_seconds = -(-2 * validator_count * interval_ms // 1_000)
     commitments = max(commit_seconds, floor_seconds)
-    verdicts = max(verdict_seconds, floor_seconds)
+    verdicts = max(verdict_seconds, floor_seconds) + grace_seconds
     results = max(result_seconds, floor_seconds)
     ballots = BALLOTS * (turn_seconds + verdicts + turn_seconds + results)
     return commitments + ballots + turn_seconds + results + turn_seconds
@@ -209,7 +213,8 @@ def _require_attempt_in_lifetime(parameters: ChainParameters) -> None:
         raise InvalidGenesisError(
             f"config.proofOfTraining.max_lifetime_seconds is {longest}, and no task could ever be "
             f"active: an attempt can take {needed} s even with the shortest phases; lower "
-            "phase_floor_blocks or empty_block_interval_ms, or raise max_lifetime_seconds"
+            "phase_floor_blocks, grace_blocks or empty_block_interval_ms, or raise "
+            "max_lifetime_seconds"
         )
 
 

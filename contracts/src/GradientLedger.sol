@@ -614,8 +614,9 @@ contract GradientLedger is IGradientLedger {
 
     /// @dev Sets the end of the verdict phase after a timely verdict. It ends at once, and the result phase
     /// begins, if all validators voted, or a quorum with all that voted in one of the last two ballots. After
-    /// other quorums it waits for the rest: `graceBlocks`, or a quarter of the time that the quorum took, if
-    /// that is more, and always for a block of a proposer that does not lie.
+    /// other quorums it waits for the rest, a quarter of the time that the quorum took, but not beyond the
+    /// deadline of the phase, neither in seconds nor in blocks. Only for `graceBlocks`, and for a block of a
+    /// proposer that does not lie, it always waits, so a phase lasts at most so many blocks longer.
     function _shortenVerdicts(
         uint256 taskId,
         Training storage training,
@@ -632,12 +633,14 @@ contract GradientLedger is IGradientLedger {
         } else {
             if (votes > quorum) return; // the quorum's verdict has set the end
             (uint64 startBlock, uint64 startTime) = (training.verdictBlock, training.verdictTime);
-            uint64 wait = (endBlock - startBlock + 3) / 4;
-            if (wait < graceBlocks) wait = graceBlocks;
             // Up to f proposers in a row may leave verdicts out; the next one, still before the end,
             // takes them.
-            uint64 turns = uint64((count - 1) / 3 + 2);
-            endBlock += wait > turns ? wait : turns;
+            uint64 wait = uint64((count - 1) / 3 + 2);
+            if (wait < graceBlocks) wait = graceBlocks;
+            uint64 least = endBlock + wait;
+            endBlock += (endBlock - startBlock + 3) / 4;
+            if (endBlock > startBlock + training.floorBlocks) endBlock = startBlock + training.floorBlocks;
+            if (endBlock < least) endBlock = least;
             endTime += (endTime - startTime + 3) / 4;
             if (endTime > startTime + training.verdictSeconds) {
                 endTime = startTime + training.verdictSeconds;

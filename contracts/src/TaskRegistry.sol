@@ -523,16 +523,18 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
     // ---- inside: times
 
     /// @dev Three ballots and the payment phase. Before each phase after the commitments, and at the end, all
-    /// operators may have to let their turns of two blocks pass.
+    /// operators may have to let their turns of two blocks pass. A quorum just before the deadline of verdicts
+    /// still has the least blocks in which the others may follow.
     function _attemptSeconds(TaskTerms memory terms) private view returns (uint256) {
-        uint256 floorBlocks = 2 * (VALIDATORS.maxFaulty() + 1);
-        if (floorBlocks < _phaseFloorBlocks) floorBlocks = _phaseFloorBlocks;
-        uint256 floorSeconds = _secondsOf(floorBlocks);
+        uint256 maxFaulty = VALIDATORS.maxFaulty();
+        uint256 floorSeconds = _secondsOf(_larger(2 * (maxFaulty + 1), _phaseFloorBlocks));
+        uint256 graceSeconds = _secondsOf(_larger(maxFaulty + 2, LEDGER.graceBlocks()));
         uint256 turnSeconds = _secondsOf(2 * VALIDATORS.count());
+        uint256 verdict = _larger(terms.verdictSeconds, floorSeconds) + graceSeconds;
         uint256 result = _larger(terms.resultSeconds, floorSeconds);
         return _larger(terms.commitSeconds, floorSeconds)
-            + MAX_BALLOTS * (turnSeconds + _larger(terms.verdictSeconds, floorSeconds) + turnSeconds + result)
-            + turnSeconds + result + turnSeconds;
+            + MAX_BALLOTS * (turnSeconds + verdict + turnSeconds + result) + turnSeconds + result
+            + turnSeconds;
     }
 
     function _isExpirable(TaskAccount storage account, TaskLease storage lease) private view returns (bool) {

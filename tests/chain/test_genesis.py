@@ -120,7 +120,7 @@ def test_genesis_file_may_contain_the_parameters_commitment() -> None:
         (
             "config/proofOfTraining/phase_floor_blocks",
             65_535,
-            "max_lifetime_seconds is 2592000.* 2621720 s .*lower phase_floor_blocks or",
+            "max_lifetime_seconds is 2592000.* 2621765 s .*lower phase_floor_blocks, grace_blocks",
         ),
         ("config/proofOfTraining/base_fee_floor_wei", 5, "base_fee_floor_wei"),
         ("config/proofOfTraining/validators", VALIDATORS[::-1], "sort the addresses"),

@@ -71,7 +71,7 @@ ATTEMPT = 7_000 * N * (8 * 100 + 3 * 200) // 1_000
 PROMISE = 7_000 * N * 800 // 40_000
 """The price of a second of what is promised: eight checks of 100 ms in 40 s."""
 DAY = 86_400
-ATTEMPT_SECONDS = 30 + 3 * (40 + 40 + 40 + 50) + 40 + 50 + 40
+ATTEMPT_SECONDS = 30 + 3 * (40 + 40 + 15 + 40 + 50) + 40 + 50 + 40
 BLOCK_SECONDS = 5
 CHEAPEST = TaskResources(1, 1, 1, 1)
 

@@ -1117,7 +1117,8 @@ class Checkers:
             max(seconds, floor) + turns
             for seconds in (phases.commit_seconds, phases.verdict_seconds, phases.result_seconds)
         )
-        return commit + gradient_ledger.MAX_BALLOTS * (verdict + result)
+        wait = max(formats.GRACE_BLOCKS, compute_max_faulty(n) + 2) * world.empty_block_ms // 1000
+        return commit + gradient_ledger.MAX_BALLOTS * (verdict + wait + result)
 
     def _check_waste(self) -> None:
         """Whether the wasteful submitter pays for its slots and for the validators' time."""

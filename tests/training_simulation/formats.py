@@ -318,6 +318,9 @@ PRICES: Final = Prices(
 )
 """The prices of every simulated network; the last two follow the world."""
 
+GRACE_BLOCKS: Final = 3
+"""The least blocks for which a quorum of verdicts waits, if f + 2 are not more."""
+
 DRY_RUN_SECONDS: Final = 240
 """The worker's time that every answer is paid for."""
 
@@ -328,7 +331,10 @@ GIB_DAY: Final = 2**30 * 86_400
 
 
 def compute_attempt_seconds(spec: TaskSpec, n: int, floor: int, empty_block_ms: int) -> int:
-    """The longest course of an attempt: three ballots with their turns, and the payment phase."""
+    """The longest course of an attempt: three ballots with their turns, and the payment phase.
+
+    A quorum just before the deadline of verdicts waits for the others.
+    """
 
     def last(blocks: int) -> int:
         return -(-blocks * empty_block_ms // 1_000)
@@ -336,8 +342,8 @@ def compute_attempt_seconds(spec: TaskSpec, n: int, floor: int, empty_block_ms: 
     vote = last(max(floor, 2 * (compute_max_faulty(n) + 1)))
     commit = max(spec.phases.commit_seconds, vote)
     verdict, result = max(spec.phases.verdict_seconds, vote), max(spec.phases.result_seconds, vote)
-    turns = last(2 * n)
-    return commit + 3 * (verdict + result) + result + 8 * turns
+    turns, wait = last(2 * n), last(max(GRACE_BLOCKS, compute_max_faulty(n) + 2))
+    return commit + 3 * (verdict + wait + result) + result + 8 * turns
 
 
 def compute_answer_pay() -> int:

@@ -532,6 +532,7 @@ def deploy_contracts(
     prices: Prices | None = None,
     seat_bond: int = SEAT_BOND,
     seat_attempts: int = SEAT_ATTEMPTS,
+    grace: int = GRACE,
 ) -> None:
     """Deploy all contracts as genesis does; each holder has SUPPLY_EACH base units of POT."""
     stakes = STAKE * len(validators)
@@ -560,7 +561,7 @@ def deploy_contracts(
         task_registry.encode_constructor(prices or replace(PRICES, phase_floor_blocks=floor)),
     )
     world.deploy(
-        "GradientLedger", GRADIENT_LEDGER, gradient_ledger.encode_constructor(floor, GRACE)
+        "GradientLedger", GRADIENT_LEDGER, gradient_ledger.encode_constructor(floor, grace)
     )
     world.deploy("RewardDistributor", REWARD_DISTRIBUTOR)
     world.deploy(

@@ -78,7 +78,7 @@ def test_contracts_know_validators_operators_and_holders() -> None:
     [
         (0, {}),
         # An attempt has to fit into the longest lifetime.
-        (1, {"empty_block_interval_ms": 60_000}),
+        (1, {"min_block_interval_ms": 50_000, "empty_block_interval_ms": 50_000}),
         (1, {"phase_floor_blocks": 6_000}),
     ],
     ids=["lowest", "highest", "slowest blocks"],

@@ -60,7 +60,7 @@ POLL_SECONDS: Final = 0.1
 """Interval of polling for an expected event."""
 
 OPERATOR_COINS: Final = 1_000 * TOKEN_UNIT
-"""Wei for each operator. Accounts without coins share only a quarter of each block."""
+"""Wei for each operator. Accounts without coins may together use only a quarter of the pool."""
 
 FEE_TOKENS: Final = 100 * TOKEN_UNIT
 """Base units of POT for the submitter's fee, which is far less with the prices of a development

@@ -1,8 +1,11 @@
 """This node's checks of gradients, kept for work receipts (docs/spec/rpc.md, section 2).
 
-Each attempt has one small JSON file. The training host writes it, the RPC process reads it.
+Each attempt has one small JSON file. The training host writes it, the RPC process reads it. A file
+that a crash has cut off is as good as none.
 """
 
+import re
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +15,17 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.alias_generators import to_camel
 
 from chain.hexadecimal import to_hex
-from chain.primitives import Address
+from chain.primitives import Address, TaskId
 from chain.training.attempt import AttemptId
 
 CHECKS_LIMIT_BYTES: Final = 2**24
 """The largest file that is read: 1 024 miners at 16 KiB each; a row has about 400 bytes."""
+
+
+KEPT_ATTEMPTS: Final = 256
+"""Files of so many attempts of a task are kept. A task may have a million attempts."""
+
+_NAME: Final = re.compile(r"(\d{1,20})-(\d{1,20})-(\d{1,20})\.checks\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,24 @@ def get_checks_path(directory: Path, attempt_id: AttemptId) -> Path:
     """The path of the file with this node's checks of an attempt, as JSON by miner."""
     name = f"{attempt_id.task_id}-{attempt_id.round_number}-{attempt_id.attempt_number}.checks.json"
     return directory / name
+
+
+def remove_old_checks(directory: Path) -> None:
+    """Delete the files of all but the last attempts of each task.
+
+    Raises:
+        OSError: The disk refused.
+    """
+    found: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for path in directory.iterdir():
+        name = _NAME.fullmatch(path.name)
+        if name is not None:
+            task, *attempt = map(int, name.groups())
+            found[task].append((attempt[0], attempt[1]))
+    for task, attempts in found.items():
+        for round_number, number in sorted(attempts)[:-KEPT_ATTEMPTS]:
+            attempt_id = AttemptId(TaskId(task), round_number, number)
+            get_checks_path(directory, attempt_id).unlink(missing_ok=True)
 
 
 def load_check(directory: Path, attempt_id: AttemptId, miner: Address) -> GradientCheck | None:

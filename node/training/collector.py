@@ -24,9 +24,11 @@ from chain.training.task_checks import list_content
 from chain.types.header import Header
 from node.chain.training_index import TrainingIndex
 from node.clock import Clock
+from node.config import Retention
 from node.metrics.registry import NodeMetrics
 from node.storage.blobs import BlobStore, StoredBlob
 from node.storage.block_store import BlockStore
+from node.training.checks import remove_old_checks
 from node.training.retention import KeptTask, RetentionPolicy, compute_kept
 from node.training.reveal_store import RevealStore
 from node.training.rows import RowRecords
@@ -241,6 +243,8 @@ class Collector:
             self._state_parts.remove_task(task_id)
         if wanted.gone:
             self._remove_files(frozenset(wanted.gone))
+        if self._policy.retention is not Retention.TASK:
+            remove_old_checks(self._directory)
 
     def _list_crowded_out(self, wanted: _Wanted) -> Sequence[TaskId]:
         """The closed tasks that nothing pays for any more, and of which the room is needed.

@@ -55,7 +55,7 @@ from node.config import Retention
 from node.metrics.registry import NodeMetrics
 from node.storage.blob_manifest import BlobManifest
 from node.storage.blobs import BlobStore
-from node.training import collector
+from node.training import checks, collector
 from node.training.checks import get_checks_path
 from node.training.collector import Collector
 from node.training.retention import RetentionPolicy
@@ -373,7 +373,29 @@ async def test_what_is_held_does_not_grow_with_rounds(tmp_path: Path) -> None:
     assert freed == 11 * ROUND_BYTES + 10 * count_stored_bytes(THETA_BYTES)
 
 
-async def test_retention_task_keeps_every_round_until_the_task_goes(tmp_path: Path) -> None:
+def list_checked_rounds(world: World) -> list[int]:
+    """The rounds of which the results of checks are held."""
+    return sorted(int(path.name.split("-")[1]) for path in world.directory.glob("*.checks.json"))
+
+
+async def test_results_of_checks_are_kept_of_the_last_attempts_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each attempt left a file until its task was closed; a task may have a million."""
+    monkeypatch.setattr(checks, "KEPT_ATTEMPTS", 4)
+    world = World(tmp_path)
+    world.start()
+    for _ in range(12):
+        world.play_round()
+    assert list_checked_rounds(world) == list(range(12))
+    await world.collect()
+    assert list_checked_rounds(world) == [8, 9, 10, 11]
+
+
+async def test_retention_task_keeps_every_round_until_the_task_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "KEPT_ATTEMPTS", 4)
     world = World(tmp_path, Retention.TASK)
     world.start()
     for _ in range(8):
@@ -385,7 +407,7 @@ async def test_retention_task_keeps_every_round_until_the_task_goes(tmp_path: Pa
     world.pass_time(2 * DAY)
     await world.collect()
     assert list_whole(world.blobs) == before
-    assert len(list(world.reveals.attempts())) == 8
+    assert len(list(world.reveals.attempts())) == len(list_checked_rounds(world)) == 8
     world.pass_time(2 * DAY)
     await world.collect()
     assert list_whole(world.blobs) == ()

@@ -7,7 +7,7 @@ chunk; all are verified, and only then renamed to the name of a whole blob.
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final, Self
@@ -27,6 +27,10 @@ PARTIAL: Final = ".partial"
 LEAVES: Final = ".leaves"
 UPLOAD: Final = ".upload"
 ASIDE: Final = ".aside"
+
+READ_CHUNKS: Final = 64
+"""The chunks of an earlier process that are read and hashed at a time: 16 MiB, which takes a
+sixtieth of a second. Other downloads need the same thread."""
 
 
 class BlobDiskError(StorageError):
@@ -150,6 +154,28 @@ class BlobUpload:
         self._chunk.clear()
 
 
+class HeldChunks:
+    """Which chunks of a download are in its file.
+
+    The store remembers it from one try to the next: whoever names a blob and then sends nothing of
+    it can cause as many tries as it likes, and hashing a GiB takes a second.
+    """
+
+    def __init__(self, chunk_count: int, inode: int, *, is_new: bool) -> None:
+        """Begin without chunks.
+
+        Args:
+            chunk_count: The chunks of the blob.
+            inode: The inode of the file.
+            is_new: Whether the file was just created; another one may hold chunks.
+        """
+        self.inode = inode
+        self.flags = bytearray(chunk_count)
+        """1 for each chunk that is held. Several threads only set them, one chunk each."""
+        self.unread_from = chunk_count if is_new else 0
+        """The first chunk that an earlier process may have written and that was not read since."""
+
+
 class BlobDownload:
     """A blob that is written in chunks, in any order; each is verified before it is written.
 
@@ -157,7 +183,12 @@ class BlobDownload:
     """
 
     def __init__(
-        self, path: Path, manifest: BlobManifest, usage: BlobUsage, *, is_resumed: bool
+        self,
+        path: Path,
+        manifest: BlobManifest,
+        usage: BlobUsage,
+        held: HeldChunks,
+        forget: Callable[[], object] = lambda: None,
     ) -> None:
         """Open a file that has the length of the blob.
 
@@ -165,7 +196,8 @@ class BlobDownload:
             path: The file.
             manifest: The size and chunk hashes.
             usage: The used bytes, among which the file is counted.
-            is_resumed: Whether the file may hold chunks.
+            held: The chunks that are in the file.
+            forget: Is called when the file has become a blob.
 
         Raises:
             OSError: The disk refused.
@@ -173,12 +205,9 @@ class BlobDownload:
         self._path = path
         self._manifest = manifest
         self._usage = usage
-        # Several threads only remove from it, one chunk each.
-        self._missing = set(range(len(manifest.leaves)))
+        self._held = held
+        self._forget = forget
         self._file = path.open("r+b")
-        if is_resumed:
-            held = enumerate(compute_leaves(self._file))
-            self._missing -= {index for index, leaf in held if leaf == manifest.leaves[index]}
 
     def __enter__(self) -> Self:
         return self
@@ -186,9 +215,31 @@ class BlobDownload:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
+    def is_read(self) -> bool:
+        """Whether it is known of each chunk whether it is held."""
+        return self._held.unread_from == len(self._manifest.leaves)
+
+    def read_some(self) -> None:
+        """Read a few of the chunks that an earlier process may have written.
+
+        Raises:
+            BlobDiskError: The disk refused.
+        """
+        first, leaves = self._held.unread_from, self._manifest.leaves
+        end = min(first + READ_CHUNKS, len(leaves))
+        try:
+            for index in range(first, end):
+                chunk = os.pread(self._file.fileno(), CHUNK_BYTES, index * CHUNK_BYTES)
+                self._held.flags[index] |= merkle_leaf(chunk) == leaves[index]
+        except OSError as error:
+            raise build_disk_error(self._path.parent, error) from error
+        self._held.unread_from = end
+
     def missing(self) -> tuple[int, ...]:
-        """The indices of the missing chunks, ascending."""
-        return tuple(sorted(self._missing))
+        """The indices of the missing chunks, ascending, after reading what is left to read."""
+        while not self.is_read():
+            self.read_some()
+        return tuple(index for index, is_held in enumerate(self._held.flags) if not is_held)
 
     def write_chunk(self, index: int, data: bytes) -> None:
         """Write the chunk at `index`; nothing is written if it is held already.
@@ -199,7 +250,7 @@ class BlobDownload:
             BlobDiskError: The disk refused.
         """
         self._manifest.check_chunk(index, data)
-        if index not in self._missing:
+        if self._held.flags[index]:
             return
         try:
             written = os.pwrite(self._file.fileno(), data, index * CHUNK_BYTES)
@@ -207,7 +258,7 @@ class BlobDownload:
                 raise OSError(f"wrote {written} of {len(data)} bytes")
         except OSError as error:
             raise build_disk_error(self._path.parent, error) from error
-        self._missing.discard(index)
+        self._held.flags[index] = True
 
     def finish(self) -> Hash32:
         """Make the blob appear under its content id, and return that. No chunk may be missing.
@@ -215,12 +266,14 @@ class BlobDownload:
         Raises:
             BlobDiskError: The disk refused.
         """
-        assert not self._missing
+        assert all(self._held.flags)
         try:
             sync_file(self._file)
-            return _publish(self._usage, self._path, self._manifest)
+            content_id = _publish(self._usage, self._path, self._manifest)
         except OSError as error:
             raise build_disk_error(self._path.parent, error) from error
+        self._forget()
+        return content_id
 
 
 class ContentUpload(BlobDownload):
@@ -236,7 +289,8 @@ class ContentUpload(BlobDownload):
         path = directory / (secrets.token_hex(16) + UPLOAD)
         try:
             set_length(path, manifest.size_bytes)
-            super().__init__(path, manifest, usage, is_resumed=False)
+            held = HeldChunks(len(manifest.leaves), path.stat().st_ino, is_new=True)
+            super().__init__(path, manifest, usage, held)
         except OSError:
             path.unlink(missing_ok=True)
             raise

@@ -1,6 +1,7 @@
 """The size of a blob and the hashes of its chunks (docs/spec/wire.md, section 7)."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from chain.crypto import CHUNK_BYTES, content_id_of_chunks, merkle_leaf
@@ -35,7 +36,7 @@ class BlobManifest:
                 RejectionReason.MALFORMED, f"{len(self.leaves)} chunks of {self.size_bytes} bytes"
             )
 
-    @property
+    @cached_property
     def content_id(self) -> Hash32:
         """The content id of the only blob, if there is one, that has this size and these chunks."""
         return content_id_of_chunks(self.size_bytes, self.leaves)

@@ -65,6 +65,12 @@ _Result = TypeVar("_Result")
 class Download(Protocol):
     """A blob that is being stored chunk by chunk."""
 
+    def is_read(self) -> bool:
+        """Whether it is known of each chunk whether it is held."""
+
+    def read_some(self) -> None:
+        """Read a few of the chunks that an earlier process may have written."""
+
     def missing(self) -> Sequence[int]:
         """The indices of the missing chunks, ascending."""
 
@@ -142,6 +148,7 @@ class BlobFetch:
         note_size: Callable[[int], None],
         store: DownloadStore,
         threads: trio.CapacityLimiter,
+        readers: trio.CapacityLimiter,
         metrics: NetworkMetrics,
         slow_peers: SlowPeers,
         open_stream: OpenStream,
@@ -156,6 +163,7 @@ class BlobFetch:
             note_size: is told how many it has.
             store: takes the chunks.
             threads: limits the threads that hash and write chunks.
+            readers: limits those that read what an earlier process has fetched.
             metrics: counts chunks.
             slow_peers: is told of peers that let this node wait.
             open_stream: opens a stream to a peer.
@@ -167,6 +175,7 @@ class BlobFetch:
         self._note_size = note_size
         self._store = store
         self._threads = threads
+        self._readers = readers
         self._metrics = metrics
         self._slow_peers = slow_peers
         self._open_stream = open_stream
@@ -223,8 +232,11 @@ class BlobFetch:
                 )
             await self._changed.wait()
         begin = partial(self._store.download, self._manifest)
-        self._download = stack.enter_context(await self._in_thread(begin))
-        self._missing = set(self._download.missing())
+        download = stack.enter_context(await self._in_thread(begin))
+        while not download.is_read():
+            await trio.to_thread.run_sync(download.read_some, limiter=self._readers)
+        self._download = download
+        self._missing = set(download.missing())
         self._ranges.extend(list_ranges(sorted(self._missing)))
         self._notify()
 

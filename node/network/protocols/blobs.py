@@ -7,7 +7,7 @@ in threads, so that votes do not wait for them.
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 import trio
 from cachetools import LRUCache
@@ -55,15 +55,23 @@ URGENT_FETCH_LIMIT: Final = 32
 """Blobs for live rounds that are fetched at a time. They never wait for blobs of new tasks."""
 
 FETCH_THREADS: Final = 4
-"""Threads that read, hash and write chunks; they are not those that run the EVM."""
+"""Threads that hash and write chunks for live rounds; they are not those that run the EVM. Each of
+their works is on one chunk, so a fetch waits for the chunks of others only."""
+
+CONTENT_THREADS: Final = 2
+"""The same for the content of new tasks."""
+
+SERVING_THREADS: Final = 2
+"""Threads that read chunks for validators, and as many for all other peers."""
+
+READING_THREADS: Final = 1
+"""Threads that read what an earlier process has fetched of a blob, a few chunks of each in turn."""
 
 KNOWN_SIZES: Final = 4_096
 """The most blobs of which the size is remembered; of another one a manifest is asked again."""
 
 OpenPeerStream = Callable[[PeerId, str], Awaitable[FrameStream]]
 """Opens a stream of a protocol to a peer, or raises UnreachablePeerError."""
-
-_Result = TypeVar("_Result")
 
 
 class BlobRepository(DownloadStore, Protocol):
@@ -97,7 +105,11 @@ class BlobExchange:
         self.store = store
         self.metrics = metrics
         self.slow_peers = SlowPeers()
-        self._threads = trio.CapacityLimiter(FETCH_THREADS)
+        self._urgent_threads = trio.CapacityLimiter(FETCH_THREADS)
+        self._content_threads = trio.CapacityLimiter(CONTENT_THREADS)
+        self._readers = trio.CapacityLimiter(READING_THREADS)
+        self._validator_threads = trio.CapacityLimiter(SERVING_THREADS)
+        self._other_threads = trio.CapacityLimiter(SERVING_THREADS)
         self._serving = trio.CapacityLimiter(SERVED_STREAMS_LIMIT)
         self._serving_validators: dict[Address, trio.CapacityLimiter] = {}
         self._places = FetchPlaces(FETCH_LIMIT)
@@ -117,32 +129,37 @@ class BlobExchange:
             RejectedInputError: A request breaks the rules.
             StreamClosedError: The peer left.
         """
-        places = self._serving
+        places, threads = self._serving, self._other_threads
         if validator is not None:
+            threads = self._validator_threads
             limiter = trio.CapacityLimiter(VALIDATOR_STREAMS_LIMIT)
             places = self._serving_validators.setdefault(validator, limiter)
         while True:
             request = decode_blob_request(await stream.read_frame(REQUEST_FRAME_LIMIT_BYTES))
             match request:
                 case RequestHave(content_id):
-                    held = await self.in_thread(partial(self.store.has, content_id))
+                    has = partial(self.store.has, content_id)
+                    held = await trio.to_thread.run_sync(has, limiter=threads)
                     await stream.write_frame(b"\x01" if held else b"")
                 case RequestManifest(content_id):
+                    load = partial(self.store.manifest, content_id)
                     try:
-                        manifest = await self.in_thread(partial(self.store.manifest, content_id))
+                        manifest = await trio.to_thread.run_sync(load, limiter=threads)
                     except (KeyError, BlobDamagedError):
                         await stream.write_frame(b"")
                     else:
                         await stream.write_frame(encode_manifest(manifest))
                 case RequestChunks():
                     async with places:
-                        await self._serve_chunks(stream, request)
+                        await self._serve_chunks(stream, request, threads)
 
-    async def _serve_chunks(self, stream: FrameStream, request: RequestChunks) -> None:
+    async def _serve_chunks(
+        self, stream: FrameStream, request: RequestChunks, threads: trio.CapacityLimiter
+    ) -> None:
         for index in range(request.first_index, request.first_index + request.count):
             try:
                 load = partial(self.store.chunk, request.content_id, index)
-                chunk = await self.in_thread(load)
+                chunk = await trio.to_thread.run_sync(load, limiter=threads)
             except (KeyError, BlobDamagedError):
                 # Chunks have a marker byte, because the only chunk of an empty blob is empty.
                 await stream.write_frame(b"")
@@ -191,16 +208,19 @@ class BlobExchange:
             await running.done.wait()
         own = self._fetching[content_id] = _Running(is_urgent)
         places = self._urgent_places if is_urgent else self._places
+        threads = self._urgent_threads if is_urgent else self._content_threads
         try:
             with own.scope:
                 async with places.take(content_id, task_id) as place:
-                    if not await self.in_thread(partial(self.store.has, content_id)):
+                    has = partial(self.store.has, content_id)
+                    if not await trio.to_thread.run_sync(has, limiter=threads):
                         fetch = BlobFetch(
                             content_id,
                             size_limit=size_limit,
                             note_size=partial(self._sizes.__setitem__, content_id),
                             store=self.store,
-                            threads=self._threads,
+                            threads=threads,
+                            readers=self._readers,
                             metrics=self.metrics,
                             slow_peers=self.slow_peers,
                             open_stream=lambda peer_id: open_stream(peer_id, PROTOCOL_ID),
@@ -214,7 +234,3 @@ class BlobExchange:
             del self._fetching[content_id]
             own.done.set()
         raise BlobUnavailableError(f"{to_hex(content_id)}: others are fetched first")
-
-    async def in_thread(self, work: Callable[[], _Result]) -> _Result:
-        """Do disk work in one of the FETCH_THREADS threads."""
-        return await trio.to_thread.run_sync(work, limiter=self._threads)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from chain.crypto import CHUNK_BYTES, chunk_hashes, content_id, merkle_node
 from chain.errors import RejectedInputError, RejectionReason
 from chain.training.resources import BLOB_FILES_BYTES, count_stored_bytes
+from node.storage import blob_files
 from node.storage.blob_files import BlobDiskError
 from node.storage.blob_manifest import BlobManifest
 from node.storage.blobs import (
@@ -177,6 +178,42 @@ def test_download_goes_on_after_a_restart_and_fetches_torn_chunks_again(store, t
         download.write_chunk(1, BLOB[CHUNK_BYTES : 2 * CHUNK_BYTES])
         download.finish()
     assert read(restarted, manifest.content_id) == BLOB
+
+
+def test_chunks_of_a_download_are_read_once_in_a_process(store, tmp_path, monkeypatch):
+    """A peer that withholds a blob can cause any number of tries."""
+    read = []
+    hash_chunk = blob_files.merkle_leaf
+    monkeypatch.setattr(blob_files, "merkle_leaf", lambda data: read.append(0) or hash_chunk(data))
+    manifest = manifest_of(BLOB)
+    for _ in range(3):
+        with store.download(manifest) as download:
+            assert download.missing() == (0, 1, 2)
+    assert len(read) == 0
+
+    with store.download(manifest) as download:
+        download.write_chunk(1, BLOB[CHUNK_BYTES : 2 * CHUNK_BYTES])
+    restarted = BlobStore(tmp_path / "blobs", quota_bytes=QUOTA_BYTES)
+    for _ in range(3):
+        with restarted.download(manifest) as download:
+            assert download.missing() == (0, 2)
+    assert len(read) == 3
+
+
+@pytest.mark.parametrize("end", ["finished", "deleted", "collected"])
+def test_what_ended_downloads_held_is_forgotten(store, end):
+    manifest = manifest_of(b"short")
+    with store.download(manifest) as download:
+        download.write_chunk(0, b"short")
+        if end == "finished":
+            download.finish()
+    if end == "collected":
+        store.collect_download(manifest.content_id, 2 * NOW_NS)
+    else:
+        store.delete(manifest.content_id)
+    assert store._held == {}
+    with store.download(manifest) as download:
+        assert download.missing() == (0,)
 
 
 def test_download_of_an_empty_blob(store):

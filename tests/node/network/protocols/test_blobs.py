@@ -1,6 +1,9 @@
 """/pot/blob/1 between nodes whose hosts are in memory, on real blob directories."""
 
 import os
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -8,14 +11,16 @@ import pytest
 import trio
 
 from chain.crypto import CHUNK_BYTES, content_id
-from chain.errors import RejectionReason
-from chain.primitives import Address
+from chain.errors import RejectedInputError, RejectionReason
+from chain.primitives import Address, Hash32
 from node.network import wire
 from node.network.metrics import NetworkMetrics
 from node.network.protocols import blobs
 from node.network.protocols.blob_fetch import BlobUnavailableError, list_ranges
 from node.network.protocols.blobs import BlobExchange
-from node.network.stream import FrameStream
+from node.network.stream import FrameStream, PeerId, StreamClosedError
+from node.storage import blob_files
+from node.storage.blob_manifest import BlobManifest
 from node.storage.blobs import BlobStore
 from pot_common.errors import OperatorError
 from tests.worlds.network import MemoryInternet, Node, build_nodes, running, stream_pair
@@ -133,6 +138,111 @@ async def test_validator_is_served_while_peers_read_nothing(tmp_path: Path) -> N
             chunks = [await client.read_frame(wire.CHUNK_FRAME_LIMIT_BYTES) for _ in range(2)]
         nursery.cancel_scope.cancel()
     assert b"".join(chunk[1:] for chunk in chunks) == MODEL[: 2 * CHUNK_BYTES]
+
+
+class HeldThreads:
+    """Holds threads that call a function, until it is released."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self.function = function
+        self.released = threading.Event()
+        self.count = 0
+
+    def __call__(self, *arguments: object) -> object:
+        self.count += 1
+        self.released.wait(10)
+        return self.function(*arguments)
+
+
+Serve = Callable[[FrameStream], Awaitable[None]]
+
+
+async def fetch_from(exchange: BlobExchange, wanted: Hash32, serve: Serve) -> None:
+    """Fetch a blob for a live round from one peer."""
+    async with trio.open_nursery() as nursery:
+
+        async def answer(stream: FrameStream) -> None:
+            with suppress(StreamClosedError):
+                await serve(stream)
+
+        async def open_stream(*_: str) -> FrameStream:
+            asking, serving = stream_pair()
+            nursery.start_soon(answer, serving)
+            return asking
+
+        def on_fault(_: PeerId, error: RejectedInputError) -> None:
+            pytest.fail(str(error))
+
+        await exchange.fetch(wanted, [PeerId("p")], open_stream, on_fault, is_urgent=True)
+        nursery.cancel_scope.cancel()
+
+
+def withhold(manifest: BlobManifest) -> Serve:
+    """A peer that sends no chunk."""
+
+    async def serve(stream: FrameStream) -> None:
+        while True:
+            match wire.decode_blob_request(await stream.read_frame(1000)):
+                case wire.RequestHave():
+                    await stream.write_frame(b"\x01")
+                case wire.RequestManifest():
+                    await stream.write_frame(wire.encode_manifest(manifest))
+                case wire.RequestChunks():
+                    await stream.write_frame(b"")
+
+    return serve
+
+
+async def test_fetch_waits_for_no_reading_of_what_is_withheld(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given unfinished downloads of an earlier process, more than there are threads,
+    holder = BlobExchange(BlobStore(tmp_path / "holder", quota_bytes=2**26), NetworkMetrics())
+    assert isinstance(holder.store, BlobStore)
+    wanted = holder.store.put(b"honest")
+    leaves = [content_id(f"{number}".encode()) for number in range(8)]
+    withheld = [BlobManifest(6 * CHUNK_BYTES, (leaf,) * 6) for leaf in leaves]
+    for manifest in withheld:
+        BlobStore(tmp_path / "own", quota_bytes=2**26).download(manifest).__exit__()
+    own = BlobExchange(BlobStore(tmp_path / "own", quota_bytes=2**26), NetworkMetrics())
+    reading = HeldThreads(blob_files.merkle_leaf)
+    monkeypatch.setattr(blob_files, "merkle_leaf", reading)
+    # when they are read, then a blob of one chunk comes all the same.
+    async with trio.open_nursery() as nursery:
+        for manifest in withheld:
+            nursery.start_soon(fetch_from, own, manifest.content_id, withhold(manifest))
+        await until(lambda: reading.count > 0)
+        with trio.move_on_after(5):
+            await fetch_from(own, wanted, partial(holder.serve, validator=None))
+        is_held = own.store.has(wanted)
+        nursery.cancel_scope.cancel()
+        reading.released.set()
+    assert is_held
+
+
+@pytest.mark.parametrize("asker", [None, Address(b"\x01" * 20)], ids=["stranger", "validator"])
+async def test_fetch_waits_for_nothing_that_is_served(
+    asker: Address | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = BlobExchange(BlobStore(tmp_path / "holder", quota_bytes=2**26), NetworkMetrics())
+    assert isinstance(holder.store, BlobStore)
+    wanted = holder.store.put(b"honest")
+    store = BlobStore(tmp_path / "own", quota_bytes=2**26)
+    own = BlobExchange(store, NetworkMetrics())
+    reading = HeldThreads(store.manifest)
+    monkeypatch.setattr(store, "manifest", reading)
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            client, served = stream_pair()
+            nursery.start_soon(own.serve, served, asker)
+            await client.write_frame(wire.encode_blob_request(wire.RequestManifest(wanted)))
+        await until(lambda: reading.count > 0)
+        with trio.move_on_after(5):
+            await fetch_from(own, wanted, partial(holder.serve, validator=None))
+        is_held = store.has(wanted)
+        nursery.cancel_scope.cancel()
+        reading.released.set()
+    assert is_held
 
 
 async def test_full_disk_is_reported_to_the_operator_not_blamed_on_peers(tmp_path: Path) -> None:

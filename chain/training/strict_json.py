@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable
 from typing import Final, NoReturn, TypeVar
 
+from pydantic_core import from_json
+
 from chain.errors import InvalidSpec, RejectionReason
 from chain.hexadecimal import from_hex
 from chain.json_types import Json
@@ -102,9 +104,11 @@ def parse_json_without_floats(data: bytes) -> Json:
     """The JSON value in UTF-8 bytes, without floats and without integers of more than 20 digits.
 
     Raises:
-        ValueError: The bytes are something else.
-        RecursionError: They nest too deeply.
+        ValueError: The bytes are something else, or nest deeper than 200.
     """
+    # This parser bounds the depth. The one below overflows a small C stack on 16 384 open brackets
+    # once py-evm is imported, which raises Python's recursion limit.
+    from_json(data, allow_inf_nan=False)
     value: Json = json.loads(
         data.decode(),
         parse_float=_refuse_number,

@@ -298,7 +298,7 @@ def decode_task_spec(data: bytes) -> TaskSpec:
         )
     try:
         value = parse_json_without_floats(data)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InvalidSpec(RejectionReason.MALFORMED, f"not JSON: {error}") from error
     spec = _decode_spec(value)
     _validate_spec(spec)

@@ -36,6 +36,7 @@ from node.client.rpc_client import (
 )
 from node.client.task_bundle import TaskBundle, Wishes
 from pot_common.errors import OperatorError
+from pot_common.json_text import parse_json
 from pot_common.rpc_client import ContentUnavailableError
 from pot_common.rpc_replies import read_bytes
 
@@ -162,7 +163,10 @@ def fetch_parameters(client: RpcClient) -> ChainParameters:
     """
     genesis = client.call_object("pot_getGenesis")
     try:
-        return parse_parameters(json.loads(read_bytes(get_text(genesis, "parameters"))))
+        parameters = parse_json(read_bytes(get_text(genesis, "parameters")))
+        if not isinstance(parameters, dict):
+            raise ValueError("the parameters are no object")
+        return parse_parameters(parameters)
     except (ValueError, InvalidGenesisError) as error:
         raise OperatorError(
             f"{client.url} runs a network with rules that this version does not know: {error}"

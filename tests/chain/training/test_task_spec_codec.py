@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -167,6 +169,30 @@ def test_oversized_and_deeply_nested_input_is_refused() -> None:
     assert refusal.value.reason is RejectionReason.TOO_LARGE
     with pytest.raises(InvalidSpec):
         decode_task_spec(b"[" * MAX_SPEC_BYTES)
+
+
+SMALL_STACK = """
+import sys, threading
+from chain.errors import InvalidSpec
+from chain.training.task_spec_codec import MAX_SPEC_BYTES, decode_task_spec
+def decode():
+    try:
+        decode_task_spec(b"[" * MAX_SPEC_BYTES)
+    except InvalidSpec:
+        print("refused")
+sys.setrecursionlimit(100_000)  # importing py-evm raises it, too
+threading.stack_size(2**19)
+thread = threading.Thread(target=decode)
+thread.start()
+thread.join()
+"""
+
+
+def test_deeply_nested_input_does_not_end_a_process_with_a_small_stack() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SMALL_STACK], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "refused\n", done.returncode
 
 
 def test_learning_rate_is_linear_between_points_and_constant_after() -> None:

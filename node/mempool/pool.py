@@ -17,8 +17,7 @@ valid; they may use a quarter, and they never evict others. A sender's balance m
 transactions together.
 """
 
-import heapq
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -31,19 +30,11 @@ from chain.primitives import Address, Hash32
 from chain.types.transaction import Transaction, decode_transaction
 from chain.validation import FORM_REASONS
 from node.chain.finalizer import NewHead
-from node.mempool.authorizations import PendingAuthorizations
 from node.mempool.candidates import Candidates, merge
-from node.mempool.commitment_share import CommitmentShare
-from node.mempool.early_calls import EarlyCalls
-from node.mempool.entries import Entry, Overflow, Queue, check_replacement
+from node.mempool.entries import Entry, Queue, check_replacement
 from node.mempool.free_gas import NO_RATION, FreeGasPolicy
+from node.mempool.holdings import Holdings
 from node.mempool.policy import HeadRules, MempoolLimits, Priority, Subject
-
-FREE_SHARE: Final = 4
-"""All free transactions together may fill the pool's limits divided by this number."""
-
-COMMITMENT_SHARE: Final = 4
-"""All commitments with priority may fill the pool's limits divided by this number."""
 
 REFUSED_CALLS_LIMIT: Final = 4
 """After this many votes and commitments of a sender that got no priority, further ones are ordinary
@@ -52,9 +43,6 @@ until the next block without asking the contracts, which takes up to 4 ms."""
 ACCEPTED_CALLS_LIMIT: Final = 32
 """After this many calls of a sender that got priority, further ones are ordinary until the next
 block. So an operator that breaks the rules takes a bounded part of this node's time, and blocks."""
-
-GAPPED_SHARE: Final = 4
-"""All transactions behind nonce gaps may fill the pool's limits divided by this number."""
 
 REFUSED_LIMIT: Final = 8_192
 """Limit of refused transactions that are remembered, so that they are not fetched again: those that
@@ -84,8 +72,7 @@ class Mempool:
         self.free_gas = free_gas
         self._rules = rules
         self._limits = limits or MempoolLimits()
-        self._entries: dict[Hash32, Entry] = {}
-        self._queues: dict[Address, Queue] = {}
+        self._held = Holdings(rules, self._limits)
         self._banned: FIFOCache[Hash32, None] = FIFOCache(self._limits.banned)
         self._slow: FIFOCache[tuple[Address, int], int] = FIFOCache(self._limits.banned)
         """The number of blocks seen at which the ban of a sender's nonce ends."""
@@ -96,51 +83,36 @@ class Mempool:
         """By sender, how many votes and commitments got no priority since the last block."""
         self._accepted_calls: dict[Address, int] = {}
         """By sender, how many got priority since the last block."""
-        self._commitments = CommitmentShare(
-            self._limits.transactions // COMMITMENT_SHARE,
-            self._limits.size_bytes // COMMITMENT_SHARE,
-        )
-        self._authorizations = PendingAuthorizations(rules)
-        self._early = EarlyCalls()
-        """Ordinary transactions that may get priority at the next block."""
-        self._cheapest: list[tuple[tuple[int, int, int], Hash32]] = []
-        self._size_bytes = 0
-        self._free_count = 0
-        self._free_bytes = 0
-        self._waiting_free_gas = 0
-        self._gapped_count = 0
-        self._gapped_bytes = 0
-        self._arrivals = 0
         self._blocks = 0
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._held.entries)
 
     def __contains__(self, transaction_hash: Hash32) -> bool:
-        return transaction_hash in self._entries
+        return transaction_hash in self._held.entries
 
     @property
     def size_bytes(self) -> int:
         """The encoded bytes of all transactions in the pool."""
-        return self._size_bytes
+        return self._held.size_bytes
 
     @property
     def waiting_free_gas(self) -> int:
         """The gas limits of all transactions that share the ration of free gas."""
-        return self._waiting_free_gas
+        return self._held.waiting_free_gas
 
     def suggest_price(self) -> int:
         """What to offer for a unit of gas, in wei, so as not to wait long."""
-        return self.free_gas.suggest_price(self._waiting_free_gas)
+        return self.free_gas.suggest_price(self._held.waiting_free_gas)
 
     def get(self, transaction_hash: Hash32) -> Transaction | None:
         """The transaction with a hash; None if the pool does not hold it."""
-        entry = self._entries.get(transaction_hash)
+        entry = self._held.entries.get(transaction_hash)
         return None if entry is None else entry.transaction
 
     def hashes(self) -> tuple[Hash32, ...]:
         """The hashes of all transactions in the pool, in the order of their admission."""
-        return tuple(self._entries)
+        return tuple(self._held.entries)
 
     def add(self, transaction: Transaction) -> None:
         """Admit a transaction; a full pool evicts cheaper ones for it.
@@ -176,11 +148,11 @@ class Mempool:
         """
         return any(
             transaction_hash in each
-            for each in (self._entries, self._refused, self._invalid, self._banned)
+            for each in (self._held.entries, self._refused, self._invalid, self._banned)
         )
 
     def _admit(self, transaction: Transaction) -> None:
-        if transaction.hash in self._entries:
+        if transaction.hash in self._held.entries:
             raise InvalidTransaction(RejectionReason.ALREADY_KNOWN, "already known")
         if transaction.hash in self._banned:
             raise InvalidTransaction(RejectionReason.BANNED, "it could not be included before")
@@ -199,7 +171,7 @@ class Mempool:
                 RejectionReason.NONCE_TOO_LOW,
                 f"nonce too low: next nonce {account_nonce}, tx nonce {transaction.nonce}",
             )
-        queue = self._queues.get(sender) or Queue(account_nonce)
+        queue = self._held.queues.get(sender) or Queue(account_nonce)
         replaced = queue.entries.get(transaction.nonce)
         if replaced is None:
             self._check_nonce_limit(transaction, queue)
@@ -209,7 +181,7 @@ class Mempool:
         is_gapped = transaction.nonce - queue.nonce > len(queue.pending())
         if is_gapped:
             self._check_gapped_share(transaction, replaced)
-        authorities = self._authorizations.check(transaction, queue, self._queues)
+        authorities = self._held.authorizations.check(transaction, queue, self._held.queues)
         # This comes late, because it may execute a call, which takes up to 4 ms.
         refused_calls = self._refused_calls.get(sender, 0)
         accepted_calls = self._accepted_calls.get(sender, 0)
@@ -234,10 +206,10 @@ class Mempool:
             self.free_gas.validate(entry.free_gas)
         if replaced is None:
             self._check_free_limits(entry, queue)
-        self._make_room(entry, replaced, is_gapped=is_gapped)
+        self._held.make_room(entry, replaced, is_gapped=is_gapped)
         if replaced is not None:
-            self._remove(replaced)
-        self._insert(entry, account_nonce)
+            self._held.remove(replaced)
+        self._held.insert(entry, account_nonce)
         if priority is not Priority.ORDINARY:
             self._refused_calls[sender] = refused_calls
             self._accepted_calls[sender] = accepted_calls + 1
@@ -259,7 +231,7 @@ class Mempool:
             return Priority.ORDINARY
         size = len(transaction.raw)
         is_commitment = subject.priority is Priority.COMMITMENT
-        if is_commitment and self._commitments.find_victims(subject.task_id, size) is None:
+        if is_commitment and self._held.commitments.find_victims(subject.task_id, size) is None:
             return Priority.ORDINARY
         return self._rules.classify(transaction)
 
@@ -285,16 +257,16 @@ class Mempool:
             is_early=is_early,
             # By the price alone: with one wei, a sender would have a balance and yet risk nothing.
             is_cheap=self.free_gas.is_free(transaction, self._rules.base_fee()),
-            arrival=self._arrivals,
+            arrival=self._held.arrivals,
             admitted_block=self._blocks,
             authorities=authorities,
         )
 
     def drop(self, transaction_hash: Hash32, *, ban: bool = False) -> None:
         """Remove a transaction that could not be included; with `ban`, refuse it from now on."""
-        entry = self._entries.get(transaction_hash)
+        entry = self._held.entries.get(transaction_hash)
         if entry is not None:
-            self._take_out(entry)
+            self._held.take_out(entry)
         if ban:
             self._banned.setdefault(transaction_hash, None)
 
@@ -313,19 +285,19 @@ class Mempool:
         self._refused_calls.clear()
         self._accepted_calls.clear()
         for sender in {transaction.sender: None for transaction in transactions}:
-            queue = self._queues.get(sender)
+            queue = self._held.queues.get(sender)
             if queue is None:
                 continue
             queue.nonce = self._rules.nonce(sender)
             for nonce in [nonce for nonce in queue.entries if nonce < queue.nonce]:
-                self._remove(queue.entries[nonce])
-            self._count_gapped(queue)
+                self._held.remove(queue.entries[nonce])
+            self._held.count_gapped(queue)
         oldest_kept = self._blocks - self._limits.waiting_blocks
-        for entry in list(self._entries.values()):
+        for entry in list(self._held.entries.values()):
             if entry.admitted_block >= oldest_kept:
                 break
-            if entry.transaction.hash in self._entries:
-                self._take_out(entry)
+            if entry.transaction.hash in self._held.entries:
+                self._held.take_out(entry)
         self._examine_early()
 
     def _examine_early(self) -> None:
@@ -334,23 +306,23 @@ class Mempool:
         A vote is examined at each block while it waits, because its operator's later votes wait
         behind it.
         """
-        for transaction_hash in self._early.take():
-            entry = self._entries.get(transaction_hash)
+        for transaction_hash in self._held.early.take():
+            entry = self._held.entries.get(transaction_hash)
             if entry is None:  # it left with one that was taken out before
                 continue
             transaction, subject = entry.transaction, entry.subject
             assert subject is not None
-            queue = self._queues[transaction.sender]
+            queue = self._held.queues[transaction.sender]
             priority = self._classify(transaction, subject, queue)
-            has_room = self._commitments.has_room(len(transaction.raw))
+            has_room = self._held.commitments.has_room(len(transaction.raw))
             if priority is Priority.COMMITMENT and not has_room:
                 priority = Priority.ORDINARY
             if priority is not Priority.ORDINARY:
-                self._remove(entry)
+                self._held.remove(entry)
                 due = self._build_entry(
                     transaction, priority, subject, is_early=False, authorities=entry.authorities
                 )
-                self._insert(due, queue.nonce)
+                self._held.insert(due, queue.nonce)
             elif subject.priority is Priority.OPERATOR_VOTE:
                 self._keep_early(entry)
             else:
@@ -360,47 +332,47 @@ class Mempool:
         """Examine an early transaction at the next block; another one may be forgotten for it."""
         assert entry.subject is not None
         transaction = entry.transaction
-        forgotten = self._early.put(transaction.sender, entry.subject, transaction.hash)
+        forgotten = self._held.early.put(transaction.sender, entry.subject, transaction.hash)
         if forgotten is not None:
-            self._forget_early(self._entries[forgotten])
+            self._forget_early(self._held.entries[forgotten])
 
     def _forget_early(self, entry: Entry) -> None:
         """Make an early transaction an ordinary one."""
         transaction = entry.transaction
         if entry.free_gas > self.free_gas.block_gas:
-            self._take_out(entry)
+            self._held.take_out(entry)
             return
         ordinary = replace(entry, subject=None, is_early=False)
-        self._entries[transaction.hash] = ordinary
-        self._queues[transaction.sender].entries[transaction.nonce] = ordinary
+        self._held.entries[transaction.hash] = ordinary
+        self._held.queues[transaction.sender].entries[transaction.nonce] = ordinary
 
     def on_new_head(self, head: NewHead) -> None:
         """Remove the transactions that a new head made final or stale."""
         if head.is_snapshot:  # a block before the snapshot may have included any of them
-            self.on_finalized([entry.transaction for entry in self._entries.values()])
+            self.on_finalized([entry.transaction for entry in self._held.entries.values()])
         else:
             self.on_finalized(head.transactions)
 
     def candidates(self, base_fee_per_gas: int = 0) -> Candidates:
         """The transactions that a block may include."""
-        runs = [queue.rank() for queue in self._queues.values()]
+        runs = [queue.rank() for queue in self._held.queues.values()]
         return merge(runs, base_fee_per_gas, self.free_gas)
 
     def pending_nonce(self, sender: Address) -> int:
         """The nonce that the next transaction of a sender should have."""
-        queue = self._queues.get(sender)
+        queue = self._held.queues.get(sender)
         if queue is None:
             return self._rules.nonce(sender)
         return queue.nonce + len(queue.pending())
 
     def pending(self, sender: Address) -> tuple[Transaction, ...]:
         """The transactions of a sender without a nonce gap, by ascending nonce."""
-        queue = self._queues.get(sender)
+        queue = self._held.queues.get(sender)
         return () if queue is None else tuple(each.transaction for each in queue.pending())
 
     def counts(self) -> tuple[int, int]:
         """The number of transactions that are not behind a nonce gap, and of those that are."""
-        return len(self._entries) - self._gapped_count, self._gapped_count
+        return len(self._held.entries) - self._held.gapped_count, self._held.gapped_count
 
     def _check_nonce_limit(self, transaction: Transaction, queue: Queue) -> None:
         if transaction.nonce - queue.nonce >= self._limits.sender_transactions:
@@ -413,7 +385,7 @@ class Mempool:
         count, size = 1, len(transaction.raw)
         if replaced is not None:
             count, size = 0, size - len(replaced.transaction.raw)
-        if self._is_gapped_full(count, size):
+        if self._held.is_gapped_full(count, size):
             raise InvalidTransaction(
                 RejectionReason.POOL_FULL, "txpool is full for transactions behind a nonce gap"
             )
@@ -446,150 +418,3 @@ class Mempool:
                 f"{format_amount(balance)} coins, needs {format_amount(transaction.cost)} and "
                 f"{format_amount(held)} for others in the pool",
             )
-
-    def _is_gapped_full(self, count: int = 0, size: int = 0) -> bool:
-        """Whether gapped transactions exceed their share with `count` more, of `size` bytes."""
-        return (
-            self._gapped_count + count > self._limits.transactions // GAPPED_SHARE
-            or self._gapped_bytes + size > self._limits.size_bytes // GAPPED_SHARE
-        )
-
-    def _count_gapped(self, queue: Queue) -> None:
-        """Update the totals behind nonce gaps after a change of `queue`."""
-        queued = queue.queued()
-        size = sum(len(entry.transaction.raw) for entry in queued)
-        self._gapped_count += len(queued) - queue.gapped_count
-        self._gapped_bytes += size - queue.gapped_bytes
-        queue.gapped_count, queue.gapped_bytes = len(queued), size
-
-    def _make_room(self, entry: Entry, replaced: Entry | None, *, is_gapped: bool) -> None:
-        """Evict transactions so that `entry` fits, without `replaced`.
-
-        If those that may make room do not suffice, none is evicted and `entry` is refused.
-        """
-        in_pool = Overflow(
-            len(self._entries) - self._limits.transactions,
-            self._size_bytes - self._limits.size_bytes,
-        )
-        in_free = Overflow(
-            self._free_count - self._limits.transactions // FREE_SHARE,
-            self._free_bytes - self._limits.size_bytes // FREE_SHARE,
-        )
-        victims: dict[Hash32, Entry] = {}
-
-        def change(each: Entry, count: int) -> None:
-            in_pool.change(each, count)
-            if each.is_free:
-                in_free.change(each, count)
-
-        def evict(victim: Entry | None, detail: str = "txpool is full") -> None:
-            if victim is None or victim.transaction.sender == entry.transaction.sender:
-                raise InvalidTransaction(RejectionReason.POOL_FULL, detail)
-            victims[victim.transaction.hash] = victim
-            change(victim, -1)
-
-        change(entry, 1)
-        if replaced is not None:
-            change(replaced, -1)
-        if entry.priority is Priority.COMMITMENT and entry.subject is not None:
-            size, task_id = len(entry.transaction.raw), entry.subject.task_id
-            # None cannot be here: it has no priority then.
-            for each in self._commitments.find_victims(task_id, size) or ():
-                evict(self._entries[each])
-        while entry.is_free and in_free.is_left:
-            victim = self._find_free_victim(entry, victims)
-            evict(victim, "txpool is full for transactions at this price")
-        while in_pool.is_left:
-            evict(None if is_gapped else self._find_cheapest_victim(entry, victims))
-        for victim in victims.values():
-            if victim.transaction.hash in self._entries:  # it did not leave behind another's gap
-                self._take_out(victim)
-
-    def _find_free_victim(self, entry: Entry, chosen: Collection[Hash32]) -> Entry | None:
-        """The newest of the free transactions of least standing, if that is less than `entry`'s."""
-        for standing in range(entry.standing):
-            for each in reversed(self._entries.values()):
-                is_chosen = each.transaction.hash in chosen
-                if each.is_free and each.standing == standing and not is_chosen:
-                    return each
-        return None
-
-    def _find_cheapest_victim(self, entry: Entry, chosen: Collection[Hash32]) -> Entry | None:
-        """The last transaction of the sender of the lowest-ranked one.
-
-        The last one is taken because any other would leave a nonce gap. None if no other ranks
-        below `entry`, or if `entry` is free and would evict one that pays: only a commitment may.
-        """
-        skipped: list[tuple[tuple[int, int, int], Hash32]] = []
-        held: Entry | None = None
-        while self._cheapest:
-            worth, transaction_hash = self._cheapest[0]
-            held = self._entries.get(transaction_hash)
-            if held is not None and held.worth == worth:
-                if transaction_hash not in chosen and not self._is_carried(held):
-                    break
-                skipped.append(self._cheapest[0])
-            held = None
-            heapq.heappop(self._cheapest)
-        for each in skipped:
-            heapq.heappush(self._cheapest, each)
-        if held is None or held.worth[:2] >= entry.worth[:2]:
-            return None
-        entries = self._queues[held.transaction.sender].entries
-        last = max(nonce for nonce, each in entries.items() if each.transaction.hash not in chosen)
-        may_evict = not entry.is_free or entry.priority is Priority.COMMITMENT
-        return entries[last] if may_evict or entries[last].is_free else None
-
-    def _is_carried(self, entry: Entry) -> bool:
-        """Whether an ordinary transaction goes with a later vote of its sender."""
-        if entry.priority is Priority.OPERATOR_VOTE:
-            return False
-        queue = self._queues[entry.transaction.sender]
-        return entry.transaction.nonce - queue.nonce < queue.count_carried()
-
-    def _insert(self, entry: Entry, account_nonce: int) -> None:
-        transaction = entry.transaction
-        self._arrivals += 1
-        self._entries[transaction.hash] = entry
-        queue = self._queues.setdefault(transaction.sender, Queue(account_nonce))
-        queue.nonce = account_nonce
-        queue.entries[transaction.nonce] = entry
-        self._count_gapped(queue)
-        self._size_bytes += len(transaction.raw)
-        self._authorizations.add(entry.authorities)
-        if entry.is_free:
-            self._free_count += 1
-            self._free_bytes += len(transaction.raw)
-        self._waiting_free_gas += entry.free_gas
-        if entry.priority is Priority.COMMITMENT and entry.subject is not None:
-            self._commitments.add(entry.subject.task_id, transaction.hash, len(transaction.raw))
-        heapq.heappush(self._cheapest, (entry.worth, transaction.hash))
-        if len(self._cheapest) > 2 * self._limits.transactions:
-            self._cheapest = [(held.worth, name) for name, held in self._entries.items()]
-            heapq.heapify(self._cheapest)
-
-    def _take_out(self, entry: Entry) -> None:
-        """Remove an entry. If it leaves too many behind a nonce gap, remove the last of those."""
-        queue = self._queues[entry.transaction.sender]
-        self._remove(entry)
-        while queue.entries and self._is_gapped_full():
-            self._remove(queue.entries[max(queue.entries)])
-
-    def _remove(self, entry: Entry) -> None:
-        transaction = entry.transaction
-        del self._entries[transaction.hash]
-        queue = self._queues[transaction.sender]
-        del queue.entries[transaction.nonce]
-        self._count_gapped(queue)
-        if not queue.entries:
-            del self._queues[transaction.sender]
-        self._size_bytes -= len(transaction.raw)
-        self._authorizations.remove(entry.authorities)
-        if entry.is_free:
-            self._free_count -= 1
-            self._free_bytes -= len(transaction.raw)
-        self._waiting_free_gas -= entry.free_gas
-        if entry.is_early and entry.subject is not None:
-            self._early.remove(transaction.sender, entry.subject, transaction.hash)
-        if entry.priority is Priority.COMMITMENT and entry.subject is not None:
-            self._commitments.remove(entry.subject.task_id, transaction.hash)

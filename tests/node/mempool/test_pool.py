@@ -16,8 +16,9 @@ from node.mempool.authorizations import AUTHORIZATIONS_LIMIT
 from node.mempool.candidates import TURN_GAS
 from node.mempool.early_calls import EARLY_LIMIT, KEPT_EARLY_LIMIT
 from node.mempool.entries import CARRIED_GAS_LIMIT
+from node.mempool.holdings import COMMITMENT_SHARE, FREE_SHARE, GAPPED_SHARE
 from node.mempool.policy import MempoolLimits, Priority, Subject
-from node.mempool.pool import COMMITMENT_SHARE, FREE_SHARE, GAPPED_SHARE, Mempool
+from node.mempool.pool import Mempool
 
 TASK = TaskId(1)
 ALICE, BOB, CAROL, DAVE = (Address(bytes([value]) * 20) for value in range(1, 5))
@@ -923,7 +924,7 @@ class MempoolMachine(RuleBasedStateMachine):
     def order(self, given: Transaction) -> tuple[int, int]:
         # What waits before an operator's vote has the priority of the vote. Votes and commitments
         # go by turns, others by price.
-        ranks = self.pool._queues[given.sender].rank()
+        ranks = self.pool._held.queues[given.sender].rank()
         priority = next(rank for rank, entry in ranks if entry.transaction == given)
         is_ordinary = priority is Priority.ORDINARY
         return priority, -given.max_priority_fee_per_gas if is_ordinary else 0

@@ -1,0 +1,196 @@
+"""What the mempool holds, and what makes room for a newcomer (docs/spec/wire.md, section 5)."""
+
+import heapq
+from collections.abc import Collection
+from typing import Final
+
+from chain.errors import InvalidTransaction, RejectionReason
+from chain.primitives import Address, Hash32
+from node.mempool.authorizations import PendingAuthorizations
+from node.mempool.commitment_share import CommitmentShare
+from node.mempool.early_calls import EarlyCalls
+from node.mempool.entries import Entry, Overflow, Queue
+from node.mempool.policy import HeadRules, MempoolLimits, Priority
+
+FREE_SHARE: Final = 4
+"""All free transactions together may fill the pool's limits divided by this number."""
+
+COMMITMENT_SHARE: Final = 4
+"""All commitments with priority may fill the pool's limits divided by this number."""
+
+GAPPED_SHARE: Final = 4
+"""All transactions behind nonce gaps may fill the pool's limits divided by this number."""
+
+
+class Holdings:
+    """The entries by hash and by sender, within the limits of the pool and of its shares."""
+
+    def __init__(self, rules: HeadRules, limits: MempoolLimits) -> None:
+        self._limits = limits
+        self.entries: dict[Hash32, Entry] = {}
+        self.queues: dict[Address, Queue] = {}
+        self.commitments = CommitmentShare(
+            limits.transactions // COMMITMENT_SHARE,
+            limits.size_bytes // COMMITMENT_SHARE,
+        )
+        self.authorizations = PendingAuthorizations(rules)
+        self.early = EarlyCalls()
+        """Ordinary transactions that may get priority at the next block."""
+        self.size_bytes = 0
+        self.waiting_free_gas = 0
+        self.gapped_count = 0
+        self.arrivals = 0
+        """How many entries there have been, for their order."""
+        self._cheapest: list[tuple[tuple[int, int, int], Hash32]] = []
+        self._free_count = 0
+        self._free_bytes = 0
+        self._gapped_bytes = 0
+
+    def is_gapped_full(self, count: int = 0, size: int = 0) -> bool:
+        """Whether gapped transactions exceed their share with `count` more, of `size` bytes."""
+        return (
+            self.gapped_count + count > self._limits.transactions // GAPPED_SHARE
+            or self._gapped_bytes + size > self._limits.size_bytes // GAPPED_SHARE
+        )
+
+    def count_gapped(self, queue: Queue) -> None:
+        """Update the totals behind nonce gaps after a change of `queue`."""
+        queued = queue.queued()
+        size = sum(len(entry.transaction.raw) for entry in queued)
+        self.gapped_count += len(queued) - queue.gapped_count
+        self._gapped_bytes += size - queue.gapped_bytes
+        queue.gapped_count, queue.gapped_bytes = len(queued), size
+
+    def make_room(self, entry: Entry, replaced: Entry | None, *, is_gapped: bool) -> None:
+        """Evict transactions so that `entry` fits, without `replaced`.
+
+        If those that may make room do not suffice, none is evicted and `entry` is refused.
+        """
+        in_pool = Overflow(
+            len(self.entries) - self._limits.transactions,
+            self.size_bytes - self._limits.size_bytes,
+        )
+        in_free = Overflow(
+            self._free_count - self._limits.transactions // FREE_SHARE,
+            self._free_bytes - self._limits.size_bytes // FREE_SHARE,
+        )
+        victims: dict[Hash32, Entry] = {}
+
+        def change(each: Entry, count: int) -> None:
+            in_pool.change(each, count)
+            if each.is_free:
+                in_free.change(each, count)
+
+        def evict(victim: Entry | None, detail: str = "txpool is full") -> None:
+            if victim is None or victim.transaction.sender == entry.transaction.sender:
+                raise InvalidTransaction(RejectionReason.POOL_FULL, detail)
+            victims[victim.transaction.hash] = victim
+            change(victim, -1)
+
+        change(entry, 1)
+        if replaced is not None:
+            change(replaced, -1)
+        if entry.priority is Priority.COMMITMENT and entry.subject is not None:
+            size, task_id = len(entry.transaction.raw), entry.subject.task_id
+            # None cannot be here: it has no priority then.
+            for each in self.commitments.find_victims(task_id, size) or ():
+                evict(self.entries[each])
+        while entry.is_free and in_free.is_left:
+            victim = self._find_free_victim(entry, victims)
+            evict(victim, "txpool is full for transactions at this price")
+        while in_pool.is_left:
+            evict(None if is_gapped else self._find_cheapest_victim(entry, victims))
+        for victim in victims.values():
+            if victim.transaction.hash in self.entries:  # it did not leave behind another's gap
+                self.take_out(victim)
+
+    def _find_free_victim(self, entry: Entry, chosen: Collection[Hash32]) -> Entry | None:
+        """The newest of the free transactions of least standing, if that is less than `entry`'s."""
+        for standing in range(entry.standing):
+            for each in reversed(self.entries.values()):
+                is_chosen = each.transaction.hash in chosen
+                if each.is_free and each.standing == standing and not is_chosen:
+                    return each
+        return None
+
+    def _find_cheapest_victim(self, entry: Entry, chosen: Collection[Hash32]) -> Entry | None:
+        """The last transaction of the sender of the lowest-ranked one.
+
+        The last one is taken because any other would leave a nonce gap. None if no other ranks
+        below `entry`, or if `entry` is free and would evict one that pays: only a commitment may.
+        """
+        skipped: list[tuple[tuple[int, int, int], Hash32]] = []
+        held: Entry | None = None
+        while self._cheapest:
+            worth, transaction_hash = self._cheapest[0]
+            held = self.entries.get(transaction_hash)
+            if held is not None and held.worth == worth:
+                if transaction_hash not in chosen and not self._is_carried(held):
+                    break
+                skipped.append(self._cheapest[0])
+            held = None
+            heapq.heappop(self._cheapest)
+        for each in skipped:
+            heapq.heappush(self._cheapest, each)
+        if held is None or held.worth[:2] >= entry.worth[:2]:
+            return None
+        entries = self.queues[held.transaction.sender].entries
+        last = max(nonce for nonce, each in entries.items() if each.transaction.hash not in chosen)
+        may_evict = not entry.is_free or entry.priority is Priority.COMMITMENT
+        return entries[last] if may_evict or entries[last].is_free else None
+
+    def _is_carried(self, entry: Entry) -> bool:
+        """Whether an ordinary transaction goes with a later vote of its sender."""
+        if entry.priority is Priority.OPERATOR_VOTE:
+            return False
+        queue = self.queues[entry.transaction.sender]
+        return entry.transaction.nonce - queue.nonce < queue.count_carried()
+
+    def insert(self, entry: Entry, account_nonce: int) -> None:
+        """Hold an entry; its sender's next nonce is `account_nonce`."""
+        transaction = entry.transaction
+        self.arrivals += 1
+        self.entries[transaction.hash] = entry
+        queue = self.queues.setdefault(transaction.sender, Queue(account_nonce))
+        queue.nonce = account_nonce
+        queue.entries[transaction.nonce] = entry
+        self.count_gapped(queue)
+        self.size_bytes += len(transaction.raw)
+        self.authorizations.add(entry.authorities)
+        if entry.is_free:
+            self._free_count += 1
+            self._free_bytes += len(transaction.raw)
+        self.waiting_free_gas += entry.free_gas
+        if entry.priority is Priority.COMMITMENT and entry.subject is not None:
+            self.commitments.add(entry.subject.task_id, transaction.hash, len(transaction.raw))
+        heapq.heappush(self._cheapest, (entry.worth, transaction.hash))
+        if len(self._cheapest) > 2 * self._limits.transactions:
+            self._cheapest = [(held.worth, name) for name, held in self.entries.items()]
+            heapq.heapify(self._cheapest)
+
+    def take_out(self, entry: Entry) -> None:
+        """Remove an entry. If it leaves too many behind a nonce gap, remove the last of those."""
+        queue = self.queues[entry.transaction.sender]
+        self.remove(entry)
+        while queue.entries and self.is_gapped_full():
+            self.remove(queue.entries[max(queue.entries)])
+
+    def remove(self, entry: Entry) -> None:
+        """Hold an entry no longer."""
+        transaction = entry.transaction
+        del self.entries[transaction.hash]
+        queue = self.queues[transaction.sender]
+        del queue.entries[transaction.nonce]
+        self.count_gapped(queue)
+        if not queue.entries:
+            del self.queues[transaction.sender]
+        self.size_bytes -= len(transaction.raw)
+        self.authorizations.remove(entry.authorities)
+        if entry.is_free:
+            self._free_count -= 1
+            self._free_bytes -= len(transaction.raw)
+        self.waiting_free_gas -= entry.free_gas
+        if entry.is_early and entry.subject is not None:
+            self.early.remove(transaction.sender, entry.subject, transaction.hash)
+        if entry.priority is Priority.COMMITMENT and entry.subject is not None:
+            self.commitments.remove(entry.subject.task_id, transaction.hash)

@@ -1,9 +1,9 @@
 """Executes blocks in the one execution thread, each block once (docs/adr/0005)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, thread_time
 from typing import Final
 
 import structlog
@@ -42,6 +42,11 @@ CANDIDATE_SECONDS: Final = 8.0
 """Limit of executing one candidate while building. A transaction at the cap of its gas takes at
 most 2.1 s on the machine of docs/measurements.md, so only a much slower machine gets here."""
 
+PAUSE_SECONDS: Final = 1.0
+"""What counts of a time in which a candidate made no step and took no processor time. No read from
+a disk takes as long. A process that is paused for longer would refuse an honest operator's nonce
+for minutes, because of a candidate that takes milliseconds."""
+
 FORGIVEN_STOPS: Final = 1
 """The time of this many candidates above that limit does not count against the time for the block.
 So one of them does not keep all others out, and many do not delay the block for long."""
@@ -50,29 +55,56 @@ _log = structlog.get_logger("node.executor")
 
 
 class WallClockBudget:
-    """A time for the whole block, in which candidates may begin, and one for each candidate."""
+    """A time for the whole block, in which candidates may begin, and one for each candidate.
 
-    def __init__(self, build_seconds: float, candidate_seconds: float = CANDIDATE_SECONDS) -> None:
+    A candidate is asked about each quarter of a millisecond of its execution. What passes between
+    two questions without processor time is no fault of it: the process was paused.
+
+    Args:
+        build_seconds: Candidates begin within this time.
+        candidate_seconds: The time of one candidate.
+        clock: Returns seconds.
+        processor_clock: Returns the seconds of processor time of the calling thread.
+    """
+
+    def __init__(
+        self,
+        build_seconds: float,
+        candidate_seconds: float = CANDIDATE_SECONDS,
+        *,
+        clock: Callable[[], float] = monotonic,
+        processor_clock: Callable[[], float] = thread_time,
+    ) -> None:
         self._candidate_seconds = candidate_seconds
-        self._end = monotonic() + build_seconds
+        self._clock = clock
+        self._processor_clock = processor_clock
+        self._end = clock() + build_seconds
         self._candidate_start = 0.0
+        self._asked_at = 0.0
+        self._asked_processor = 0.0
+        self._spent = 0.0
         self._stops = 0
         self._has_begun = False
 
     def may_begin(self) -> bool:
         """Whether the time for the block is not over; the first candidate may always begin."""
-        self._candidate_start = monotonic()
+        self._candidate_start = self._asked_at = self._clock()
+        self._asked_processor = self._processor_clock()
+        self._spent = 0.0
         is_first, self._has_begun = not self._has_begun, True
         return is_first or self._candidate_start < self._end
 
     def must_stop(self) -> bool:
         """Whether the candidate that began last has taken too long."""
-        spent = monotonic() - self._candidate_start
-        if spent <= self._candidate_seconds:
+        now, processor = self._clock(), self._processor_clock()
+        worked, passed = processor - self._asked_processor, now - self._asked_at
+        self._spent += max(worked, min(passed, PAUSE_SECONDS))
+        self._asked_at, self._asked_processor = now, processor
+        if self._spent <= self._candidate_seconds:
             return False
         self._stops += 1
         if self._stops <= FORGIVEN_STOPS:
-            self._end += spent
+            self._end += now - self._candidate_start
         return True
 
 

@@ -16,7 +16,7 @@ from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.transaction import Transaction
 from node.chain import executor as module
-from node.chain.executor import Refusal, SignatureCache
+from node.chain.executor import Refusal, SignatureCache, WallClockBudget
 from tests.worlds.chain import ALICE, BOB, sign
 from tests.worlds.cluster import TIMESTAMP, VALIDATORS, ClusterNode, build_cluster
 
@@ -109,6 +109,65 @@ async def test_a_slow_transaction_is_paid_for_and_keeps_none_out(tmp_path: Path)
             paid.append(built.result.gas_used)
         assert included == [slow, transfer]
         assert paid == [3_000_000, 21_000]
+
+
+class TwoClocks:
+    """The time, and the processor time of a thread that may be paused."""
+
+    def __init__(self) -> None:
+        self.now, self.processor = 100.0, 3.0
+
+    def budget(self, build_seconds: float = 1.0, candidate_seconds: float = 8.0) -> WallClockBudget:
+        return WallClockBudget(
+            build_seconds,
+            candidate_seconds,
+            clock=lambda: self.now,
+            processor_clock=lambda: self.processor,
+        )
+
+    def work(self, seconds: float) -> None:
+        self.now += seconds
+        self.processor += seconds
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_candidate_is_not_stopped_for_a_pause_of_the_process() -> None:
+    clocks = TwoClocks()
+    budget = clocks.budget()
+    assert budget.may_begin()
+    clocks.wait(3_600)
+    assert not budget.must_stop()
+    clocks.work(6.9)
+    assert not budget.must_stop()
+    clocks.work(0.2)
+    assert budget.must_stop()
+
+
+@pytest.mark.parametrize("is_reading", [False, True])
+def test_candidate_is_stopped_for_its_work_and_its_reads(is_reading: bool) -> None:
+    clocks = TwoClocks()
+    budget = clocks.budget()
+    assert budget.may_begin()
+    for _ in range(80):
+        assert not budget.must_stop()
+        (clocks.wait if is_reading else clocks.work)(0.101)
+    assert budget.must_stop()
+    # The next one has a time of its own, and that of the first does not count for the block.
+    assert budget.may_begin()
+    assert not budget.must_stop()
+    clocks.work(9)
+    assert budget.must_stop()
+    assert not budget.may_begin()
+
+
+def test_one_long_step_counts_by_its_processor_time() -> None:
+    clocks = TwoClocks()
+    budget = clocks.budget()
+    assert budget.may_begin()
+    clocks.work(9)
+    assert budget.must_stop()
 
 
 async def test_body_must_match_the_headers_root(tmp_path: Path) -> None:

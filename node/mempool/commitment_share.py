@@ -5,6 +5,8 @@ a miner of a task of its own. So all commitments with priority together may fill
 pool, and when that is full, the task that holds the most of it makes room for the others.
 """
 
+from collections.abc import Sequence
+
 from chain.primitives import Hash32, TaskId
 
 
@@ -31,23 +33,31 @@ class CommitmentShare:
     def find_victims(self, task_id: TaskId, size: int) -> tuple[Hash32, ...] | None:
         """The commitments that make room for one of `task_id` with `size` bytes.
 
-        Each is the last one of the task with the most commitments. None if `task_id` would then
-        have more than that task.
+        Each is the last one of the task that holds the largest part of the share, of its number or
+        of its bytes. None if `task_id` would then hold as much as that task.
         """
         if self.has_room(size):
             return ()
         left = {each: list(held.items()) for each, held in self._by_task.items()}
-        fewest = len(self._by_task.get(task_id, ())) + 1
+        weights = {each: self._weigh(held) for each, held in left.items()}
+        wanted = self._weigh([*left.get(task_id, ()), (None, size)])
         victims: list[Hash32] = []
         count, total = self._count, self._size
         while count >= self._count_limit or total + size > self._size_limit:
-            largest = max(left.values(), key=len, default=[])
-            if len(largest) <= fewest:
+            largest = max(weights, key=lambda each: weights[each], default=task_id)
+            # So two tasks never make room for each other in turn.
+            if weights.get(largest, 0) <= wanted:
                 return None
-            transaction_hash, freed = largest.pop()
+            transaction_hash, freed = left[largest].pop()
+            weights[largest] = self._weigh(left[largest])
             victims.append(transaction_hash)
             count, total = count - 1, total - freed
         return tuple(victims)
+
+    def _weigh(self, held: Sequence[tuple[Hash32 | None, int]]) -> int:
+        """The part of the share that some commitments fill, times the product of both limits."""
+        size = sum(size for _, size in held)
+        return max(len(held) * self._size_limit, size * self._count_limit)
 
     def add(self, task_id: TaskId, transaction_hash: Hash32, size: int) -> None:
         """Take note of a commitment that was admitted with priority."""

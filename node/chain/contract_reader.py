@@ -1,5 +1,6 @@
 """Reads the system contracts at the head or after a final block (docs/spec/contracts.md, 3)."""
 
+from dataclasses import dataclass
 from typing import TypeVar
 
 from chain.contracts import gradient_ledger
@@ -22,6 +23,15 @@ from node.storage.database import Database
 
 T = TypeVar("T")
 """The type of an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What a call would do in the next block."""
+
+    refusal: str | None
+    """The reason why it would fail; None if it would succeed."""
+    gas_used: int
 
 
 class ContractReader:
@@ -96,13 +106,17 @@ class ContractReader:
 
     def simulate(self, sender: Address, wanted: ContractCall, gas_limit: int) -> str | None:
         """The reason why a call would fail in the next block; None if it would succeed."""
+        return self.examine(sender, wanted, gas_limit).refusal
+
+    def examine(self, sender: Address, wanted: ContractCall, gas_limit: int) -> Examination:
+        """What a call would do in the next block."""
         head = self._store.head()
         request = CallRequest(to=wanted.to, data=wanted.data, sender=sender, gas_limit=gas_limit)
         result = call(self._database, head.state_root, self._build_next_environment(head), request)
         if result.is_success:
-            return None
+            return Examination(None, result.gas_used)
         error = decode_error(result.output)
-        return result.error if error is None else error.name
+        return Examination(result.error if error is None else error.name, result.gas_used)
 
     def _build_next_environment(self, head: Header) -> BlockEnvironment:
         now = self._clock.now_ms() // 1000

@@ -6,12 +6,13 @@ from typing import Final, Self
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.primitives import Address
 from chain.types.transaction import Transaction
+from node.mempool.fair_share import Group
 from node.mempool.policy import Priority, Subject
 from pot_common.gas_offer import REPLACEMENT_PERCENT
 
-CARRIED_GAS_LIMIT: Final = 3_000_000
+CARRIED_GAS_LIMIT: Final = 12_000_000
 """The most gas that the calls before an operator's vote may ask for, if they are to go with it: two
-votes that came too late. A proposer has a second for a block, in which it executes 8 million."""
+votes that came too late, and the fines of one batch. What they use is rationed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +22,16 @@ class Entry:
     transaction: Transaction
     priority: Priority
     subject: Subject | None
-    """The subject of a vote, duty or commitment with priority, or early; None for any other."""
+    """The subject of an operator's vote or duty, or of a miner's commitment, also of one that the
+    contracts refuse; None for any other."""
     is_early: bool
-    """Whether it has no priority yet, because the contracts may accept it at the next block."""
-    is_duty: bool
-    """Whether it is an operator's vote or duty, also one that the contracts refuse."""
+    """Whether it has no priority yet, and a place in the share of such calls."""
     is_free: bool
     """Whether the transaction counts towards FREE_SHARE: it offers nothing or less than this node's
     gas price, and is no vote or duty with priority."""
     free_gas: int
     """Its gas limit if it shares the ration of free gas at the base fee of its admission; else 0.
-    """
+    An operator's votes and duties have a ration of their own."""
     arrival: int
     """The position in the order of admission, which breaks ties."""
     admitted_block: int
@@ -54,18 +54,30 @@ class Entry:
     ) -> Self:
         """The entry of a transaction; `is_cheap` if it offers less than this node's gas price."""
         is_ordinary, is_vote = priority is Priority.ORDINARY, priority is Priority.OPERATOR_VOTE
+        is_duty = subject is not None and subject.priority is Priority.OPERATOR_VOTE
         return cls(
             transaction=transaction,
             priority=priority,
-            subject=subject if is_early or not is_ordinary else None,
+            subject=subject,
             is_early=is_early,
-            is_duty=subject is not None and subject.priority is Priority.OPERATOR_VOTE,
             is_free=not is_vote and (is_cheap or transaction.max_fee_per_gas == 0),
-            free_gas=transaction.gas_limit if is_ordinary and is_cheap else 0,
+            free_gas=transaction.gas_limit if is_ordinary and is_cheap and not is_duty else 0,
             arrival=arrival,
             admitted_block=admitted_block,
             authorities=authorities,
         )
+
+    @property
+    def is_duty(self) -> bool:
+        """Whether it is an operator's vote or duty, also one that the contracts refuse."""
+        return self.subject is not None and self.subject.priority is Priority.OPERATOR_VOTE
+
+    @property
+    def group(self) -> Group:
+        """The task or the operator whose turn the call takes; only for one with a subject."""
+        assert self.subject is not None
+        is_duty = self.subject.priority is Priority.OPERATOR_VOTE
+        return self.transaction.sender if is_duty else self.subject.task_id
 
     @property
     def worth(self) -> tuple[int, int, int]:
@@ -125,7 +137,7 @@ class Queue:
         return any(
             each.subject == subject
             and each.transaction.nonce != nonce
-            and (with_early or not each.is_early)
+            and (each.priority is not Priority.ORDINARY or (with_early and each.is_early))
             for each in self.entries.values()
         )
 
@@ -133,7 +145,8 @@ class Queue:
         """How many of the entries of `pending` have the priority of an operator's vote.
 
         Refused votes and duties before a vote have it, because the vote cannot go before them. No
-        other transaction has: an operator could fill each block with those.
+        other transaction has: an operator could fill each block with those. A proposer gives them
+        little gas for nothing (`Candidates.refused`).
         """
         carried_count, gas = 0, 0
         for position, entry in enumerate(self.pending()):

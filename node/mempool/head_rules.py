@@ -20,6 +20,7 @@ from chain.validation import (
     validate_transaction,
 )
 from node.chain.contract_reader import ContractReader
+from node.mempool.examination import ExaminationGas
 from node.mempool.policy import Priority, Subject
 from node.storage.block_store import BlockStore
 from node.storage.database import Database
@@ -66,6 +67,7 @@ class HeadRules:
         self._world: tuple[bytes, WorldState] | None = None
         self._refused: tuple[bytes, Counter[TaskId]] = (b"", Counter())
         """At a state root, how many commitments the ledger executed and refused, by task."""
+        self._examination = ExaminationGas()
 
     def validate_outline(self, raw: bytes) -> None:
         """Refuse an encoded transaction that is not worth decoding.
@@ -153,27 +155,44 @@ class HeadRules:
         cannot repeat it. Most commitments that are not due are found in the ledger's storage, which
         takes a tenth of the time.
         """
-        kind, _ = identify_call(transaction.to, transaction.data)
-        if kind is not CallKind.COMMITMENT:
-            is_accepted = self._is_accepted(transaction)
-            return Priority.OPERATOR_VOTE if is_accepted else Priority.ORDINARY
-        task_id = decode_task_id(transaction.data)
-        refused = self._count_refused()
-        if (
-            task_id is None
-            or refused[task_id] >= REFUSED_COMMITMENTS_LIMIT
-            or not self._is_expected(task_id, transaction)
-        ):
+        if not self.is_examinable(transaction):
             return Priority.ORDINARY
-        if self._is_accepted(transaction):
-            return Priority.COMMITMENT
-        refused[task_id] += 1
-        return Priority.ORDINARY
-
-    def _is_accepted(self, transaction: Transaction) -> bool:
         assert transaction.to is not None
         call = ContractCall(transaction.to, transaction.data)
-        return self._contracts.simulate(transaction.sender, call, transaction.gas_limit) is None
+        examined = self._contracts.examine(transaction.sender, call, transaction.gas_limit)
+        is_accepted = examined.refusal is None
+        kind, _ = identify_call(transaction.to, transaction.data)
+        if kind is not CallKind.COMMITMENT:
+            gas = examined.gas_used
+            self._begin_examination().count(transaction.sender, gas, is_accepted=is_accepted)
+            return Priority.OPERATOR_VOTE if is_accepted else Priority.ORDINARY
+        if is_accepted:
+            return Priority.COMMITMENT
+        task_id = decode_task_id(transaction.data)
+        if task_id is not None:
+            self._count_refused()[task_id] += 1
+        return Priority.ORDINARY
+
+    def is_examinable(self, transaction: Transaction) -> bool:
+        """Whether `classify` would execute a transaction that has a subject.
+
+        Not if the ledger's storage shows that a commitment is not due, if the ledger has refused
+        too many of the task at this head, or if the operator owes too much gas.
+        """
+        kind, _ = identify_call(transaction.to, transaction.data)
+        if kind is not CallKind.COMMITMENT:
+            return self._begin_examination().may_examine(transaction.sender)
+        task_id = decode_task_id(transaction.data)
+        return (
+            task_id is not None
+            and self._count_refused()[task_id] < REFUSED_COMMITMENTS_LIMIT
+            and self._is_expected(task_id, transaction)
+        )
+
+    def _begin_examination(self) -> ExaminationGas:
+        operator_count = len(self._store.next_validator_set().operators)
+        self._examination.begin_block(self._store.head_number(), operator_count)
+        return self._examination
 
     def _count_refused(self) -> Counter[TaskId]:
         state_root = self._store.head().state_root

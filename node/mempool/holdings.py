@@ -2,21 +2,26 @@
 
 import heapq
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Final
 
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.primitives import Address, Hash32
 from node.mempool.authorizations import PendingAuthorizations
-from node.mempool.commitment_share import CommitmentShare
-from node.mempool.early_calls import EarlyCalls
 from node.mempool.entries import Entry, Overflow, Queue
-from node.mempool.policy import HeadRules, MempoolLimits, Priority
+from node.mempool.fair_share import FairShare, Group
+from node.mempool.policy import HeadRules, MempoolLimits, Priority, Subject
+from node.mempool.waiting_calls import WaitingCalls
 
 FREE_SHARE: Final = 4
 """All free transactions together may fill the pool's limits divided by this number."""
 
 COMMITMENT_SHARE: Final = 4
 """All commitments with priority may fill the pool's limits divided by this number."""
+
+EARLY_SHARE: Final = 16
+"""Operators' calls that came too early may fill the pool's limits divided by this number, and early
+commitments as much. So they leave half of FREE_SHARE to others."""
 
 GAPPED_SHARE: Final = 4
 """All transactions behind nonce gaps may fill the pool's limits divided by this number."""
@@ -29,13 +34,22 @@ class Holdings:
         self._limits = limits
         self.entries: dict[Hash32, Entry] = {}
         self.queues: dict[Address, Queue] = {}
-        self.commitments = CommitmentShare(
+        self.commitments = FairShare(
             limits.transactions // COMMITMENT_SHARE,
             limits.size_bytes // COMMITMENT_SHARE,
         )
+        self._early = {
+            kind: FairShare(
+                max(1, limits.transactions // EARLY_SHARE), limits.size_bytes // EARLY_SHARE
+            )
+            for kind in (Priority.OPERATOR_VOTE, Priority.COMMITMENT)
+        }
+        self.waiting = {
+            Priority.OPERATOR_VOTE: WaitingCalls(),
+            Priority.COMMITMENT: WaitingCalls(),
+        }
+        """What has a subject and no priority, by the priority that it may get."""
         self.authorizations = PendingAuthorizations(rules)
-        self.early = EarlyCalls()
-        """Ordinary transactions that may get priority at the next block."""
         self.size_bytes = 0
         self.waiting_free_gas = 0
         self.gapped_count = 0
@@ -75,6 +89,7 @@ class Holdings:
             self._free_bytes - self._limits.size_bytes // FREE_SHARE,
         )
         victims: dict[Hash32, Entry] = {}
+        demoted = self._find_demoted(entry)
 
         def change(each: Entry, count: int) -> None:
             in_pool.change(each, count)
@@ -90,26 +105,50 @@ class Holdings:
         change(entry, 1)
         if replaced is not None:
             change(replaced, -1)
-        if entry.priority is Priority.COMMITMENT and entry.subject is not None:
-            size, task_id = len(entry.transaction.raw), entry.subject.task_id
+        if entry.priority is Priority.COMMITMENT:
             # None cannot be here: it has no priority then.
-            for each in self.commitments.find_victims(task_id, size) or ():
+            size = len(entry.transaction.raw)
+            for each in self.commitments.find_victims(entry.group, size) or ():
                 evict(self.entries[each])
         while entry.is_free and in_free.is_left:
-            victim = self._find_free_victim(entry, victims)
+            victim = self._find_free_victim(entry, victims, demoted)
             evict(victim, "txpool is full for transactions at this price")
         while in_pool.is_left:
             evict(None if is_gapped else self._find_cheapest_victim(entry, victims))
         for victim in victims.values():
             if victim.transaction.hash in self.entries:  # it did not leave behind another's gap
                 self.take_out(victim)
+        for each in demoted:
+            if each in self.entries:
+                self._demote(self.entries[each])
 
-    def _find_free_victim(self, entry: Entry, chosen: Collection[Hash32]) -> Entry | None:
+    def has_early_room(self, subject: Subject, group: Group, size: int) -> bool:
+        """Whether a call that came too early finds a place in its share."""
+        return self._early[subject.priority].find_victims(group, size) is not None
+
+    def _find_demoted(self, entry: Entry) -> Collection[Hash32]:
+        """The early calls that lose their places to `entry`; they stay in the pool as ordinary."""
+        if not entry.is_early or entry.subject is None:
+            return ()
+        share = self._early[entry.subject.priority]
+        return share.find_victims(entry.group, len(entry.transaction.raw)) or ()
+
+    def _demote(self, entry: Entry) -> None:
+        assert entry.subject is not None
+        transaction = entry.transaction
+        self._early[entry.subject.priority].remove(entry.group, transaction.hash)
+        ordinary = replace(entry, is_early=False)
+        self.entries[transaction.hash] = ordinary
+        self.queues[transaction.sender].entries[transaction.nonce] = ordinary
+
+    def _find_free_victim(
+        self, entry: Entry, chosen: Collection[Hash32], demoted: Collection[Hash32]
+    ) -> Entry | None:
         """The newest of the free transactions of least standing, if that is less than `entry`'s."""
         for standing in range(entry.standing):
-            for each in reversed(self.entries.values()):
-                is_chosen = each.transaction.hash in chosen
-                if each.is_free and each.standing == standing and not is_chosen:
+            for name, each in reversed(self.entries.items()):
+                current = 0 if name in demoted else each.standing
+                if each.is_free and current == standing and name not in chosen:
                     return each
         return None
 
@@ -161,8 +200,14 @@ class Holdings:
             self._free_count += 1
             self._free_bytes += len(transaction.raw)
         self.waiting_free_gas += entry.free_gas
-        if entry.priority is Priority.COMMITMENT and entry.subject is not None:
-            self.commitments.add(entry.subject.task_id, transaction.hash, len(transaction.raw))
+        if entry.subject is not None:
+            size = len(transaction.raw)
+            if entry.priority is Priority.COMMITMENT:
+                self.commitments.add(entry.group, transaction.hash, size)
+            if entry.priority is Priority.ORDINARY:
+                self.waiting[entry.subject.priority].add(entry.group, transaction.hash)
+            if entry.is_early:
+                self._early[entry.subject.priority].add(entry.group, transaction.hash, size)
         heapq.heappush(self._cheapest, (entry.worth, transaction.hash))
         if len(self._cheapest) > 2 * self._limits.transactions:
             self._cheapest = [(held.worth, name) for name, held in self.entries.items()]
@@ -190,7 +235,10 @@ class Holdings:
             self._free_count -= 1
             self._free_bytes -= len(transaction.raw)
         self.waiting_free_gas -= entry.free_gas
-        if entry.is_early and entry.subject is not None:
-            self.early.remove(transaction.sender, entry.subject, transaction.hash)
-        if entry.priority is Priority.COMMITMENT and entry.subject is not None:
-            self.commitments.remove(entry.subject.task_id, transaction.hash)
+        if entry.subject is not None:
+            if entry.priority is Priority.COMMITMENT:
+                self.commitments.remove(entry.group, transaction.hash)
+            if entry.priority is Priority.ORDINARY:
+                self.waiting[entry.subject.priority].remove(entry.group, transaction.hash)
+            if entry.is_early:
+                self._early[entry.subject.priority].remove(entry.group, transaction.hash)

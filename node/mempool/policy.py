@@ -64,6 +64,9 @@ class HeadRules(Protocol):
     def find_subject(self, transaction: Transaction) -> Subject | None:
         """The subject of a transaction that may have priority; None for any other one."""
 
+    def is_examinable(self, transaction: Transaction) -> bool:
+        """Whether `classify` would execute a transaction that has a subject."""
+
     def classify(self, transaction: Transaction) -> Priority:
         """The priority of a transaction that has a subject."""
 

@@ -14,7 +14,7 @@ from chain.errors import InvalidTransaction, RejectionReason
 from chain.hexadecimal import to_hex
 from chain.primitives import Address, Hash32, TaskId
 from chain.types.transaction import decode_transaction
-from node.chain.contract_reader import ContractReader
+from node.chain.contract_reader import ContractReader, Examination
 from node.mempool.head_rules import REFUSED_COMMITMENTS_LIMIT, HeadRules
 from node.mempool.policy import Priority
 from tests.worlds.stored_chain import CHAIN_ID
@@ -160,9 +160,9 @@ class CountingContracts:
         self._contracts = contracts
         self.executed = 0
 
-    def simulate(self, sender: Address, wanted: ContractCall, gas_limit: int) -> str | None:
+    def examine(self, sender: Address, wanted: ContractCall, gas_limit: int) -> Examination:
         self.executed += 1
-        return self._contracts.simulate(sender, wanted, gas_limit)
+        return self._contracts.examine(sender, wanted, gas_limit)
 
 
 def with_counter(chain: TrainingChain) -> tuple[HeadRules, CountingContracts]:
@@ -194,6 +194,23 @@ def test_ledger_executes_few_commitments_of_a_task_that_it_refuses(chain: Traini
     for _ in range(REFUSED_COMMITMENTS_LIMIT + 2):
         assert rules.classify(chain.draft(ANN, call, gas=30_000)) is Priority.ORDINARY
     assert contracts.executed == REFUSED_COMMITMENTS_LIMIT
+
+
+def test_contracts_execute_little_gas_of_calls_that_they_refuse(tmp_path: Path) -> None:
+    chain = TrainingChain(tmp_path)
+    chain.submit()
+    rules, contracts = with_counter(chain)
+    # Each takes half a million units of gas, most of it for its data.
+    junk = gradient_ledger.post_verdict(TASK, 9, 0, 0, b"\1" * 12_000)
+    refused, due = chain.draft(OPERATORS[0], junk), task_registry.answer_task(TASK, 0)
+    for _ in range(9):
+        assert rules.classify(refused) is Priority.ORDINARY
+    assert (contracts.executed, rules.is_examinable(refused)) == (4, False)
+    # So none of the liar's calls is examined, and those of others are.
+    assert rules.classify(chain.draft(OPERATORS[0], due)) is Priority.ORDINARY
+    assert rules.classify(chain.draft(OPERATORS[1], due)) is Priority.OPERATOR_VOTE
+    chain.local.extend()
+    assert rules.classify(chain.draft(OPERATORS[0], due)) is Priority.OPERATOR_VOTE
 
 
 def test_only_votes_that_the_phase_expects_have_priority(tmp_path: Path) -> None:

@@ -14,11 +14,10 @@ from chain.types.transaction import Authorization, Transaction
 from node.mempool import pool as mempool
 from node.mempool.authorizations import AUTHORIZATIONS_LIMIT
 from node.mempool.candidates import TURN_GAS
-from node.mempool.early_calls import EARLY_LIMIT, KEPT_EARLY_LIMIT
 from node.mempool.entries import CARRIED_GAS_LIMIT
-from node.mempool.holdings import COMMITMENT_SHARE, FREE_SHARE, GAPPED_SHARE
+from node.mempool.holdings import COMMITMENT_SHARE, EARLY_SHARE, FREE_SHARE, GAPPED_SHARE
 from node.mempool.policy import MempoolLimits, Priority, Subject
-from node.mempool.pool import Mempool
+from node.mempool.pool import EXAMINED_LIMIT, LOOKS_LIMIT, Mempool
 
 TASK = TaskId(1)
 ALICE, BOB, CAROL, DAVE = (Address(bytes([value]) * 20) for value in range(1, 5))
@@ -63,6 +62,8 @@ class FakeHead:
         """The task of single commitments."""
         self.early: set[Hash32] = set()
         """The votes and commitments that the contracts would not accept yet."""
+        self.unexpected: set[Hash32] = set()
+        """Those that the rules refuse without executing them."""
         self.validated = 0
         self.delegated: set[Address] = set()
         self.classified = 0
@@ -97,6 +98,9 @@ class FakeHead:
             return None
         task_id = self.tasks_of_hashes.get(transaction.hash)
         return Subject(task_id or self.tasks.get(transaction.sender, TASK), priority, b"")
+
+    def is_examinable(self, transaction: Transaction) -> bool:
+        return transaction.hash not in self.unexpected
 
     def classify(self, transaction: Transaction) -> Priority:
         self.classified += 1
@@ -509,13 +513,22 @@ def test_vote_is_examined_at_each_block_while_it_waits(pool, head):
     assert ranked(pool) == [vote, rich]
 
 
-def test_gapped_calls_are_not_examined_again(pool, head):
-    gapped = transaction(CAROL, 2, to=BOB)
+def test_gapped_call_is_examined_once_its_gap_is_closed(pool, head):
+    gapped = transaction(CAROL, 1, to=BOB)
     head.early = {gapped.hash}
     pool.add(gapped)
+    head.early = set()
     asked = head.classified
     pool.on_finalized([])
     assert head.classified == asked
+    first = transaction(CAROL, 0)
+    pool.add(first)
+    pool.on_finalized([])
+    assert ranked(pool) == [first, gapped]
+    head.nonces[CAROL] = 1
+    pool.on_finalized([first])
+    pool.add(transaction(DAVE, 0, tip=5))
+    assert ranked(pool)[0] == gapped
 
 
 def test_miners_take_no_place_of_an_operators_early_vote(head):
@@ -543,19 +556,41 @@ def test_sender_has_one_early_call_of_a_subject(head):
     assert ranked(pool)[:3] == [honest, repeated[0], rich]
 
 
-def test_sender_has_one_call_in_the_lane_of_early_ones(pool, head):
-    senders = [Address(bytes([20 + i]) * 20) for i in range(3)]
-    head.balances = dict.fromkeys(senders, 0)
-    repeated = [transaction(senders[0], nonce, fee=0, to=BOB) for nonce in range(2)]
-    others = [transaction(each, 0, fee=0, to=BOB) for each in senders[1:]]
-    head.early = {each.hash for each in (*repeated, *others)}
-    for each in (*repeated, others[0]):
+def test_early_commitments_of_a_task_make_room_for_those_of_another(head):
+    limits = replace(LIMITS, transactions=2 * EARLY_SHARE, size_bytes=100_000)
+    pool = Mempool(head, limits)
+    strangers = [Address(bytes([20 + i]) * 20) for i in range(10)]
+    miners = [Address(bytes([60 + i]) * 20) for i in range(2)]
+    head.balances = dict.fromkeys((*strangers, *miners), 0)
+    early = [transaction(each, 0, fee=0, to=BOB) for each in strangers]
+    honest = [transaction(each, 0, fee=0, to=BOB) for each in miners]
+    head.early = {each.hash for each in (*early, *honest)}
+    head.tasks_of_hashes = {each.hash: TaskId(7) for each in honest}
+    for each in early[:8]:
         pool.add(each)
-    assert pool.hashes() == (repeated[0].hash, others[0].hash)
-    # What was examined in vain is ordinary, so another early one takes its place.
-    pool.on_finalized([])
-    pool.add(others[1])
-    assert pool.hashes() == (repeated[0].hash, others[1].hash)
+    assert refusal(pool, early[8]).reason == RejectionReason.POOL_FULL
+    pool.add(honest[0])
+    assert pool.hashes() == tuple(each.hash for each in (*early[:7], honest[0]))
+    # Each task has one now, so a second one finds no place. What lost its place is ordinary.
+    assert refusal(pool, honest[1]).reason == RejectionReason.POOL_FULL
+    due = transaction(miners[1], 0, fee=0, to=BOB, size=101)
+    pool.add(due)
+    assert (early[6].hash in pool, honest[0].hash in pool) == (False, True)
+
+
+def test_sender_has_one_early_place_for_a_subject(head):
+    limits = replace(LIMITS, transactions=2 * EARLY_SHARE, size_bytes=100_000)
+    pool = Mempool(head, limits)
+    repeated = [transaction(CAROL, nonce, fee=0, to=BOB) for nonce in range(2)]
+    other = transaction(DAVE, 0, fee=0, to=BOB)
+    head.early = {each.hash for each in (*repeated, other)}
+    ordinary = [transaction(Address(bytes([50 + i]) * 20), 0, fee=0) for i in range(6)]
+    for each in (*ordinary, *repeated):
+        pool.add(each)
+    refusal(pool, transaction(BOB, 0, fee=0))
+    pool.add(other)
+    held = [each.hash in pool for each in (*ordinary, *repeated, other)]
+    assert held == [True] * 7 + [False, True]
 
 
 def test_due_call_has_priority_behind_an_early_one_of_its_subject(pool, head):
@@ -568,7 +603,7 @@ def test_due_call_has_priority_behind_an_early_one_of_its_subject(pool, head):
 
 def test_operators_take_turns_with_their_early_votes(head):
     pool = Mempool(head, MempoolLimits())
-    liars = [vote_of(head, CAROL, nonce) for nonce in range(EARLY_LIMIT + 4)]
+    liars = [vote_of(head, CAROL, nonce) for nonce in range(EXAMINED_LIMIT + 4)]
     honest = vote_of(head, DAVE, 0)
     head.early = {each.hash for each in (*liars, honest)}
     for each in (*liars, honest):
@@ -579,33 +614,55 @@ def test_operators_take_turns_with_their_early_votes(head):
 
 
 def early_commitments(head: FakeHead, pool: Mempool, count: int) -> list[Transaction]:
-    """Commitments of as many senders, all due since they were admitted."""
+    """Commitments of as many senders, which are not due yet."""
     senders = [Address(each.to_bytes(20, "big")) for each in range(99, 99 + count)]
     given = [transaction(sender, 0, to=BOB) for sender in senders]
     head.early = {each.hash for each in given}
     for each in given:
         pool.add(each)
-    head.early = set()
     return given
 
 
-def test_oldest_early_commitment_makes_room_for_another(head):
+def test_commitment_is_examined_when_it_is_due_whatever_others_wait(head):
+    """The oldest was forgotten after 256, and each that was examined in vain."""
     pool = Mempool(head, MempoolLimits())
-    given = early_commitments(head, pool, KEPT_EARLY_LIMIT + 1)
-    for _ in range(KEPT_EARLY_LIMIT // EARLY_LIMIT):
+    honest = transaction(CAROL, 0, to=BOB)
+    head.tasks_of_hashes = {honest.hash: TaskId(7)}
+    head.early = {honest.hash}
+    pool.add(honest)
+    others = early_commitments(head, pool, 400)
+    head.early.add(honest.hash)
+    for _ in range(50):
         pool.on_finalized([])
-    assert ranked(pool) == [*given[1:], given[0]]
+    head.early.remove(honest.hash)
+    pool.on_finalized([])
+    pool.add(transaction(BOB, 0, tip=5))
+    assert ranked(pool)[0] == honest
+    assert all(each.hash in pool for each in others)
 
 
 def test_each_block_examines_some_early_commitments_until_all_are(head):
     pool = Mempool(head, MempoolLimits())
-    given = early_commitments(head, pool, EARLY_LIMIT + 2)
+    given = early_commitments(head, pool, EXAMINED_LIMIT + 2)
+    head.early = set()
     rich = transaction(BOB, 0, tip=5)
     pool.add(rich)
     pool.on_finalized([])
-    assert ranked(pool) == [*given[:EARLY_LIMIT], rich, *given[EARLY_LIMIT:]]
+    assert ranked(pool) == [*given[:EXAMINED_LIMIT], rich, *given[EXAMINED_LIMIT:]]
     pool.on_finalized([])
     assert ranked(pool) == [*given, rich]
+
+
+def test_what_storage_shows_not_to_be_due_delays_no_other(head):
+    pool = Mempool(head, MempoolLimits())
+    given = early_commitments(head, pool, LOOKS_LIMIT + 1)
+    head.unexpected, head.early = {each.hash for each in given[:-2]}, set()
+    asked = head.classified
+    pool.on_finalized([])
+    assert head.classified == asked + 1
+    assert ranked(pool)[0] == given[-2]
+    pool.on_finalized([])
+    assert ranked(pool)[:2] == given[-2:]
 
 
 def test_contracts_are_not_asked_about_what_is_refused_anyway(pool, head):

@@ -1,7 +1,7 @@
-"""Which commitments make room in the share of those with priority."""
+"""Which calls make room in a share of the pool."""
 
 from chain.primitives import Hash32, TaskId
-from node.mempool.commitment_share import CommitmentShare
+from node.mempool.fair_share import FairShare
 
 LARGE, SMALL, OTHER = TaskId(1), TaskId(2), TaskId(3)
 
@@ -10,9 +10,9 @@ def name(value: int) -> Hash32:
     return Hash32(value.to_bytes(32, "big"))
 
 
-def share_with(held: dict[TaskId, list[int]]) -> CommitmentShare:
+def share_with(held: dict[TaskId, list[int]]) -> FairShare:
     """A share of 20 commitments and 1 000 bytes, with commitments of these sizes."""
-    share = CommitmentShare(20, 1_000)
+    share = FairShare(20, 1_000)
     for task_id, sizes in held.items():
         for at, size in enumerate(sizes):
             share.add(task_id, name(100 * task_id + at), size)

@@ -1,0 +1,64 @@
+"""How much gas of operators' refused calls a node executes."""
+
+from chain.primitives import Address, BlockNumber
+from node.mempool.examination import (
+    ACCEPTED_GAS_AT_ONCE,
+    OWED_GAS_LIMIT,
+    REFUSED_GAS_A_BLOCK,
+    REFUSED_GAS_AT_ONCE,
+    ExaminationGas,
+)
+
+LIAR, HONEST = Address(b"\x01" * 20), Address(b"\x02" * 20)
+OPERATORS = 4
+
+
+def begun() -> ExaminationGas:
+    given = ExaminationGas()
+    given.begin_block(BlockNumber(10), OPERATORS)
+    return given
+
+
+def test_operator_that_owes_much_is_examined_after_blocks_have_paid_it_off() -> None:
+    given = begun()
+    given.count(LIAR, OWED_GAS_LIMIT - 1, is_accepted=False)
+    assert given.may_examine(LIAR)
+    given.count(LIAR, REFUSED_GAS_A_BLOCK, is_accepted=False)
+    # Each operator's part of a block is a quarter, so it takes as many blocks and one.
+    for number in range(10, 10 + OPERATORS):
+        given.begin_block(BlockNumber(number), OPERATORS)
+        assert (given.may_examine(LIAR), given.may_examine(HONEST)) == (False, True)
+    given.begin_block(BlockNumber(10 + OPERATORS), OPERATORS)
+    assert given.may_examine(LIAR)
+
+
+def test_refused_calls_of_all_operators_are_bounded_in_a_block() -> None:
+    given = begun()
+    given.count(LIAR, REFUSED_GAS_AT_ONCE, is_accepted=False)
+    assert not given.may_examine(HONEST)
+    given.begin_block(BlockNumber(11), OPERATORS)
+    assert given.may_examine(HONEST)
+
+
+def test_accepted_calls_are_bounded_in_a_block_and_owed_by_none() -> None:
+    given = begun()
+    given.count(HONEST, ACCEPTED_GAS_AT_ONCE - 1, is_accepted=True)
+    assert given.may_examine(HONEST)
+    given.count(HONEST, 1, is_accepted=True)
+    assert (given.may_examine(HONEST), given.may_examine(LIAR)) == (False, True)
+    given.begin_block(BlockNumber(11), OPERATORS)
+    assert given.may_examine(HONEST)
+
+
+def test_average_of_a_long_time_is_the_rate_for_any_number_of_liars() -> None:
+    liars = [Address(bytes([each]) * 20) for each in range(10)]
+    given, spent, blocks = begun(), 0, 1_000
+    for number in range(11, 11 + blocks):
+        given.begin_block(BlockNumber(number), 31)
+        for liar in liars:
+            while given.may_examine(liar):
+                given.count(liar, 9_000_000, is_accepted=False)
+                spent += 9_000_000
+    first = len(liars) * (OWED_GAS_LIMIT + 9_000_000)
+    assert spent <= first + blocks * REFUSED_GAS_A_BLOCK * len(liars) // 31
+    assert spent >= blocks * REFUSED_GAS_A_BLOCK * len(liars) // 31 // 2

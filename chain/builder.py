@@ -1,6 +1,6 @@
 """Building a block; import uses the same code (docs/spec/state-transition.md, section 5)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -72,8 +72,8 @@ class FreeGas:
 class _FreeGasMeter:
     """Counts the gas of free candidates in one block."""
 
-    def __init__(self, given: FreeGas | None) -> None:
-        self._given = given or FreeGas(frozenset(), 0, 0)
+    def __init__(self, given: FreeGas) -> None:
+        self._given = given
         self.used = 0
 
     def may_begin(self, transaction: Transaction) -> bool:
@@ -106,8 +106,8 @@ class BuiltBlock:
     """Candidates that broke a rule. Candidates that merely did not fit are not among them."""
     stopped: tuple[Transaction, ...]
     """Candidates whose execution took longer than the budget allows for one."""
-    free_gas_used: int
-    """The gas that was used of `FreeGas`."""
+    free_gas_used: tuple[int, ...]
+    """The gas that was used of each `FreeGas`."""
 
 
 def build_block(
@@ -120,7 +120,7 @@ def build_block(
     timestamp: int,
     parent_certificate: CommitCertificate | None,
     budget: BuildBudget | None = None,
-    free_gas: FreeGas | None = None,
+    free_gas: Sequence[FreeGas] = (),
 ) -> BuiltBlock:
     """The block on top of `parent` with all valid `candidates`, in their order.
 
@@ -134,7 +134,7 @@ def build_block(
         timestamp: Seconds since the Unix epoch; raised to the parent's if it is lower.
         parent_certificate: The parent's certificate; None only for block 1.
         budget: The time for building; None for as much as it takes.
-        free_gas: The limit of candidates that offer too little; None if there are none.
+        free_gas: The limits of candidates that offer too little, for groups of them.
 
     Raises:
         MissingTrieNodeError: The parent's state is not in the database.
@@ -147,7 +147,7 @@ def build_block(
     # The senders of candidates that did not fit: their later nonces cannot be executed before.
     left_out: set[Address] = set()
     bytes_left = BODY_LIMIT_BYTES
-    meter = _FreeGasMeter(free_gas)
+    meters = [_FreeGasMeter(each) for each in free_gas]
     for transaction in candidates:
         if assembly.gas_available < GAS_TRANSACTION or not budget.may_begin():
             break
@@ -158,7 +158,7 @@ def build_block(
         if (
             size > bytes_left
             or transaction.gas_limit > gas_available
-            or not meter.may_begin(transaction)
+            or not all(meter.may_begin(transaction) for meter in meters)
         ):
             left_out.add(transaction.sender)
             continue
@@ -172,7 +172,8 @@ def build_block(
             left_out.add(transaction.sender)
             continue
         bytes_left -= size
-        meter.count(transaction, gas_available - assembly.gas_available)
+        for meter in meters:
+            meter.count(transaction, gas_available - assembly.gas_available)
     sums, transactions, receipts, delta = assembly.finish()
     header = Header(
         parent_hash=parent.hash,
@@ -199,4 +200,5 @@ def build_block(
     )
     block = Block(header, tuple(t.raw for t in transactions), parent_certificate)
     result = BlockResult(header, transactions, receipts, delta)
-    return BuiltBlock(block, result, tuple(dropped), tuple(stopped), meter.used)
+    used = tuple(meter.used for meter in meters)
+    return BuiltBlock(block, result, tuple(dropped), tuple(stopped), used)

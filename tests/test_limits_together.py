@@ -31,6 +31,12 @@ from node.chain.executor import CANDIDATE_SECONDS, FORGIVEN_STOPS
 from node.consensus.proposals import PACE_TOLERANCE_MS
 from node.mempool.candidates import TURN_GAS
 from node.mempool.entries import CARRIED_GAS_LIMIT
+from node.mempool.examination import (
+    ACCEPTED_GAS_AT_ONCE,
+    REFUSED_GAS_A_BLOCK,
+    REFUSED_GAS_AT_ONCE,
+)
+from node.mempool.free_gas import OPERATORS_SHARE, FreeGasPolicy
 from node.mempool.head_rules import OPERATOR_GAS_LIMIT
 from node.node import BUILD_SECONDS
 from node.operator.validator_set_calls import CALL_GAS
@@ -100,10 +106,20 @@ def test_a_call_of_an_operator_may_have_priority(gas: int) -> None:
     assert gas <= OPERATOR_GAS_LIMIT
 
 
-def test_late_votes_go_with_a_vote_and_take_little_of_a_block() -> None:
-    assert 2 * VOTE_GAS <= CARRIED_GAS_LIMIT
-    assert BUILD_SECONDS * PARAMETERS.execution_gas_per_second > 2 * CARRIED_GAS_LIMIT
+def test_late_votes_and_fines_go_with_a_vote_of_their_operator() -> None:
+    assert 2 * VOTE_GAS + SLASH_GAS <= CARRIED_GAS_LIMIT
     assert VOTE_GAS <= TURN_GAS
+
+
+def test_refused_calls_of_operators_take_little_of_a_block() -> None:
+    policy = FreeGasPolicy.build(GENESIS, price_wei=1, gas_per_second=1)
+    build_gas = BUILD_SECONDS * PARAMETERS.execution_gas_per_second
+    assert 4 * policy.block_gas // OPERATORS_SHARE <= build_gas
+    block_gas = PARAMETERS.min_block_interval_ms * PARAMETERS.execution_gas_per_second // 1000
+    assert block_gas >= 2 * REFUSED_GAS_A_BLOCK
+    # An operator may have the fines of a batch examined, and then votes, in any block.
+    assert ACCEPTED_GAS_AT_ONCE >= 4 * VOTE_GAS
+    assert build_gas >= REFUSED_GAS_AT_ONCE
 
 
 def test_unpriced_effort_needs_the_longer_timeout() -> None:

@@ -268,7 +268,7 @@ class Executor:
         candidates: Sequence[Transaction],
         coinbase: Address,
         parent_certificate: CommitCertificate | None,
-        free_gas: FreeGas | None = None,
+        free_gas: Sequence[FreeGas] = (),
     ) -> BuiltBlock:
         """A new block on top of `parent`. Its result is cached, so it is not executed again."""
 

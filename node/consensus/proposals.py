@@ -25,7 +25,7 @@ from chain.validation import (
 )
 from node.chain.executor import Executor, Refusal
 from node.clock import Clock
-from node.mempool.free_gas import FreeGasBucket
+from node.mempool.free_gas import FreeGasBucket, OperatorGas
 from node.mempool.pool import Mempool
 from node.network.requests import BlockPeers
 from node.network.stream import UnreachablePeerError
@@ -84,6 +84,8 @@ class Proposals:
         or had one already when this process began."""
         self._free_gas = FreeGasBucket.full(mempool.free_gas, _now_ms())
         """The gas that this validator may give to free transactions."""
+        self._operator_gas = OperatorGas({})
+        """The gas that it may give to operators' votes and duties that the contracts refuse."""
         self._too_old: tuple[Hash32, float] | None = None
         """The last proposal whose time was too old, and by how many seconds it was behind our clock
         when it came."""
@@ -195,16 +197,27 @@ class Proposals:
             await trio.sleep_until(self._transaction_held_at + GATHER_SECONDS)
         base_fee = compute_next_base_fee(head, self._parameters)
         candidates, policy = self._mempool.candidates(base_fee), self._mempool.free_gas
-        validator_count = len(self._store.validator_set(asked.number).validators)
-        self._free_gas = self._free_gas.fill(policy, _now_ms(), validator_count)
+        validator_set, now_ms = self._store.validator_set(asked.number), _now_ms()
+        self._free_gas = self._free_gas.fill(policy, now_ms, len(validator_set.validators))
+        self._operator_gas = self._operator_gas.fill(policy, now_ms, validator_set.operators)
+        refused = sorted(candidates.refused.items())
         built = await self._executor.build(
             head,
             candidates.transactions,
             self._coinbase,
             self._store.certificate(head.number),
-            FreeGas(candidates.free, self._free_gas.gas, policy.block_gas),
+            (
+                FreeGas(candidates.free, self._free_gas.gas, policy.block_gas),
+                *(
+                    FreeGas(hashes, self._operator_gas.get_gas(operator), head.gas_limit)
+                    for operator, hashes in refused
+                ),
+            ),
         )
-        self._free_gas = self._free_gas.take(built.free_gas_used)
+        free_used, *refused_used = built.free_gas_used
+        self._free_gas = self._free_gas.take(free_used)
+        by_operator = {each: gas for (each, _), gas in zip(refused, refused_used, strict=True)}
+        self._operator_gas = self._operator_gas.take(by_operator)
         for dropped in built.dropped:
             is_temporary = dropped.error.reason in TEMPORARY_REASONS
             self._mempool.drop(dropped.transaction.hash, ban=not is_temporary)

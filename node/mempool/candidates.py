@@ -2,13 +2,14 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
-from chain.primitives import Address, Hash32, TaskId
+from chain.primitives import Address, Hash32
 from chain.types.transaction import Transaction
 from node.mempool.entries import Entry
+from node.mempool.fair_share import Group
 from node.mempool.free_gas import FreeGasPolicy
 from node.mempool.policy import Priority
 
@@ -26,6 +27,9 @@ class Candidates:
     it cannot include the later ones."""
     free: frozenset[Hash32]
     """The hashes of those that share the ration of free gas."""
+    refused: Mapping[Address, frozenset[Hash32]]
+    """By operator, the votes and duties that the contracts refuse or that were not examined, if
+    they offer too little. They share the operator's own ration."""
 
 
 def merge(
@@ -39,22 +43,20 @@ def merge(
     price. Ordinary transactions go by price.
     """
     heads: list[tuple[int, int, int, Entry, Iterator[tuple[Priority, Entry]]]] = []
-    turns: Counter[Address | TaskId] = Counter()
+    turns: Counter[Group] = Counter()
     transactions: list[Transaction] = []
     free: set[Hash32] = set()
+    refused: dict[Address, set[Hash32]] = {}
 
-    def take_turn(group: Address | TaskId, gas_limit: int) -> int:
+    def take_turn(group: Group, gas_limit: int) -> int:
         turns[group] += -(-gas_limit // TURN_GAS)
         return turns[group]
 
     def rank(priority: Priority, entry: Entry) -> int:
         transaction = entry.transaction
         match priority:
-            case Priority.OPERATOR_VOTE:
-                return take_turn(transaction.sender, transaction.gas_limit)
-            case Priority.COMMITMENT:
-                assert entry.subject is not None
-                return take_turn(entry.subject.task_id, transaction.gas_limit)
+            case Priority.OPERATOR_VOTE | Priority.COMMITMENT:
+                return take_turn(entry.group, transaction.gas_limit)
             case Priority.ORDINARY:
                 return -transaction.compute_effective_gas_price(base_fee_per_gas)
             case _:
@@ -72,10 +74,15 @@ def merge(
     for entries in sorted(filter(None, runs), key=lambda run: run[0][1].arrival):
         push_next(iter(entries))
     while heads:
-        priority, _, _, entry, run = heapq.heappop(heads)
+        _, _, _, entry, run = heapq.heappop(heads)
         transaction = entry.transaction
         transactions.append(transaction)
-        if priority == Priority.ORDINARY and policy.is_free(transaction, base_fee_per_gas):
-            free.add(transaction.hash)
+        is_ordinary = entry.priority == Priority.ORDINARY
+        if is_ordinary and policy.is_free(transaction, base_fee_per_gas):
+            if entry.is_duty:
+                refused.setdefault(transaction.sender, set()).add(transaction.hash)
+            else:
+                free.add(transaction.hash)
         push_next(run)
-    return Candidates(tuple(transactions), frozenset(free))
+    by_operator = {operator: frozenset(hashes) for operator, hashes in refused.items()}
+    return Candidates(tuple(transactions), frozenset(free), by_operator)

@@ -6,12 +6,18 @@ ration: ordinary ones that offer less than this node's gas price. It decides whi
 node proposes and takes into its pool, never which blocks are valid.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.genesis import GenesisConfig
+from chain.primitives import Address
 from chain.types.transaction import Transaction
+
+OPERATORS_SHARE: Final = 4
+"""The votes and duties of all operators that the contracts refuse may use, in one block, what free
+transactions may, divided by this number, and each operator an equal part of it."""
 
 FREE_SECONDS: Final = 1
 """The most execution of free transactions in one block. Blocks of one second are still made in the
@@ -101,3 +107,43 @@ class FreeGasBucket:
     def take(self, gas: int) -> Self:
         """The bucket after a block with `gas` of free transactions."""
         return replace(self, milligas=self.milligas - 1000 * gas)
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorGas:
+    """A proposer's buckets for operators' votes and duties that the contracts refuse, one for each.
+
+    An operator's next votes wait behind those that came too late, which may ask for much gas. So
+    they wait neither for strangers nor for other operators. All operators together get as much as
+    free transactions do, so that a lying one writes little to the disks of all.
+    """
+
+    buckets: Mapping[Address, FreeGasBucket]
+
+    def fill(self, policy: FreeGasPolicy, now_ms: int, operators: Collection[Address]) -> Self:
+        """The buckets of the operators of the validator set at a later time."""
+        count = len(operators)
+        own = replace(
+            policy,
+            gas_per_second=policy.gas_per_second // count,
+            block_gas=policy.block_gas // (OPERATORS_SHARE * count),
+        )
+        new = FreeGasBucket.full(own, now_ms)
+        return replace(
+            self,
+            buckets={
+                each: self.buckets.get(each, new).fill(own, now_ms, count) for each in operators
+            },
+        )
+
+    def get_gas(self, operator: Address) -> int:
+        """The gas that is left for an operator; 0 or less if none of its calls may begin."""
+        bucket = self.buckets.get(operator)
+        return 0 if bucket is None else bucket.gas
+
+    def take(self, used: Mapping[Address, int]) -> Self:
+        """The buckets after a block with refused calls that used so much gas."""
+        return replace(
+            self,
+            buckets={each: held.take(used.get(each, 0)) for each, held in self.buckets.items()},
+        )

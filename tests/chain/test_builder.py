@@ -109,8 +109,8 @@ BURN = {"data": b"\xfe", "gas": 1_000_000}
 """Init code that uses its whole gas limit."""
 
 
-def free_gas(gas: int, *candidates: Transaction, limit: int = 10_000_000) -> FreeGas:
-    return FreeGas(frozenset(each.hash for each in candidates), gas, limit)
+def free_gas(gas: int, *candidates: Transaction, limit: int = 10_000_000) -> tuple[FreeGas]:
+    return (FreeGas(frozenset(each.hash for each in candidates), gas, limit),)
 
 
 def test_free_candidates_share_their_gas_and_others_do_not() -> None:
@@ -118,7 +118,7 @@ def test_free_candidates_share_their_gas_and_others_do_not() -> None:
     paying = sign(DAVE, 0, None, **BURN)
     built = Chain().build([*free, paying], free_gas=free_gas(1_000_001, *free))
     assert built.result.transactions == (*free[:2], paying)
-    assert built.free_gas_used == 2_000_000
+    assert built.free_gas_used == (2_000_000,)
     assert built.dropped == ()
 
 
@@ -130,7 +130,7 @@ def test_free_candidate_that_does_not_fit_keeps_no_smaller_one_out() -> None:
     given = free_gas(2_000_000, first, large, small, limit=2_000_000)
     built = Chain().build([first, large, small], free_gas=given)
     assert built.result.transactions == (first, small)
-    assert built.free_gas_used == 1_021_000
+    assert built.free_gas_used == (1_021_000,)
 
 
 def test_later_transactions_of_a_sender_wait_behind_its_free_one() -> None:
@@ -143,7 +143,7 @@ def test_free_gas_counts_what_is_used_and_not_what_is_asked_for() -> None:
     asks = [sign(key, 0, RECIPIENT, gas=900_000) for key in (ALICE, BOB, CAROL)]
     built = Chain().build(asks, free_gas=free_gas(42_000, *asks, limit=1_000_000))
     assert built.result.transactions == tuple(asks[:2])
-    assert built.free_gas_used == 42_000
+    assert built.free_gas_used == (42_000,)
 
 
 def test_free_candidate_that_breaks_a_rule_uses_no_free_gas() -> None:

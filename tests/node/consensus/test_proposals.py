@@ -11,6 +11,7 @@ from trio.testing import MockClock
 from chain import builder
 from chain.consensus.effects import BuildBlock
 from chain.consensus.inputs import BlockBuilt, BlockFetched, BlockValidated
+from chain.contracts import gradient_ledger, task_registry
 from chain.contracts.abi import ContractCall
 from chain.crypto import get_address, keccak256
 from chain.errors import RejectedInputError, RejectionReason
@@ -18,7 +19,7 @@ from chain.primitives import Address, BlockNumber, Hash32, View
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
-from chain.types.transaction import Transaction
+from chain.types.transaction import Transaction, decode_transaction
 from node.consensus.proposals import Proposals
 from node.mempool.free_gas import FreeGasPolicy
 from node.mempool.pool import Mempool
@@ -34,7 +35,7 @@ from tests.worlds.cluster import (
     with_body,
 )
 from tests.worlds.stored_chain import sign as sign_fields
-from tests.worlds.training_chain import OPERATORS, SUBMITTER, FixedClock, TrainingChain
+from tests.worlds.training_chain import BEN, OPERATORS, SUBMITTER, TASK, FixedClock, TrainingChain
 from tests.worlds.training_chain import VALIDATORS as CHAIN_VALIDATORS
 
 pytestmark = pytest.mark.usefixtures("inline_threads")
@@ -133,7 +134,7 @@ class DirectExecutor:
         candidates: Sequence[Transaction],
         coinbase: Address,
         parent_certificate: CommitCertificate | None,
-        free_gas: builder.FreeGas | None = None,
+        free_gas: Sequence[builder.FreeGas] = (),
     ) -> builder.BuiltBlock:
         await trio.lowlevel.checkpoint()
         return builder.build_block(
@@ -214,6 +215,46 @@ async def test_free_transactions_wait_for_the_ration_and_others_do_not(
     await trio.sleep(2)
     assert (await build_block(proposals)).transactions == one
     assert all(each.hash in node.mempool for each in free)
+
+
+async def test_refused_calls_of_an_operator_wait_for_its_own_ration_only(
+    peers: Peers, tmp_path: Path
+) -> None:
+    chain = TrainingChain(tmp_path)
+    chain.submit()
+    chain.activate()
+    policy = FreeGasPolicy.build(chain.local.config, price_wei=10**9, gas_per_second=0)
+    pool = Mempool(chain.rules, free_gas=policy)
+    liar, honest = OPERATORS[0], OPERATORS[3]
+    # Each takes 500 000 units of gas, most of it for its data: all that an operator has.
+    junk = gradient_ledger.post_verdict(TASK, 9, 0, 0, b"\1" * 12_000)
+    first = chain.draft(liar, junk).nonce
+    refused = [chain.draft(liar, junk, nonce=first + at, gas=600_000) for at in range(9)]
+    stale = chain.draft(honest, task_registry.expire_task(TASK), gas=9_000_000)
+    vote = chain.draft(honest, task_registry.answer_task(TASK, 1), nonce=stale.nonce + 1)
+    # Strangers have used up the ration of free gas.
+    burn = {"to": b"", "data": b"\xfe", "gas": 8_000_000}
+    stranger = decode_transaction(sign_fields(BEN, nonce=0, **burn))
+    for each in (*refused, stale, vote, stranger):
+        pool.add(each)
+    proposals = Proposals(
+        parameters=chain.local.config.parameters,
+        coinbase=CHAIN_VALIDATORS[0],
+        store=chain.store,
+        executor=DirectExecutor(chain),  # type: ignore[arg-type]  # builds without a thread
+        mempool=pool,
+        peers=peers,
+        clock=FixedClock(),
+    )
+
+    async def build() -> list[bytes]:
+        number = BlockNumber(chain.store.head_number() + 1)
+        built = await proposals.build(BuildBlock(number, View(0)))
+        assert built is not None
+        return sorted(built.block.transactions)
+
+    assert await build() == sorted((refused[0].raw, stale.raw, vote.raw, stranger.raw))
+    assert await build() == sorted((stale.raw, vote.raw))
 
 
 async def test_questions_about_another_number_are_not_answered(

@@ -15,6 +15,7 @@ from node.mempool.free_gas import (
     NO_RATION,
     FreeGasBucket,
     FreeGasPolicy,
+    OperatorGas,
 )
 from node.mempool.policy import MempoolLimits
 from node.mempool.pool import Mempool
@@ -90,6 +91,19 @@ def test_slowest_part_of_the_ration_fills_in_the_shortest_block_interval() -> No
     assert empty.fill(slow, 100, validator_count=100).gas == 1
 
 
+def test_operators_share_a_quarter_of_a_block_for_refused_calls() -> None:
+    operators = [Address(bytes([each]) * 20) for each in range(1, 5)]
+    given = OperatorGas({}).fill(POLICY, 0, operators)
+    assert [given.get_gas(each) for each in (*operators, Address(bytes(20)))] == [500_000] * 4 + [0]
+    used = given.take({operators[0]: 3_000_000})
+    assert [used.get_gas(each) for each in operators] == [-2_500_000, *[500_000] * 3]
+    # A quarter of a quarter of 500 000 in a second, since each validator gives its part.
+    later = used.fill(POLICY, 40_000, operators)
+    assert later.get_gas(operators[0]) == -2_500_000 + 40 * 31_250
+    assert later.get_gas(operators[1]) == 500_000
+    assert used.fill(POLICY, 0, operators[1:]).get_gas(operators[0]) == 0
+
+
 # The policy.
 
 
@@ -157,25 +171,40 @@ def test_only_ordinary_transactions_below_the_price_are_free(pool: Mempool, head
     assert pool.waiting_free_gas == 21_000
 
 
-def test_refused_vote_is_rationed_unless_a_vote_waits_behind_it(
+def test_refused_votes_of_an_operator_have_a_ration_of_their_own(
     pool: Mempool, head: FakeHead
 ) -> None:
     refused, vote = transaction(CAROL, 0, to=ALICE), transaction(CAROL, 1, to=ALICE)
     head.tasks_of_hashes = {refused.hash: TaskId(9)}
     head.early.add(refused.hash)
-    pool.add(refused)
-    assert pool.candidates().free == {refused.hash}
-    pool.add(vote)
-    assert pool.candidates().free == frozenset()
+    for transactions in ((refused,), (refused, vote)):
+        pool.add(transactions[-1])
+        candidates = pool.candidates()
+        assert candidates.transactions == transactions
+        assert (candidates.free, candidates.refused) == (
+            frozenset(),
+            {CAROL: frozenset({refused.hash})},
+        )
+    assert pool.waiting_free_gas == 0
 
 
-def test_early_vote_may_ask_for_more_than_the_ration_has(pool: Mempool, head: FakeHead) -> None:
-    early = replace(transaction(CAROL, 0, to=ALICE), gas_limit=POLICY.block_gas + 1)
-    head.early.add(early.hash)
-    pool.add(early)
-    head.early.clear()
+@pytest.mark.parametrize("nonce", [0, 1])
+def test_operators_call_may_ask_for_more_gas_than_the_ration_has(
+    pool: Mempool, head: FakeHead, nonce: int
+) -> None:
+    """Also one behind a nonce gap, and one that the contracts were not asked about."""
+    asked = [replace(transaction(CAROL, at, to=ALICE), gas_limit=30_000) for at in range(2, 6)]
+    early = replace(transaction(CAROL, nonce, to=ALICE), gas_limit=POLICY.block_gas + 1)
+    head.early = {each.hash for each in (early, *asked)}
+    for each in (*asked, early):
+        pool.add(each)
+    if nonce:
+        pool.add(transaction(CAROL, 0))
+    head.early = {each.hash for each in asked}
     pool.on_finalized([])
-    assert pool.candidates().free == frozenset()
+    candidates = pool.candidates()
+    assert early in candidates.transactions
+    assert early.hash not in candidates.refused.get(CAROL, ())
 
 
 def test_early_commitment_is_free_until_the_contracts_accept_it(
@@ -242,21 +271,41 @@ def test_due_vote_takes_the_place_of_one_that_is_refused_by_now(
     assert pool.candidates().transactions == (due,)
 
 
-def test_call_that_is_not_due_must_pay_to_take_the_place_of_a_free_one(
+@pytest.mark.parametrize("recipient", [ALICE, BOB])
+def test_early_call_takes_the_place_of_a_free_transaction_once(
+    pool: Mempool, head: FakeHead, recipient: Address
+) -> None:
+    """A node that was a block behind refused it, and then never asked for it again."""
+    waiting = transaction(CAROL, 0, fee=0)
+    early, other = (transaction(CAROL, 0, fee=0, size=each, to=recipient) for each in (100, 101))
+    head.early = {early.hash, other.hash}
+    for each in (waiting, early):
+        pool.add(each)
+    for each in (other, waiting, transaction(CAROL, 0, fee=0, size=101)):
+        with pytest.raises(InvalidTransaction) as refused:
+            pool.add(each)
+        assert refused.value.reason is RejectionReason.REPLACEMENT_UNDERPRICED
+    pool.add(transaction(DAVE, 0, tip=GWEI))
+    head.early = set()
+    pool.on_finalized([])
+    assert pool.candidates().transactions[0] == early
+
+
+def test_what_is_not_due_must_pay_to_take_the_place_of_others(
     pool: Mempool, head: FakeHead
 ) -> None:
-    waiting = transaction(CAROL, 0, fee=0)
-    early = transaction(CAROL, 0, fee=0, to=BOB)
+    paying, early = transaction(DAVE, 0, tip=GWEI), transaction(DAVE, 0, tip=1, to=BOB)
     head.early.add(early.hash)
-    pool.add(waiting)
+    waiting = transaction(CAROL, 0, fee=0)
+    for each in (paying, waiting):
+        pool.add(each)
     for each in (early, transaction(CAROL, 0, fee=0, size=101)):
         with pytest.raises(InvalidTransaction) as refused:
             pool.add(each)
         assert refused.value.reason is RejectionReason.REPLACEMENT_UNDERPRICED
-    assert pool.candidates().transactions == (waiting,)
-    paying = transaction(CAROL, 0, tip=GWEI)
-    pool.add(paying)
-    assert pool.candidates().transactions == (paying,)
+    dearer = transaction(CAROL, 0, tip=GWEI)
+    pool.add(dearer)
+    assert pool.candidates().transactions == (paying, dearer)
 
 
 def test_price_is_suggested_while_free_transactions_have_to_wait(

@@ -214,7 +214,7 @@ async def test_low_balance_leaves_a_call_waiting_as_it_is(market: Market) -> Non
     market.chain.rules.balance = lambda _sender: before[0].cost  # type: ignore[method-assign]
     await account.send(VERDICT, VOTE_GAS)
     assert market.list_pending(0) == before
-    with pytest.raises(InvalidTransaction, match="balance"):
+    with pytest.raises(InvalidTransaction, match="insufficient_funds"):
         await account.send(task_registry.expire_task(TASK), VOTE_GAS)
 
 

@@ -12,12 +12,10 @@ task 1.2 times as long.
 """
 
 import itertools
-import os
-import signal
 import statistics
 import tempfile
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from node.client.rpc_client import RpcClient, get_integer
 from node.devnet.devnet import Devnet, DevnetPlan, prepare
 from node.devnet.processes import ProcessGroup
 from pot_common.errors import OperatorError
+from tests.worlds.pause import paused
 
 VALIDATORS, MINERS = 5, 3
 DIGITS = Path(__file__).parents[1] / "examples" / "digits.toml"
@@ -103,9 +102,9 @@ def measure_rounds(case: Case, rounds: int, base_port: int, *, is_one_silent: bo
             task = network.submit()
             client = network.clients[0]
             wait_for_round(client, task, 1)
-            if is_one_silent:
-                os.kill(network.find_process(VALIDATORS - 1), signal.SIGSTOP)
-            times = [wait_for_round(client, task, count) for count in range(2, rounds + 1)]
+            silent = network.find_process(VALIDATORS - 1)
+            with paused(silent) if is_one_silent else nullcontext():
+                times = [wait_for_round(client, task, count) for count in range(2, rounds + 1)]
     return [(later - earlier) / 1000 for earlier, later in itertools.pairwise(times)]
 
 

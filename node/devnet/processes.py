@@ -101,18 +101,22 @@ class ProcessGroup:
 
     def stop(self) -> None:
         """Terminate every child, and kill those that do not end in time."""
-        for child in self._children:
-            _signal_group(child, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_SECONDS
-        for child in self._children:
-            try:
-                child.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                continue
-        for child in self._children:
-            # Also if the child itself has ended, since processes that it started may remain.
-            _signal_group(child, signal.SIGKILL)
-            child.process.wait()
+        try:
+            for child in self._children:
+                _signal_group(child, signal.SIGTERM)
+            deadline = time.monotonic() + STOP_SECONDS
+            for child in self._children:
+                try:
+                    child.process.wait(max(0.0, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    continue
+        finally:
+            # Also if a second Ctrl-C ends the wait, or if the child itself has ended, since
+            # processes that it started may remain.
+            for child in self._children:
+                _signal_group(child, signal.SIGKILL)
+            for child in self._children:
+                child.process.wait()
 
 
 def _signal_group(child: Child, number: int) -> None:

@@ -4,6 +4,7 @@ import os
 import resource
 import shutil
 import signal
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.chaos.links import Links
 from tests.chaos.manifest import Manifest
 from tests.chaos.namespaces import NamespaceLinks, NotAllowedError
 from tests.chaos.proxy import ProxyLinks
+from tests.worlds.pause import paused
 
 PASSWORD: Final = "chaos"
 """The password of every key."""
@@ -265,6 +267,12 @@ class Network:
         """Send a signal to the node and all processes that it started."""
         if self.is_running(index):
             os.killpg(self.children[index].process.pid, number)
+
+    def paused(self, index: int) -> AbstractContextManager[None]:
+        """Stop the node and all processes that it started, for a `with` block."""
+        if not self.is_running(index):
+            return nullcontext()
+        return paused(-self.children[index].process.pid)
 
     async def wait_for_end(self, index: int) -> bool:
         """Wait for the process to end; False if it had to be killed."""

@@ -421,9 +421,8 @@ class Run:
                 await trio.sleep(fault.duration_seconds)
                 network.start(node)
             case FaultKind.PAUSE:
-                network.send_all(node, signal.SIGSTOP)
-                await trio.sleep(fault.duration_seconds)
-                network.send_all(node, signal.SIGCONT)
+                with network.paused(node):
+                    await trio.sleep(fault.duration_seconds)
             case FaultKind.DISCONNECT | FaultKind.SILENCE:
                 is_cut = fault.kind is FaultKind.DISCONNECT
                 await network.links.set_state(node, LinkState.CUT if is_cut else LinkState.SILENT)

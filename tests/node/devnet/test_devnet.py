@@ -19,6 +19,7 @@ from node.devnet.processes import ProcessGroup, require_free_ports
 from node.devnet.summary import MinerUnits, count_units, summarize_round
 from pot_common.errors import OperatorError
 from pot_common.keystore import load_key, read_address
+from tests.worlds.pause import paused
 from tests.worlds.ports import find_base_port
 
 DIGITS = Path("examples/digits.toml")
@@ -26,13 +27,17 @@ STEP_SECONDS = 0.02
 PATIENCE_SECONDS = 20.0
 
 
+def get_state(pid: int) -> str:
+    """The state of a process in a letter: S if it sleeps, T if it is stopped, Z if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return "Z"
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process is alive; a zombie is not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
+    return get_state(pid) != "Z"
 
 
 def wait_until(condition: object) -> None:
@@ -101,6 +106,59 @@ def test_children_end_when_their_parent_is_killed(module: Path) -> None:
     parent.wait()
     wait_until(lambda: not is_alive(pids[0]))
     os.kill(pids[1], signal.SIGKILL)  # not checked here: a node ends its own children
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the death of a parent")
+def test_stopped_child_ends_when_its_parent_is_killed(module: Path) -> None:
+    """A benchmark that was aborted left validators that were stopped for ever."""
+    program = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from node.devnet.processes import ProcessGroup\n"
+        "from tests.worlds.pause import paused\n"
+        "group = ProcessGroup(Path(sys.argv[1]))\n"
+        "child = group.start('one', ['parent_and_child'])\n"
+        "while not child.log.read_text(): time.sleep(0.01)\n"
+        "with paused(-child.process.pid):\n"
+        "    print('paused', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program, str(module / "logs")], stdout=subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == b"paused\n"
+    pids = read_pids(module / "logs" / "one.log")
+    wait_until(lambda: [get_state(pid) for pid in pids] == ["T", "T"])
+    parent.kill()
+    parent.communicate()
+    wait_until(lambda: not is_alive(pids[0]))
+    wait_until(lambda: get_state(pids[1]) == "S")
+    os.kill(pids[1], signal.SIGKILL)  # not checked here: a node ends its own children
+
+
+def test_stopped_child_goes_on_after_the_block(module: Path) -> None:
+    with ProcessGroup(module / "logs") as processes:
+        child = processes.start("one", ["parent_and_child"])
+        pids = read_pids(child.log)
+        with paused(child.process.pid):
+            wait_until(lambda: [get_state(pid) for pid in pids] == ["T", "S"])
+        wait_until(lambda: [get_state(pid) for pid in pids] == ["S", "S"])
+
+
+def test_second_interrupt_still_ends_all_children(
+    module: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    processes = ProcessGroup(module / "logs")
+    pids = read_pids(processes.start("one", ["parent_and_child"]).log)
+    with paused(pids[0]), monkeypatch.context() as patched:
+        patched.setattr("node.devnet.processes.time.monotonic", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            processes.stop()
+    wait_until(lambda: not any(is_alive(pid) for pid in pids))
 
 
 def test_end_of_a_child_is_told_by_the_last_line_of_its_log(module: Path) -> None:

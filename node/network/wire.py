@@ -15,7 +15,7 @@ from chain.errors import InvalidMessage, RejectedInputError, RejectionReason
 from chain.primitives import Address, BlockNumber, Hash32, Signature
 from chain.types.block import BLOCK_ITEMS_LIMIT, BLOCK_LIMIT_BYTES, TRANSACTION_LIMIT_BYTES
 from chain.types.certificate import CERTIFICATE_LIMIT_BYTES
-from node.storage.blob_manifest import MAX_CHUNKS, BlobManifest
+from node.storage.blob_manifest import MAX_CHUNKS, BlobManifest, compute_chunk_count
 
 PROTOCOL_VERSION: Final = 3
 """The version in every hello; a node refuses peers with another one."""
@@ -446,6 +446,11 @@ def decode_blob_request(frame: bytes) -> BlobRequest:
 def encode_manifest(manifest: BlobManifest) -> bytes:
     """The frame of a manifest; all hashes form one byte string."""
     return codec.encode([manifest.size_bytes, b"".join(manifest.leaves)])
+
+
+def compute_manifest_frame_limit(size_limit: int) -> int:
+    """The longest frame of a manifest of a blob of so many bytes."""
+    return min(MANIFEST_FRAME_LIMIT_BYTES, 32 * compute_chunk_count(size_limit) + 64)
 
 
 def decode_manifest(frame: bytes, content_id: Hash32) -> BlobManifest:

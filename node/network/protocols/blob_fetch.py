@@ -14,7 +14,7 @@ from typing import Final, Protocol, TypeVar
 import trio
 
 from chain.crypto import CHUNK_BYTES
-from chain.errors import RejectedInputError
+from chain.errors import InvalidMessage, RejectedInputError
 from chain.hexadecimal import to_hex
 from chain.primitives import Hash32
 from node.network.fetch_places import Place
@@ -24,10 +24,10 @@ from node.network.stream import FrameStream, PeerId, StreamClosedError, Unreacha
 from node.network.wire import (
     CHUNK_FRAME_LIMIT_BYTES,
     CHUNK_REQUEST_LIMIT,
-    MANIFEST_FRAME_LIMIT_BYTES,
     RequestChunks,
     RequestHave,
     RequestManifest,
+    compute_manifest_frame_limit,
     decode_manifest,
     encode_blob_request,
 )
@@ -145,6 +145,7 @@ class BlobFetch:
         content_id: Hash32,
         *,
         size_limit: int,
+        manifest_size_limit: int,
         note_size: Callable[[int], None],
         store: DownloadStore,
         threads: trio.CapacityLimiter,
@@ -160,6 +161,7 @@ class BlobFetch:
         Args:
             content_id: the blob.
             size_limit: the most bytes that it may have.
+            manifest_size_limit: a manifest of a larger blob is not read.
             note_size: is told how many it has.
             store: takes the chunks.
             threads: limits the threads that hash and write chunks.
@@ -172,6 +174,7 @@ class BlobFetch:
         """
         self._content_id = content_id
         self._size_limit = size_limit
+        self._manifest_limit_bytes = compute_manifest_frame_limit(manifest_size_limit)
         self._note_size = note_size
         self._store = store
         self._threads = threads
@@ -189,6 +192,7 @@ class BlobFetch:
         self._download: Download | None = None
         self._missing: set[int] = set()
         self._ranges: deque[tuple[int, int]] = deque()
+        self._manifest_lock = trio.Lock()
         self._write_lock = trio.Lock()
         self._disk_error: OperatorError | None = None
         self._changed = trio.Event()
@@ -327,15 +331,22 @@ class BlobFetch:
         with talk.expect(ANSWER_SECONDS):
             request = RequestManifest(self._content_id)
             await stream.write_frame(encode_blob_request(request))
-            frame = await stream.read_frame(MANIFEST_FRAME_LIMIT_BYTES)
+            try:
+                frame = await stream.read_frame(self._manifest_limit_bytes)
+            except InvalidMessage as error:
+                # Of a larger blob. Whoever named it is at fault, and not this peer.
+                raise StreamClosedError(f"its manifest is too long: {error}") from error
         if not frame:
             raise StreamClosedError("the peer does not hold the blob any more")
-        manifest = decode_manifest(frame, self._content_id)
-        self._note_size(manifest.size_bytes)
-        if manifest.size_bytes > self._size_limit:
-            # Whoever named it is at fault, and not this peer.
-            raise StreamClosedError(f"the blob has {manifest.size_bytes} bytes")
-        if self._manifest is None:
+        # Several holders may send a manifest at the same moment. One is enough, and to verify one
+        # can take milliseconds, in which consensus is not to wait.
+        async with self._manifest_lock:
+            if self._manifest is not None:
+                return
+            manifest = await self._in_thread(partial(decode_manifest, frame, self._content_id))
+            self._note_size(manifest.size_bytes)
+            if manifest.size_bytes > self._size_limit:
+                raise StreamClosedError(f"the blob has {manifest.size_bytes} bytes")
             self._manifest = manifest
             self._notify()
 

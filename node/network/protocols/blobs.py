@@ -90,8 +90,9 @@ class BlobRepository(DownloadStore, Protocol):
 class _Running:
     """A fetch that runs or waits for its place."""
 
-    def __init__(self, is_urgent: bool) -> None:
+    def __init__(self, is_urgent: bool, size_limit: int) -> None:
         self.is_urgent = is_urgent
+        self.size_limit = size_limit
         self.fetch: BlobFetch | None = None
         """None until it has a place."""
         self.scope = trio.CancelScope()
@@ -142,16 +143,18 @@ class BlobExchange:
                     held = await trio.to_thread.run_sync(has, limiter=threads)
                     await stream.write_frame(b"\x01" if held else b"")
                 case RequestManifest(content_id):
-                    load = partial(self.store.manifest, content_id)
-                    try:
-                        manifest = await trio.to_thread.run_sync(load, limiter=threads)
-                    except (KeyError, BlobDamagedError):
-                        await stream.write_frame(b"")
-                    else:
-                        await stream.write_frame(encode_manifest(manifest))
+                    load = partial(self._load_manifest, content_id)
+                    await stream.write_frame(await trio.to_thread.run_sync(load, limiter=threads))
                 case RequestChunks():
                     async with places:
                         await self._serve_chunks(stream, request, threads)
+
+    def _load_manifest(self, content_id: Hash32) -> bytes:
+        """The frame of a manifest; empty if the blob is not held."""
+        try:
+            return encode_manifest(self.store.manifest(content_id))
+        except (KeyError, BlobDamagedError):
+            return b""
 
     async def _serve_chunks(
         self, stream: FrameStream, request: RequestChunks, threads: trio.CapacityLimiter
@@ -198,15 +201,18 @@ class BlobExchange:
         # A miner may commit to what another task has as content, which is not to be disturbed then.
         if self._sizes.get(content_id, 0) > size_limit:
             raise BlobUnavailableError(f"{to_hex(content_id)} has more than {size_limit} bytes")
+        manifest_size_limit = size_limit
         while (running := self._fetching.get(content_id)) is not None:
             if is_urgent and not running.is_urgent:
                 # Any task may name the blobs of another, and its fetch may wait for long.
                 running.scope.cancel()
+                # It may be larger than this round allows. Once that is known, it runs undisturbed.
+                manifest_size_limit = max(size_limit, running.size_limit)
             elif running.fetch is not None:
                 # It may wait for a slow holder, and was begun when these peers lacked the blob.
                 running.fetch.ask_again(peers)
             await running.done.wait()
-        own = self._fetching[content_id] = _Running(is_urgent)
+        own = self._fetching[content_id] = _Running(is_urgent, manifest_size_limit)
         places = self._urgent_places if is_urgent else self._places
         threads = self._urgent_threads if is_urgent else self._content_threads
         try:
@@ -217,6 +223,7 @@ class BlobExchange:
                         fetch = BlobFetch(
                             content_id,
                             size_limit=size_limit,
+                            manifest_size_limit=manifest_size_limit,
                             note_size=partial(self._sizes.__setitem__, content_id),
                             store=self.store,
                             threads=threads,

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain import codec
-from chain.crypto import chunk_hashes, content_id
+from chain.crypto import CHUNK_BYTES, chunk_hashes, content_id
 from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Address, BlockNumber, Hash32, Signature
 from node.network import wire
@@ -150,3 +150,14 @@ def test_manifest_of_another_content_id_is_refused() -> None:
     with pytest.raises(RejectedInputError) as refusal:
         wire.decode_manifest(shorter, content_id(data))
     assert refusal.value.reason is RejectionReason.CONTENT_MISMATCH
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "chunk_count"),
+    [(0, 1), (CHUNK_BYTES, 1), (CHUNK_BYTES + 1, 2), (wire.MAX_BLOB_BYTES, 2**16)],
+)
+def test_manifest_frame_limit_follows_from_the_size(size_bytes: int, chunk_count: int) -> None:
+    frame = wire.encode_manifest(BlobManifest(size_bytes, (Hash32(bytes(32)),) * chunk_count))
+    limit = wire.compute_manifest_frame_limit(size_bytes)
+    assert len(frame) <= limit == 32 * chunk_count + 64
+    assert wire.compute_manifest_frame_limit(2 * wire.MAX_BLOB_BYTES) == 32 * 2**16 + 64

@@ -19,6 +19,7 @@ from node.network.protocols.blob_fetch import BlobUnavailableError
 from node.network.protocols.blobs import BlobExchange
 from node.network.slow_peers import PATIENCE_SECONDS
 from node.network.stream import FrameStream, PeerId
+from node.storage import blob_manifest
 from node.storage.blob_manifest import BlobManifest
 from node.storage.blobs import BlobStore
 from tests.worlds.network import stream_pair
@@ -262,14 +263,78 @@ async def test_blob_larger_than_wanted_reserves_nothing_and_is_left_to_others(
         await world.fetch({"holder": world.hold}, size_limit=1_000)
     assert isinstance(world.own.store, BlobStore)
     assert world.own.store.used_bytes() == 0
-    with pytest.raises(BlobUnavailableError, match="more than 1000 bytes"):
-        await world.fetch({}, size_limit=1_000)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(world.try_fetch, {"holder": world.drip(1)})
         await trio.sleep(0.1)
         with pytest.raises(BlobUnavailableError, match="more than 1000 bytes"):
             await world.fetch({"holder": world.hold}, is_urgent=True, size_limit=1_000)
     assert world.own.store.has(world.wanted)
+
+
+async def test_fetch_of_larger_blob_is_disturbed_once_by_a_wish_for_a_smaller(
+    world: World, autojump_clock: MockClock
+) -> None:
+    async def hold_later(stream: FrameStream) -> None:
+        await trio.sleep(1)
+        await world.hold(stream)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(world.try_fetch, {"holder": hold_later}, is_urgent=False))
+        await trio.sleep(0.1)
+        for reason in ("no connected peer", "more than 1000 bytes", "more than 1000 bytes"):
+            with pytest.raises(BlobUnavailableError, match=reason):
+                await world.fetch({"holder": world.hold}, size_limit=1_000)
+            await trio.sleep(0.6)
+    assert world.store.has(world.wanted)
+    assert trio.current_time() < 3
+
+
+def count_hashed_leaves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of chunk hashes of which content ids are computed from now on."""
+    counts: list[int] = []
+    compute = blob_manifest.content_id_of_chunks
+
+    def count(size_bytes: int, leaves: tuple[Hash32, ...]) -> Hash32:
+        counts.append(len(leaves))
+        return compute(size_bytes, leaves)
+
+    monkeypatch.setattr(blob_manifest, "content_id_of_chunks", count)
+    return counts
+
+
+async def test_manifest_longer_than_the_wanted_blob_allows_is_not_hashed(
+    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of 16 GiB takes 62 ms, and peers may send as many as they like."""
+    manifest = BlobManifest(1_000 * CHUNK_BYTES, (Hash32(b"\x07" * 32),) * 1_000)
+    frame = wire.encode_manifest(manifest)
+    counts = count_hashed_leaves(monkeypatch)
+
+    async def send_long(stream: FrameStream) -> None:
+        for answer in (b"\x01", frame):
+            await stream.read_frame(1_000)
+            await stream.write_frame(answer)
+        await trio.sleep_forever()
+
+    peers = {f"peer {number}": send_long for number in range(16)}
+    # No fault is reported: the miner that named the blob is at fault.
+    with pytest.raises(BlobUnavailableError):
+        await world.fetch(peers, Hash32(b"\x08" * 32), size_limit=4_000)
+    assert counts == []
+
+
+async def test_one_manifest_is_verified_of_many_that_come_at_once(
+    world: World, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = count_hashed_leaves(monkeypatch)
+
+    async def hold_together(stream: FrameStream) -> None:
+        await trio.sleep(1)
+        await world.hold(stream)
+
+    await world.fetch({f"peer {number}": hold_together for number in range(16)})
+    assert world.store.has(world.wanted)
+    assert counts == [6, 6], "the holder has verified it, and the fetch"
 
 
 LEAVES = chunk_hashes(BLOB)

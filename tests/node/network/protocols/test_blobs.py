@@ -19,7 +19,7 @@ from node.network.protocols import blobs
 from node.network.protocols.blob_fetch import BlobUnavailableError, list_ranges
 from node.network.protocols.blobs import BlobExchange
 from node.network.stream import FrameStream, PeerId, StreamClosedError
-from node.storage import blob_files
+from node.storage import blob_files, blob_manifest
 from node.storage.blob_manifest import BlobManifest
 from node.storage.blobs import BlobStore
 from pot_common.errors import OperatorError
@@ -243,6 +243,27 @@ async def test_fetch_waits_for_nothing_that_is_served(
         nursery.cancel_scope.cancel()
         reading.released.set()
     assert is_held
+
+
+async def test_manifests_are_verified_beside_consensus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = BlobExchange(BlobStore(tmp_path / "holder", quota_bytes=2**26), NetworkMetrics())
+    assert isinstance(holder.store, BlobStore)
+    wanted = holder.store.put(MODEL)
+    own = BlobExchange(BlobStore(tmp_path / "own", quota_bytes=2**26), NetworkMetrics())
+    main_thread, threads = threading.current_thread(), []
+    compute = blob_manifest.content_id_of_chunks
+
+    def note_thread(size_bytes: int, leaves: tuple[Hash32, ...]) -> Hash32:
+        threads.append(threading.current_thread())
+        return compute(size_bytes, leaves)
+
+    monkeypatch.setattr(blob_manifest, "content_id_of_chunks", note_thread)
+    await fetch_from(own, wanted, partial(holder.serve, validator=None))
+    assert own.store.has(wanted)
+    assert len(threads) == 2
+    assert main_thread not in threads
 
 
 async def test_full_disk_is_reported_to_the_operator_not_blamed_on_peers(tmp_path: Path) -> None:

@@ -146,7 +146,14 @@ contract TaskRegistry is ITaskRegistry, ReentrancyGuardTransient {
         } else {
             // Time that passed after the end, while an attempt was open, cannot be bought.
             lease.endTime = _later(lease.endTime, block.timestamp) + lifetimeSeconds;
-            lease.endBlock = _later(lease.endBlock, block.number) + _blocksOf(lifetimeSeconds);
+            // Rounded down, or each purchase of a second would add a whole block, and the blocks of an idle chain
+            // would keep the task open for longer than was paid.
+            lease.endBlock = _later(lease.endBlock, block.number)
+                + uint64(uint256(lifetimeSeconds) * 1000 / _emptyBlockMilliseconds);
+            // The blocks of a chain that stood still are left, and bound the lifetime as well.
+            if (lease.endBlock > block.number + _blocksOf(_maxLifetimeSeconds)) {
+                revert TaskInvalidTerms("lifetimeSeconds");
+            }
             lifetime = lease.endTime - block.timestamp;
             burnt += fee;
             spent = fee;

@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 from eth.db.atomic import AtomicDB
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chain.contracts import task_registry
@@ -18,6 +18,7 @@ from chain.contracts.task_registry import (
     Quote,
     TaskAnswered,
     TaskClosed,
+    TaskLease,
     TaskLeased,
     TaskResources,
     TaskStatus,
@@ -29,7 +30,7 @@ from chain.params import (
     compute_attempt_seconds,
     parse_parameters,
 )
-from chain.primitives import TaskId
+from chain.primitives import Hash32, TaskId
 from chain.training.fees import (
     compute_computation_fee,
     compute_promised_time,
@@ -178,6 +179,59 @@ def test_no_split_of_a_purchase_is_cheaper_than_the_whole(
     assert paid >= price(whole)
     promised = compute_promised_time(spec, lifetime)
     assert paid >= compute_time_fee(promised, validator_count=N, second_price=3)
+
+
+@cache
+def active_state() -> tuple[AtomicDB, Hash32]:
+    """A task that has just become active, for a day and an attempt."""
+    world = World(database := AtomicDB())
+    deploy_contracts(world)
+    world.submit(purchase=Purchase(DAY, 1))
+    world.ready()
+    return world.save(database)
+
+
+def test_lifetime_bought_by_the_second_ends_when_it_is_paid_for() -> None:
+    """Each second added a whole block, so an idle chain kept the task for five times as long."""
+    world = World(*active_state())
+    end = world.lease
+    for _ in range(10):
+        world.extend(Purchase(1, 0))
+    lease = world.lease
+    assert (lease.end_time, lease.end_block) == (end.end_time + 10, end.end_block)
+    let_pass(world, DAY + 10)
+    assert world.expire().events == (TaskClosed(world.task, CloseReason.EXPIRED),)
+
+
+STEPS = st.tuples(st.integers(0, 40), st.integers(0, 3))
+"""Seconds and attempts of a purchase."""
+
+
+@settings(max_examples=30)
+@given(st.lists(STEPS.filter(any), min_size=2, max_size=8), st.integers(0, DAY + 100))
+def test_no_split_of_an_extension_is_cheaper_or_lasts_longer(
+    parts: list[tuple[int, int]], seconds: int
+) -> None:
+    """With rent and disk, and also if the lifetime ends while an attempt is open."""
+
+    def buy(purchases: list[tuple[int, int]]) -> tuple[int, TaskLease]:
+        world = World(*active_state())
+        for miner in MINERS[:2]:
+            world.register(miner)
+        world.advance()
+        let_pass(world, seconds)
+        burnt = world.burnt
+        for purchase in purchases:
+            world.extend(Purchase(*purchase))
+        blocks, left = world.lease.end_block - world.number, world.lease.end_time - world.timestamp
+        assert (blocks - 1) * BLOCK_SECONDS < left
+        return world.burnt - burnt, world.lease
+
+    paid, lease = buy(parts)
+    price, whole = buy([(sum(each for each, _ in parts), sum(each for _, each in parts))])
+    assert paid >= price
+    assert (lease.end_time, lease.attempts_left) == (whole.end_time, whole.attempts_left)
+    assert lease.end_block <= whole.end_block
 
 
 def test_extensions_pay_what_one_purchase_of_all_pays(world: World) -> None:
@@ -578,6 +632,17 @@ def test_no_lifetime_ends_beyond_the_longest_one(world: World) -> None:
     let_pass(world, DAY)
     world.extend(Purchase(DAY, 0))
     assert world.lease.end_time == world.timestamp + 200 * DAY
+
+
+def test_longest_lifetime_bounds_the_blocks_of_a_chain_that_stood_still(world: World) -> None:
+    world.submit(purchase=Purchase(200 * DAY, 1))
+    world.ready()
+    world.mine(DAY // BLOCK_SECONDS, 3 * DAY)
+    too_long = ContractError("TaskInvalidTerms", ("lifetimeSeconds",))
+    assert refusal(world.extend, Purchase(DAY + BLOCK_SECONDS, 0)) == too_long
+    world.extend(Purchase(DAY, 0))
+    assert world.lease.end_time == world.timestamp + 198 * DAY
+    assert world.lease.end_block == world.number + 200 * DAY // BLOCK_SECONDS
 
 
 def test_nobody_can_buy_so_many_attempts_that_none_can_be_given_back(world: World) -> None:

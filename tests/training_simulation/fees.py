@@ -164,7 +164,8 @@ class Fees:
         else:
             self.burnt += price
             end = Moment(max(tenancy.end.time, now.time), max(tenancy.end.number, now.number))
-            tenancy.end = self.later(end, extension.lifetime_seconds)
+            blocks = 1_000 * extension.lifetime_seconds // self._empty_block_ms
+            tenancy.end = Moment(end.time + extension.lifetime_seconds, end.number + blocks)
         tenancy.bought = replace(tenancy.bought, lifetime_seconds=lifetime, attempts=attempts)
 
     def _pay(self, event: TaskAnswered, operator: Address) -> None:

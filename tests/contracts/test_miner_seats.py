@@ -1,5 +1,7 @@
 """Seats: bonds, terms, absence, leaving (docs/spec/contracts.md, section 6)."""
 
+from collections.abc import Mapping
+
 import pytest
 
 from chain.contracts import ledger_storage, miner_seats, training_token
@@ -85,14 +87,31 @@ def skip_attempt(world: World, *present: Address) -> None:
     world.mine(1, 1)
 
 
-def void_attempt_at_once(world: World) -> None:
-    """Play an attempt of two miners in one block, as a void one."""
-    world.commit_all()
-    world.judge()
-    world.settle(world.agree(empty_result(ResultKind.VOID)))
+def serve(world: World, units: Mapping[Address, int], attempts: int) -> None:
+    """Let miners with so many units work in the first attempts of a new task, until the next."""
+    world.ready()
+    for miner, count in units.items():
+        world.register(miner, count)
+    world.advance()
+    world.mine(1, 1)
+    for _ in range(attempts):
+        play(world, units)
+
+
+def play(world: World, units: Mapping[Address, int]) -> None:
+    """Play an attempt in which some miners commit, as a void one, to the next one if it opens."""
+    for miner, count in units.items():
+        world.commit(miner, count)
+    void_attempt(world, len(units))
     if world.money.status is TaskStatus.PAUSED:
         world.resume()
     world.mine(1, 1)
+
+
+def void_attempt(world: World, commitments: int = 2) -> None:
+    """Find all gradients of an attempt good, and settle it as a void one."""
+    world.judge([0] * commitments)
+    world.settle(world.agree(empty_result(ResultKind.VOID)))
 
 
 # ---- registration
@@ -241,19 +260,7 @@ def test_small_newcomers_do_not_displace_large_seats(world: World) -> None:
     """One unit took the place of eight, and the task trained an eighth of them."""
     world.submit(with_terms(min_miners=1), budget=20 * BUDGET)
     world.task = TaskId(2)
-    world.ready()
-    world.register(MINERS[0], 5)
-    world.register(MINERS[1], 3)
-    world.advance()
-    world.mine(1, 1)
-    for _ in range(SEAT_ATTEMPTS):
-        world.commit(MINERS[0], 5)
-        world.commit(MINERS[1], 3)
-        world.judge()
-        world.settle(world.agree(empty_result(ResultKind.VOID)))
-        if world.money.status is TaskStatus.PAUSED:
-            world.resume()
-        world.mine(1, 1)
+    serve(world, {MINERS[0]: 5, MINERS[1]: 3}, SEAT_ATTEMPTS)
     too_large = ContractError("SeatsNotDisplaceable", (2, "0x" + MINERS[0].hex()))
     assert refusal(world.register, MINERS[2], 2, [MINERS[0]]) == too_large
     # Both together are too large, too.
@@ -268,19 +275,7 @@ def test_newcomer_leaves_the_units_that_an_attempt_needs(world: World) -> None:
     """Else it could stop the task at no cost: it would owe no attempt, because none opened."""
     world.submit(with_terms(min_units=7), budget=20 * BUDGET)
     world.task = TaskId(2)
-    world.ready()
-    world.register(MINERS[0], 6)
-    world.register(MINERS[1], 2)
-    world.advance()
-    world.mine(1, 1)
-    for _ in range(SEAT_ATTEMPTS):
-        world.commit(MINERS[0], 6)
-        world.commit(MINERS[1], 2)
-        world.judge()
-        world.settle(world.agree(empty_result(ResultKind.VOID)))
-        if world.money.status is TaskStatus.PAUSED:
-            world.resume()
-        world.mine(1, 1)
+    serve(world, {MINERS[0]: 6, MINERS[1]: 2}, SEAT_ATTEMPTS)
     refused = refusal(world.register, MINERS[2], 4, [MINERS[0]])
     assert refused == ContractError("SeatsNotDisplaceable", (2, "0x" + MINERS[0].hex()))
     assert world.register(MINERS[2], 5, [MINERS[0]]).events
@@ -294,13 +289,7 @@ def full_world(attempts: int) -> World:
     """Two miners that have all units of a task, and have worked in so many attempts."""
     world = new_world()
     world.submit(budget=20 * BUDGET)
-    world.ready()
-    for miner in MINERS[:2]:
-        world.register(miner, 4)
-    world.advance()
-    world.mine(1, 1)
-    for _ in range(attempts):
-        play(world, *MINERS[:2], units=4)
+    serve(world, dict.fromkeys(MINERS[:2], 4), attempts)
     return world
 
 
@@ -312,20 +301,9 @@ def displaced_world() -> World:
     world = full_world(attempts=SEAT_ATTEMPTS - 1)
     for newcomer, miner in zip(MINERS[2:], MINERS[:2], strict=True):
         world.register(newcomer, 3, [miner])
-    play(world, *MINERS[:2], units=4)
-    play(world, *MINERS[2:], units=3)
+    play(world, dict.fromkeys(MINERS[:2], 4))
+    play(world, dict.fromkeys(MINERS[2:], 3))
     return world
-
-
-def play(world: World, *miners: Address, units: int) -> None:
-    """Play an attempt in which some miners commit, as a void one, to the next one if it opens."""
-    for miner in miners:
-        world.commit(miner, units)
-    world.judge([0] * len(miners))
-    world.settle(world.agree(empty_result(ResultKind.VOID)))
-    if world.money.status is TaskStatus.PAUSED:
-        world.resume()
-    world.mine(1, 1)
 
 
 def test_displaced_miners_come_back_at_once_when_newcomers_leave() -> None:
@@ -345,7 +323,7 @@ def test_displaced_miners_come_back_at_once_when_newcomers_leave() -> None:
     assert [world.balance(miner) for miner in MINERS[:2]] == before, "their bonds still stand"
     stored = ledger_storage.read_seat(world.state.get_storage, world.task, MINERS[0])
     assert (stored.is_displaced, stored.registered_block) == (False, world.number)
-    play(world, *MINERS[2:], units=3)
+    play(world, dict.fromkeys(MINERS[2:], 3))
     assert world.round.open
     assert world.participants() == tuple(Participant(each, 4) for each in sorted(MINERS[:2]))
     # They have a new term.
@@ -454,7 +432,7 @@ def test_newcomer_leaves_while_an_attempt_without_it_takes_commitments(started: 
 def test_newcomer_that_has_displaced_a_seat_owes_an_attempt() -> None:
     world = displaced_world()
     for _ in range(SEAT_ATTEMPTS):
-        play(world, *MINERS[2:], units=3)
+        play(world, dict.fromkeys(MINERS[2:], 3))
     world.register(TREASURY, 5, [MINERS[2]])
     assert world.phase is Phase.COMMITMENT
     assert refusal(world.leave, TREASURY) == about("SeatsAttemptOwed", TREASURY)
@@ -466,8 +444,7 @@ def test_newcomer_to_a_paused_task_displaces_no_seat() -> None:
     while world.money.status is TaskStatus.ACTIVE:
         for miner in MINERS[:2]:
             world.commit(miner, 4)
-        world.judge()
-        world.settle(world.agree(empty_result(ResultKind.VOID)))
+        void_attempt(world)
         world.mine(1, 1)
     assert world.money.status is TaskStatus.PAUSED
     refused = refusal(world.register, MINERS[2], 4, [MINERS[0]])
@@ -746,15 +723,10 @@ def test_bonds_are_locked_until_the_last_attempt_can_be_fined_no_more(started: W
 def test_attempts_that_follow_fast_do_not_free_a_bond(started: World) -> None:
     started.register(MINERS[2])
     started.leave(MINERS[0])
-    void_attempt_at_once(started)
+    play(started, dict.fromkeys(MINERS[:2], 2))
     first_end = started.number - 1
     for _ in range(12):
-        started.commit_all(MINERS[1:3])
-        started.judge()
-        started.settle(started.agree(empty_result(ResultKind.VOID)))
-        if started.money.status is TaskStatus.PAUSED:
-            started.resume()
-        started.mine(1, 1)
+        play(started, dict.fromkeys(MINERS[1:3], 2))
     assert started.round.attempt_count == 14
     assert refusal(started.withdraw_bond, MINERS[0]) == about("SeatsBondLocked", MINERS[0])
     started.mine(first_end + WINDOWS - started.number)

@@ -36,6 +36,7 @@ from tests.worlds.training_node import (
     SPEC,
     FakeChain,
     FakeWorker,
+    Members,
     Node,
     committed,
     expected_verdict,
@@ -45,6 +46,13 @@ from tests.worlds.training_node import (
 from tests.worlds.waiting import until
 
 pytestmark = pytest.mark.usefixtures("inline_threads")
+
+
+def refuse_second(kind: str, members: Members) -> Members:
+    """A worker's answers, to which the second gradient is malformed."""
+    if kind == "verify" and content_id(PAYLOADS[1]).hex() in str(members["payload"]):
+        raise WorkerRefusedError("bad_gradient", "a code is -128")
+    return honest_worker(kind, members)
 
 
 async def test_revealed_gradients_are_checked_announced_and_judged(
@@ -142,11 +150,6 @@ async def test_a_malformed_gradient_counts_as_missing(
     node = Node(tmp_path, judging())
     node.hold(0, 1, 2)
 
-    def refuse_second(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
-        if kind == "verify" and content_id(PAYLOADS[1]).hex() in str(members["payload"]):
-            raise WorkerRefusedError("bad_gradient", "a code is -128")
-        return honest_worker(kind, members)
-
     node.verifier.answers = refuse_second
     await node.run(lambda: bool(node.verdicts()), seconds=5)
 
@@ -174,11 +177,6 @@ async def test_reason_for_refusing_a_gradient_is_kept_for_receipts(
 ) -> None:
     node = Node(tmp_path, judging())
     node.hold(0, 1)
-
-    def refuse_second(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
-        if kind == "verify" and content_id(PAYLOADS[1]).hex() in str(members["payload"]):
-            raise WorkerRefusedError("bad_gradient", "a code is -128")
-        return honest_worker(kind, members)
 
     node.verifier.answers = refuse_second
     async with trio.open_nursery() as nursery:
@@ -225,17 +223,10 @@ class Piecework(FakeWorker):
         self.checked: list[str] = []
         """The miner of each piece, in order."""
 
-    async def ask(
-        self,
-        kind: str,
-        members: Mapping[str, object],
-        turn: Turn,
-        *,
-        timeout_seconds: float = 120.0,
-    ) -> Mapping[str, object]:
+    async def work(self, kind: str, members: Members, turn: Turn, limit: float) -> Members:
         async with self.shared_turns.take(turn):
             if kind != "verify":
-                return await super().ask(kind, members, turn, timeout_seconds=timeout_seconds)
+                return await super().work(kind, members, turn, limit)
             await trio.sleep(1)
         self.checked.append(str(members["header"]["miner"]))
         done = int(str(members["done"])) + 1
@@ -302,16 +293,9 @@ async def test_check_in_progress_has_the_deadline_of_the_further_ballot(
     turns: list[Turn] = []
 
     class EndlessWorker(FakeWorker):
-        async def ask(
-            self,
-            kind: str,
-            members: Mapping[str, object],
-            turn: Turn,
-            *,
-            timeout_seconds: float = 120.0,
-        ) -> Mapping[str, object]:
+        async def work(self, kind: str, members: Members, turn: Turn, limit: float) -> Members:
             if kind != "verify":
-                return await super().ask(kind, members, turn, timeout_seconds=timeout_seconds)
+                return await super().work(kind, members, turn, limit)
             turns.append(turn)
             await trio.sleep_forever()
             return {}

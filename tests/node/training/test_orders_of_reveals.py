@@ -4,7 +4,7 @@ Every order of a few events is played. The validator's own preparation is one of
 lists no checks before its dry run, or before it has restored the state, and reveals come meanwhile.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
@@ -28,6 +28,7 @@ from tests.worlds.training_node import (
     UNCHECKED,
     FakeChain,
     FakeWorker,
+    Members,
     Node,
     expected_verdict,
     honest_worker,
@@ -68,16 +69,9 @@ class GatedWorker(FakeWorker):
         super().__init__(honest_worker)
         self.may_begin = trio.Event()
 
-    async def ask(
-        self,
-        kind: str,
-        members: Mapping[str, object],
-        turn: Turn,
-        *,
-        timeout_seconds: float = 120.0,
-    ) -> Mapping[str, object]:
+    async def work(self, kind: str, members: Members, turn: Turn, limit: float) -> Members:
         await self.may_begin.wait()
-        return await super().ask(kind, members, turn, timeout_seconds=timeout_seconds)
+        return await super().work(kind, members, turn, limit)
 
 
 @dataclass

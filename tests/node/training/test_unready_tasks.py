@@ -20,7 +20,6 @@ from chain.training.leases import READY_CODE
 from chain.training.resources import count_rows_bytes
 from chain.training.task_checks import REFUSAL_CODES, ObjectionCode
 from node.training.readiness import ReadinessState
-from node.training.turns import Turn
 from node.training.worker_pool import WorkerFailedError, WorkerRefusedError
 from tests.worlds.training import OPEN_LEASE, TASK, VALIDATORS, pending_history, verdict
 from tests.worlds.training_node import (
@@ -156,25 +155,6 @@ async def test_task_without_room_is_voted_on_and_takes_no_disk(
     assert node.peers.asked == []
 
 
-class NotingWorker(FakeWorker):
-    """A worker that notes how much time each kind of work is promised."""
-
-    def __init__(self) -> None:
-        super().__init__(slow_worker)
-        self.promised: dict[str, float] = {}
-
-    async def ask(
-        self,
-        kind: str,
-        members: Mapping[str, object],
-        turn: Turn,
-        *,
-        timeout_seconds: float = 120.0,
-    ) -> Mapping[str, object]:
-        self.promised[kind] = turn.promised_seconds
-        return await super().ask(kind, members, turn, timeout_seconds=timeout_seconds)
-
-
 async def test_refused_task_takes_no_time_that_is_promised_to_others(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -184,11 +164,14 @@ async def test_refused_task_takes_no_time_that_is_promised_to_others(
         ("ready", ready, declared),
         ("refused", active(ObjectionCode.RESOURCES_EXCEEDED).histories[TASK], 0.0),
     ):
-        worker = NotingWorker()
+        worker = FakeWorker(slow_worker)
         node = Node(tmp_path / name, FakeChain({TASK: history}), verifier=worker, dry_runs=worker)
         node.hold(0, 1, 2)
         await node.run(lambda node=node: bool(node.verdicts()))
-        assert worker.promised["verify"] == seconds
+        checks = [
+            turn for kind, turn in zip(worker.asked, worker.turns, strict=True) if kind == "verify"
+        ]
+        assert [turn.promised_seconds for turn in checks] == [seconds] * 3
 
 
 async def test_refused_task_leaves_all_promised_time_to_a_new_one(

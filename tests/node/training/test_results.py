@@ -1,7 +1,7 @@
 """The results that validators compute from accepted gradients."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from chain.contracts.gradient_ledger import BallotFailed, Phase, ResultKind, Res
 from chain.crypto import content_id
 from chain.primitives import ZERO_HASH
 from chain.training.acceptance import Verdict
-from chain.training.history import compute_outcome
+from chain.training.history import TaskHistory, compute_outcome
 from chain.training.result_vote import build_payment_vote
 from node.training import results
 from node.training.work import ServedTask, TaskWork
@@ -36,6 +36,7 @@ from tests.worlds.training_node import (
     SPEC,
     VOTE,
     FakeChain,
+    Members,
     Node,
     honest_worker,
     judging,
@@ -44,11 +45,23 @@ from tests.worlds.training_node import (
 from tests.worlds.waiting import until
 
 
+def judge(*words: Verdict, voters: int = 4) -> TaskHistory:
+    """The task in whose attempt so many validators gave these verdicts."""
+    return with_results(judging().histories[TASK], *(verdict(i, *words) for i in range(voters)))
+
+
+def build_holder(path: Path, history: TaskHistory) -> Node:
+    """A node that holds all gradients of a task in its result phase."""
+    node = Node(path, FakeChain({TASK: history}, Phase.RESULT))
+    node.hold(0, 1, 2)
+    return node
+
+
 @pytest.mark.usefixtures("inline_threads")
 async def test_the_result_is_that_of_every_other_validator(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    judged = with_results(judging().histories[TASK], *(verdict(i, OK, OK, BAD) for i in range(4)))
+    judged = judge(OK, OK, BAD)
     votes = []
     for name, holding in (("holder", True), ("fetcher", False)):
         node = Node(tmp_path / name, FakeChain({TASK: judged}, Phase.RESULT))
@@ -71,8 +84,7 @@ async def test_the_result_is_that_of_every_other_validator(
 async def test_ballot_without_an_accepted_gradient_computes_no_state(
     autojump_clock: MockClock, tmp_path: Path, given: Verdict, kind: ResultKind
 ) -> None:
-    votes = [verdict(i, given, given, given) for i in range(4)]
-    judged = with_results(judging().histories[TASK], *votes)
+    judged = judge(given, given, given)
     node = Node(tmp_path, FakeChain({TASK: judged}, Phase.RESULT))
     await node.run(lambda: bool(node.sent))
     vote = ResultVote(ZERO_HASH, ZERO_HASH, ZERO_HASH, 0, 0, kind, 0b1111)
@@ -101,10 +113,8 @@ async def test_block_with_a_further_timely_verdict_brings_another_result(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     """The clock of this node ended the phase while the block was on its way."""
-    votes = [verdict(i, OK, OK, OK) for i in range(4)]
-    three, four = (with_results(judging().histories[TASK], *votes[:count]) for count in (3, 4))
-    node = Node(tmp_path, FakeChain({TASK: three}, Phase.RESULT))
-    node.hold(0, 1, 2)
+    three, four = (judge(OK, OK, OK, voters=count) for count in (3, 4))
+    node = build_holder(tmp_path, three)
     results_of: list[tuple[int, int, int]] = []
 
     def take_block() -> bool:
@@ -127,9 +137,7 @@ async def test_block_with_a_further_timely_verdict_brings_another_result(
 async def test_worker_evaluates_no_model_of_an_earlier_result(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    judged = with_results(judging().histories[TASK], *(verdict(i, OK, OK, OK) for i in range(3)))
-    node = Node(tmp_path, FakeChain({TASK: judged}, Phase.RESULT))
-    node.hold(0, 1, 2)
+    node = build_holder(tmp_path, judge(OK, OK, OK, voters=3))
     await node.run(lambda: bool(node.sent))
     turn, work = node.verifier.turns[-1], node.host._work[TASK]
     assert turn.is_wanted()
@@ -163,7 +171,7 @@ async def test_payment_is_computed_outside_the_thread_of_consensus(
 
     monkeypatch.setattr(results, "compute_outcome", note(compute_outcome))
     monkeypatch.setattr(results, "build_payment_vote", note(build_payment_vote))
-    judged = with_results(judging().histories[TASK], *(verdict(i, OK, OK, OK) for i in range(4)))
+    judged = judge(OK, OK, OK)
     node, work = Node(tmp_path, FakeChain({TASK: judged}, Phase.PAYMENT)), TaskWork()
     assert judged.attempt is not None
     await node.host._results.compute_payment(ServedTask(judged, SPEC, work), judged.attempt)
@@ -172,50 +180,37 @@ async def test_payment_is_computed_outside_the_thread_of_consensus(
     assert threading.get_ident() not in threads
 
 
+@pytest.mark.parametrize(
+    "failure",
+    [
+        WorkerRefusedError("content_mismatch", "a shard"),
+        WorkerFailedError("no answer to evaluate in 120 s"),
+    ],
+    ids=["refused", "failed"],
+)
 @pytest.mark.usefixtures("inline_threads")
 async def test_result_is_posted_even_if_evaluation_fails(
-    autojump_clock: MockClock, tmp_path: Path
+    autojump_clock: MockClock, tmp_path: Path, failure: Exception
 ) -> None:
-    judged = with_results(judging().histories[TASK], *(verdict(i, OK, OK, OK) for i in range(4)))
-    node = Node(tmp_path, FakeChain({TASK: judged}, Phase.RESULT))
-    node.hold(0, 1, 2)
+    node = build_holder(tmp_path, judge(OK, OK, OK))
 
-    def refuse(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
+    def fail(kind: str, members: Members) -> Members:
         if kind == "evaluate_part":
-            raise WorkerRefusedError("content_mismatch", "a shard")
-        return honest_worker(kind, members)
-
-    node.verifier.answers = refuse
-    await node.run(lambda: bool(node.sent))
-    start = gradient_ledger.post_result(TASK, 0, 0, 0, VOTE, None, 0).data[:4]
-    assert [call.data[:4] for call in node.sent] == [start]
-
-
-@pytest.mark.usefixtures("inline_threads")
-async def test_result_is_posted_even_if_no_worker_ends_the_evaluation(
-    autojump_clock: MockClock, tmp_path: Path
-) -> None:
-    judged = with_results(judging().histories[TASK], *(verdict(i, OK, OK, OK) for i in range(4)))
-    node = Node(tmp_path, FakeChain({TASK: judged}, Phase.RESULT))
-    node.hold(0, 1, 2)
-
-    def fail(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
-        if kind == "evaluate_part":
-            raise WorkerFailedError("no answer to evaluate in 120 s")
+            raise failure
         return honest_worker(kind, members)
 
     node.verifier.answers = fail
     await node.run(lambda: bool(node.sent), seconds=20)
+    start = gradient_ledger.post_result(TASK, 0, 0, 0, VOTE, None, 0).data[:4]
+    assert [call.data[:4] for call in node.sent] == [start]
 
 
 @pytest.mark.usefixtures("inline_threads")
 async def test_result_is_posted_with_its_evaluation(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    judged = with_results(judging().histories[TASK], *(verdict(i, OK, OK, OK) for i in range(4)))
     for name, micronats, loss in (("finite", 3_450_000, 345), ("diverged", 2**53 - 1, 2**53 - 1)):
-        node = Node(tmp_path / name, FakeChain({TASK: judged}, Phase.RESULT))
-        node.hold(0, 1, 2)
+        node = build_holder(tmp_path / name, judge(OK, OK, OK))
         part = {"correct_count": 6, "row_count": 10, "loss_micronats": micronats}
         node.verifier.answers = lambda kind, members, part=part: (
             part if kind == "evaluate_part" else honest_worker(kind, members)
@@ -229,7 +224,7 @@ async def test_result_is_posted_with_its_evaluation(
 async def test_further_ballot_on_the_same_gradients_computes_no_state(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    first = with_results(judging().histories[TASK], *(verdict(i, OK, OK, BAD) for i in range(4)))
+    first = judge(OK, OK, BAD)
     again = [verdict(i, OK, OK, BAD, ballot=1) for i in range(4)]
     chain = FakeChain({TASK: first}, Phase.RESULT)
     node = Node(tmp_path, chain)

@@ -150,6 +150,12 @@ class FullChain(ScriptedClient):
         return to_hex(transaction.hash)
 
 
+def send_in_vain(chain: FullChain, data: bytes) -> None:
+    """Send a call that no block includes."""
+    with pytest.raises(ClientError, match="is not in a block"):
+        chain.transact(KEY, ContractCall(TO, data))
+
+
 def test_transaction_that_no_block_includes_is_raised_up_to_a_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -179,8 +185,7 @@ def test_call_takes_the_place_of_an_earlier_one_that_is_stuck(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     chain = FullChain(Clock(monkeypatch))
-    with pytest.raises(ClientError, match="is not in a block"):
-        chain.transact(KEY, ContractCall(TO, b"\x01"))
+    send_in_vain(chain, b"\x01")
     stuck = chain.sent[-1]
     chain.results["eth_getTransactionReceipt"] = {"status": "0x1", "blockNumber": "0x5"}
     chain.transact(KEY, ContractCall(TO, b"\x02"))
@@ -192,22 +197,28 @@ def test_call_takes_the_place_of_an_earlier_one_that_is_stuck(
     assert chain.sent[-1].nonce == stuck.nonce + 1, "the urgent one is in a block"
 
 
+@pytest.mark.parametrize(
+    ("base_fee", "price", "refusal"),
+    [(10, 0, "insufficient funds"), (0, 10**9, "replacement transaction underpriced")],
+    ids=["raised", "paid"],
+)
 def test_call_whose_replacement_is_refused_waits_behind_the_earlier_one(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, base_fee: int, price: int, refusal: str
 ) -> None:
-    chain = FullChain(Clock(monkeypatch))
-    with pytest.raises(ClientError, match="is not in a block"):
-        chain.transact(KEY, ContractCall(TO, b"\x01"))
+    chain = FullChain(Clock(monkeypatch), base_fee=base_fee)
+    chain.gas_price = price
+    send_in_vain(chain, b"\x01")
+    sent = len(chain.sent)
 
     def receive(raw: Json) -> Json:
         if decode_transaction(from_hex(str(raw))).nonce == 3:
-            raise RpcCallError(-32000, "insufficient funds")
+            raise RpcCallError(-32000, refusal)
         return chain.receive(raw)
 
     chain.results["eth_sendRawTransaction"] = receive
     chain.results["eth_getTransactionReceipt"] = {"status": "0x1", "blockNumber": "0x5"}
     chain.transact(KEY, ContractCall(TO, b"\x02"))
-    assert chain.sent[-1].nonce == 4
+    assert [each.nonce for each in chain.sent[sent - 1 :]] == [3, 4]
 
 
 def test_nothing_is_raised_where_gas_is_free_or_another_call_is_first(
@@ -291,13 +302,10 @@ def test_nothing_is_told_while_the_price_is_paid(monkeypatch: pytest.MonkeyPatch
 
 def test_call_that_still_waits_is_not_sent_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = FullChain(Clock(monkeypatch), base_fee=0)
-    with pytest.raises(ClientError, match="is not in a block"):
-        chain.transact(KEY, ContractCall(TO, b"\x01"))
-    with pytest.raises(ClientError, match="is not in a block"):
-        chain.transact(KEY, ContractCall(TO, b"\x01"))
+    send_in_vain(chain, b"\x01")
+    send_in_vain(chain, b"\x01")
     assert len(chain.sent) == 1
-    with pytest.raises(ClientError, match="is not in a block"):
-        chain.transact(KEY, ContractCall(TO, b"\x02"))
+    send_in_vain(chain, b"\x02")
     assert [each.nonce for each in chain.sent] == [3, 4]
 
 
@@ -311,31 +319,13 @@ def test_commitment_and_paid_call_take_the_place_of_one_that_waits(
     monkeypatch: pytest.MonkeyPatch, call: ContractCall, price: int
 ) -> None:
     chain = FullChain(Clock(monkeypatch), base_fee=0)
-    with pytest.raises(ClientError, match="is not in a block"):
-        chain.transact(KEY, ContractCall(TO, b"\x01"))
+    send_in_vain(chain, b"\x01")
     later = FullChain(Clock(monkeypatch), base_fee=0)  # another process
     later.sent.extend(chain.sent)
     later.results["eth_getTransactionReceipt"] = {"status": "0x1", "blockNumber": "0x5"}
     later.gas_price = price
     later.transact(KEY, call)
     assert [(each.nonce, each.max_fee_per_gas) for each in later.sent] == [(3, 0), (3, price)]
-
-
-def test_paid_call_waits_behind_one_that_pays_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    chain = FullChain(Clock(monkeypatch), base_fee=0)
-    chain.gas_price = 10**9
-    with pytest.raises(ClientError, match="is not in a block"):
-        chain.transact(KEY, ContractCall(TO, b"\x01"))
-
-    def receive(raw: Json) -> Json:
-        if decode_transaction(from_hex(str(raw))).nonce == 3:
-            raise RpcCallError(-32000, "replacement transaction underpriced")
-        return chain.receive(raw)
-
-    chain.results["eth_sendRawTransaction"] = receive
-    chain.results["eth_getTransactionReceipt"] = {"status": "0x1", "blockNumber": "0x5"}
-    chain.transact(KEY, ContractCall(TO, b"\x02"))
-    assert [each.nonce for each in chain.sent] == [3, 4]
 
 
 def test_resent_transaction_may_be_known_to_the_node(

@@ -50,6 +50,16 @@ def play(chain: TrainingChain, until: str) -> None:
         getattr(chain, step)()
 
 
+def play_world(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, until: str
+) -> tuple[TrainingChain, Server]:
+    """A chain with a round up to a step, and a peer that serves it in small chunks."""
+    small_numbers(monkeypatch)
+    chain, server = build_world(directory)
+    play(chain, until)
+    return chain, server
+
+
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_node_that_joins_at_any_step_of_a_round_knows_what_others_know(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
@@ -92,9 +102,7 @@ def chain_node(chain: TrainingChain) -> SimpleNamespace:
 async def test_participants_of_an_attempt_opened_before_the_pivot_are_known(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_numbers(monkeypatch)
-    chain, server = build_world(tmp_path)
-    play(chain, "judge")
+    chain, server = play_world(tmp_path, monkeypatch, "judge")
     node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server))
     await node.sync.join()
     history = node.index.history(TASK)
@@ -111,9 +119,7 @@ async def test_events_since_an_attempt_opened_are_decoded_in_a_thread(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # For 64 tasks and a day of blocks it took 39 minutes, in the thread of consensus.
-    small_numbers(monkeypatch)
-    chain, server = build_world(tmp_path)
-    play(chain, "judge")
+    chain, server = play_world(tmp_path, monkeypatch, "judge")
     node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server))
     run_in_thread, depth, places = trio.to_thread.run_sync, 0, []
 
@@ -142,9 +148,7 @@ async def test_events_since_an_attempt_opened_are_decoded_in_a_thread(
 async def test_sums_that_began_before_the_pivot_are_not_known(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_numbers(monkeypatch)
-    chain, server = build_world(tmp_path)
-    play(chain, "commit")
+    chain, server = play_world(tmp_path, monkeypatch, "commit")
     node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server))
     await node.sync.join()
     for step in ("judge", "agree", "settle"):
@@ -193,10 +197,8 @@ async def test_payment_of_a_void_attempt_after_the_pivot_is_not_in_it(
 async def test_rewards_that_fill_several_answers_are_joined(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_numbers(monkeypatch)
     monkeypatch.setattr(state, "ACCOUNTS_LIMIT", 2)
-    chain, server = build_world(tmp_path)
-    play(chain, "settle")
+    chain, server = play_world(tmp_path, monkeypatch, "settle")
     silent = Server(chain.store, chain.local.database)
     silent.lies["records"] = lambda _: None
     network = MemoryNetwork(ann=silent, ben=server)
@@ -210,9 +212,7 @@ async def test_rewards_that_fill_several_answers_are_joined(
 async def test_slow_hashing_of_rewards_is_not_the_peers_fault(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_numbers(monkeypatch)
-    chain, server = build_world(tmp_path)
-    play(chain, "settle")
+    chain, server = play_world(tmp_path, monkeypatch, "settle")
     run_in_thread = trio.to_thread.run_sync
 
     async def run_slowly(function: Callable[..., object], *args: object, **options: object):
@@ -231,9 +231,7 @@ async def test_slow_hashing_of_rewards_is_not_the_peers_fault(
 async def test_a_snapshot_node_serves_the_next_one(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_numbers(monkeypatch)
-    chain, server = build_world(tmp_path)
-    play(chain, "commit")
+    chain, server = play_world(tmp_path, monkeypatch, "commit")
     second = FreshNode(chain.local, tmp_path / "second", MemoryNetwork(ann=server))
     await second.sync.join()
     chain.judge()
@@ -335,9 +333,7 @@ LIES = {
 async def test_a_liar_is_reported_and_the_snapshot_comes_from_another(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    small_numbers(monkeypatch)
-    chain, server = build_world(tmp_path)
-    play(chain, "commit")
+    chain, server = play_world(tmp_path, monkeypatch, "commit")
     liar = Server(chain.store, chain.local.database)
     liar.lies[name] = spoil
     network = MemoryNetwork(liar=liar, nice=server)
@@ -351,9 +347,7 @@ async def test_a_liar_is_reported_and_the_snapshot_comes_from_another(
 async def test_headers_that_do_not_lead_to_the_pivot_are_refused(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_numbers(monkeypatch)
-    chain, server = build_world(tmp_path)
-    play(chain, "commit")
+    chain, server = play_world(tmp_path, monkeypatch, "commit")
     liar = Server(chain.store, chain.local.database)
     liar.lies["headers"] = lambda found: found if len(found) == 1 else spoil(found)
     network = MemoryNetwork(liar=liar, nice=server)
@@ -366,9 +360,7 @@ async def test_headers_that_do_not_lead_to_the_pivot_are_refused(
 async def test_peers_without_a_snapshot_are_not_blamed_and_nothing_changes(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_numbers(monkeypatch)
-    chain, server = build_world(tmp_path)
-    play(chain, "submit")
+    chain, server = play_world(tmp_path, monkeypatch, "submit")
     server.lies["chunk"] = lambda _: None
     monkeypatch.setattr(snapshot_sync, "DISTANCE_BLOCKS", 0)
     node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server), mode="auto")
@@ -388,9 +380,7 @@ async def test_peers_without_a_snapshot_are_not_blamed_and_nothing_changes(
 async def test_unproven_head_costs_the_node_neither_history_nor_time(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_numbers(monkeypatch)
-    chain, server = build_world(tmp_path)
-    play(chain, "submit")
+    chain, server = play_world(tmp_path, monkeypatch, "submit")
     node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server), mode="auto")
     node.follow(chain.local)
     chain.activate()
@@ -412,9 +402,7 @@ async def test_unproven_head_costs_the_node_neither_history_nor_time(
 async def test_slow_peer_is_reported_and_delays_nothing(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_numbers(monkeypatch)
-    chain, server = build_world(tmp_path)
-    play(chain, "submit")
+    chain, server = play_world(tmp_path, monkeypatch, "submit")
     network = MemoryNetwork(ann=Server(chain.store, chain.local.database), ben=server)
     get = network._get
 
@@ -435,10 +423,8 @@ async def test_slow_peer_is_reported_and_delays_nothing(
 async def test_node_far_behind_jumps_by_snapshot_and_keeps_its_blocks(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_numbers(monkeypatch)
     monkeypatch.setattr(snapshot_sync, "DISTANCE_BLOCKS", 2)
-    chain, server = build_world(tmp_path)
-    play(chain, "register")
+    chain, server = play_world(tmp_path, monkeypatch, "register")
     node = FreshNode(chain.local, tmp_path / "new", MemoryNetwork(ann=server))
     node.follow(chain.local)
     left = node.store.head_number()
@@ -458,10 +444,8 @@ async def test_endless_receipts_are_neither_kept_in_memory_nor_fetched_twice(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With 256 MiB of them nobody could join by snapshot, and logs cost nothing."""
-    small_numbers(monkeypatch)
     monkeypatch.setattr(snapshot_sync, "RECEIPTS_REQUEST_LIMIT", 1)
-    chain, server = build_world(tmp_path)
-    play(chain, "judge")
+    chain, server = play_world(tmp_path, monkeypatch, "judge")
     whole = FreshNode(chain.local, tmp_path / "whole", MemoryNetwork(ann=server))
     await whole.sync.join()
     count = server.asked.count("receipts")
@@ -494,9 +478,7 @@ async def test_endless_receipts_are_neither_kept_in_memory_nor_fetched_twice(
 async def test_snapshot_is_of_the_operators_checkpoint_if_there_is_one(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small_numbers(monkeypatch)
-    chain, server = build_world(tmp_path)
-    play(chain, "register")
+    chain, server = play_world(tmp_path, monkeypatch, "register")
     checkpoint = chain.store.head()
     chain.commit()
     network = MemoryNetwork(ann=server)

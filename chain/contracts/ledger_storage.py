@@ -22,7 +22,7 @@ LEDGER_TRAININGS: Final = 0
 """GradientLedger._trainings: by task, its round and its attempt in progress."""
 
 LEDGER_TERMS_OFFSET: Final = 3
-"""Offset in the struct Training, in words, of the terms and `endedBlock`."""
+"""Offset in the struct Training, in words, of the terms with `commitSeconds`, and `endedBlock`."""
 
 SEATS_TASKS: Final = 0
 """MinerSeats._tasks: by task, its terms and the units of its seats."""
@@ -107,6 +107,9 @@ class StoredSeat:
     registered_block: BlockNumber
     is_displaced: bool = False
     """Whether a newcomer ended the seat."""
+    last_attempt: int = 0
+    """The ordinal of the last attempt in which the seat took part before it ended last; 0 if there
+    is none."""
 
     @property
     def has_seat(self) -> bool:
@@ -122,6 +125,15 @@ class StoredSeat:
     def has_bonds_to_return(self) -> bool:
         """Whether the seat has ended, and its bonds wait for the miner to withdraw them."""
         return self.units > 0 and self.has_ended and not self.is_slashed
+
+    def takes_part(self, ordinal: int) -> bool:
+        """Whether the miner takes part in an attempt, of which the ledger asks the same."""
+        return (
+            self.units > 0
+            and not self.is_slashed
+            and self.first_attempt <= ordinal
+            and (not self.has_ended or self.last_attempt >= ordinal)
+        )
 
 
 def find_mapping_slot(position: int, key: bytes) -> int:
@@ -214,19 +226,45 @@ def read_seat(read: ReadSlot, task: TaskId, miner: Address) -> StoredSeat:
         is_slashed=_bits(word, 208, 8) != 0,
         registered_block=BlockNumber(_bits(word, 216, 32)),
         is_displaced=_bits(word, 248, 8) != 0,
+        last_attempt=_bits(word, 64, 32),
+    )
+
+
+def may_commit(read: ReadSlot, task: TaskId, miner: Address) -> bool:
+    """Whether a miner may commit in the attempt in progress, or in one that opens next.
+
+    An account can take a seat and give it up in one block, for nothing; such a seat takes part in
+    no attempt.
+    """
+    seat = read_seat(read, task, miner)
+    if not seat.units or seat.is_slashed:
+        return False
+    if not seat.has_ended:
+        _, status = read_task(read, task)
+        return status in (TaskStatus.ACTIVE, TaskStatus.PAUSED)
+    attempt = read_attempt(read, task)
+    return (
+        attempt.is_open
+        and seat.takes_part(attempt.ordinal)
+        and seat.committed_attempt != attempt.ordinal
     )
 
 
 def is_commitment_expected(
-    read: ReadSlot, task: TaskId, miner: Address, place: tuple[int, int, int]
+    read: ReadSlot,
+    task: TaskId,
+    miner: Address,
+    place: tuple[int, int, int],
+    moment: tuple[BlockNumber, int],
 ) -> bool:
-    """Whether the ledger still expects a commitment, if the commitment phase is not over by time.
+    """Whether the ledger would accept a commitment in a block.
 
     Args:
-        read: Returns a slot.
+        read: Returns a slot after the block before.
         task: The task.
         miner: The sender.
         place: The round, the attempt and the units that the commitment names.
+        moment: The number and the timestamp of the block.
     """
     seat = read_seat(read, task, miner)
     if not seat.units or seat.is_slashed:
@@ -236,7 +274,21 @@ def is_commitment_expected(
         attempt.is_open
         and not attempt.verdict_block
         and place == (attempt.round_number, attempt.attempt_number, seat.units)
-        and seat.first_attempt <= attempt.ordinal != seat.committed_attempt
+        and seat.takes_part(attempt.ordinal)
+        and seat.committed_attempt != attempt.ordinal
+        and not _is_commitment_phase_over(read, task, attempt, moment)
+    )
+
+
+def _is_commitment_phase_over(
+    read: ReadSlot, task: TaskId, attempt: AttemptState, moment: tuple[BlockNumber, int]
+) -> bool:
+    terms_slot = find_mapping_slot(LEDGER_TRAININGS, encode_task_key(task)) + LEDGER_TERMS_OFFSET
+    commit_seconds = _bits(read(GRADIENT_LEDGER, terms_slot), 96, 32)
+    number, timestamp = moment
+    return (
+        timestamp >= attempt.open_time + commit_seconds
+        and number >= attempt.open_block + attempt.floor_blocks
     )
 
 

@@ -118,6 +118,11 @@ class ContractReader:
         error = decode_error(result.output)
         return Examination(result.error if error is None else error.name, result.gas_used)
 
+    def next_moment(self) -> tuple[BlockNumber, int]:
+        """The number and the timestamp of the next block, as calls read them now."""
+        environment = self._build_next_environment(self._store.head())
+        return environment.number, environment.timestamp
+
     def _build_next_environment(self, head: Header) -> BlockEnvironment:
         now = self._clock.now_ms() // 1000
         return BlockEnvironment.after(head, self._config, coinbase=head.coinbase, timestamp=now)

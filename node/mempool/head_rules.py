@@ -1,6 +1,5 @@
 """Checks transactions for the mempool at the head (docs/spec/state-transition.md, section 4)."""
 
-from collections import Counter
 from functools import partial
 from typing import Final
 
@@ -19,7 +18,7 @@ from chain.validation import (
     validate_outline,
     validate_transaction,
 )
-from node.chain.contract_reader import ContractReader
+from node.chain.contract_reader import ContractReader, Examination
 from node.mempool.examination import ExaminationGas
 from node.mempool.policy import Priority, Subject
 from node.storage.block_store import BlockStore
@@ -34,16 +33,15 @@ OPERATOR_DATA_LIMIT_BYTES: Final = 16_384
 than 12 000 bytes."""
 
 COMMITMENT_GAS_LIMIT: Final = 500_000
-"""The most gas of a commitment with priority. One takes 70 000; a miner adds a margin of 300 000 in
-case that its commitment ends the phase."""
+"""The most gas of a commitment with priority. One takes 50 000; a miner adds a margin of 300 000 in
+case that its commitment ends the phase, or is charged with its misses."""
+
+LEAST_COMMITMENT_GAS: Final = 200_000
+"""The least gas limit of a commitment with priority: one takes 155 000 if it is the last, and two
+misses of its miner are charged with it. So the ledger refuses none because of its gas."""
 
 COMMITMENT_DATA_LIMIT_BYTES: Final = 512
 """The most call data of a commitment with priority: it needs less than half of it."""
-
-REFUSED_COMMITMENTS_LIMIT: Final = 16
-"""After this many commitments in a task that the ledger executed and refused, further ones in it
-are ordinary until the next block, when some are examined again. To execute one takes 4 ms of the
-thread in which the node agrees on blocks."""
 
 COMMITMENT_WORDS: Final = 5
 """The task, the round, the attempt, the units and the commitment."""
@@ -65,8 +63,9 @@ class HeadRules:
         self._config = config
         self._contracts = contracts
         self._world: tuple[bytes, WorldState] | None = None
-        self._refused: tuple[bytes, Counter[TaskId]] = (b"", Counter())
-        """At a state root, how many commitments the ledger executed and refused, by task."""
+        self._commitments: tuple[bytes, dict[tuple[TaskId, Address], bool]] = (b"", {})
+        """At a state root, the miners whose commitments the ledger executed in a task, and whether
+        it accepted them. They take part in an attempt, so seats bound their number."""
         self._examination = ExaminationGas()
 
     def validate_outline(self, raw: bytes) -> None:
@@ -114,10 +113,11 @@ class HeadRules:
         return is_delegation(self._view().get_code(account))
 
     def find_subject(self, transaction: Transaction) -> Subject | None:
-        """The subject of a vote or duty of an operator, or of a commitment of a registered miner.
+        """The subject of a vote or duty of an operator, or of a commitment of a miner.
 
-        None for any other call, for one that sends coins, and for one with more gas, data or lists
-        than it can need.
+        None for any other call, for one that sends coins, for one with more gas, data or lists than
+        it can need, and for a commitment with less gas than it may need, or of an account that
+        takes part neither in the attempt in progress nor in the next.
         """
         kind, beginning = identify_call(transaction.to, transaction.data)
         has_lists = transaction.access_list or transaction.authorization_list
@@ -135,9 +135,9 @@ class HeadRules:
             case CallKind.COMMITMENT if task_id is not None:
                 priority = Priority.COMMITMENT
                 is_allowed = (
-                    transaction.gas_limit <= COMMITMENT_GAS_LIMIT
+                    LEAST_COMMITMENT_GAS <= transaction.gas_limit <= COMMITMENT_GAS_LIMIT
                     and len(transaction.data) <= COMMITMENT_DATA_LIMIT_BYTES
-                    and self._is_miner(task_id, transaction.sender)
+                    and ledger_storage.may_commit(self._read_slot(), task_id, transaction.sender)
                 )
             case CallKind.COMMITMENT | CallKind.OTHER:
                 pass
@@ -152,53 +152,53 @@ class HeadRules:
 
         The call is executed on the head's state: the contracts alone know what they expect in
         this phase, and from which sender. A call that they refuse has no priority, so a sender
-        cannot repeat it. Most commitments that are not due are found in the ledger's storage, which
-        takes a tenth of the time.
+        cannot repeat it. Commitments that are not due are found in the ledger's storage, which
+        takes a tenth of the time. So of commitments, only those of the attempt's participants are
+        executed, and one of each at a head: whether one is due does not depend on the gradient.
         """
         if not self.is_examinable(transaction):
             return Priority.ORDINARY
-        assert transaction.to is not None
-        call = ContractCall(transaction.to, transaction.data)
-        examined = self._contracts.examine(transaction.sender, call, transaction.gas_limit)
-        is_accepted = examined.refusal is None
         kind, _ = identify_call(transaction.to, transaction.data)
         if kind is not CallKind.COMMITMENT:
+            examined = self._examine(transaction)
+            is_accepted = examined.refusal is None
             gas = examined.gas_used
             self._begin_examination().count(transaction.sender, gas, is_accepted=is_accepted)
             return Priority.OPERATOR_VOTE if is_accepted else Priority.ORDINARY
-        if is_accepted:
-            return Priority.COMMITMENT
         task_id = decode_task_id(transaction.data)
-        if task_id is not None:
-            self._count_refused()[task_id] += 1
-        return Priority.ORDINARY
+        assert task_id is not None, "such a commitment is not examinable"
+        known, miner = self._list_commitments(), (task_id, transaction.sender)
+        if miner not in known:
+            known[miner] = self._examine(transaction).refusal is None
+        return Priority.COMMITMENT if known[miner] else Priority.ORDINARY
 
     def is_examinable(self, transaction: Transaction) -> bool:
-        """Whether `classify` would execute a transaction that has a subject.
+        """Whether the contracts may accept a transaction that has a subject.
 
-        Not if the ledger's storage shows that a commitment is not due, if the ledger has refused
-        too many of the task at this head, or if the operator owes too much gas.
+        Not if the ledger's storage shows that a commitment is not due, or if the operator owes too
+        much gas.
         """
         kind, _ = identify_call(transaction.to, transaction.data)
         if kind is not CallKind.COMMITMENT:
             return self._begin_examination().may_examine(transaction.sender)
         task_id = decode_task_id(transaction.data)
-        return (
-            task_id is not None
-            and self._count_refused()[task_id] < REFUSED_COMMITMENTS_LIMIT
-            and self._is_expected(task_id, transaction)
-        )
+        return task_id is not None and self._is_expected(task_id, transaction)
+
+    def _examine(self, transaction: Transaction) -> Examination:
+        assert transaction.to is not None
+        call = ContractCall(transaction.to, transaction.data)
+        return self._contracts.examine(transaction.sender, call, transaction.gas_limit)
 
     def _begin_examination(self) -> ExaminationGas:
         operator_count = len(self._store.next_validator_set().operators)
         self._examination.begin_block(self._store.head_number(), operator_count)
         return self._examination
 
-    def _count_refused(self) -> Counter[TaskId]:
+    def _list_commitments(self) -> dict[tuple[TaskId, Address], bool]:
         state_root = self._store.head().state_root
-        if self._refused[0] != state_root:
-            self._refused = (state_root, Counter())
-        return self._refused[1]
+        if self._commitments[0] != state_root:
+            self._commitments = (state_root, {})
+        return self._commitments[1]
 
     def _is_expected(self, task_id: TaskId, transaction: Transaction) -> bool:
         arguments = transaction.data[SELECTOR_BYTES:]
@@ -207,11 +207,10 @@ class HeadRules:
             return False
         round_number, attempt_number, units = (int.from_bytes(each, "big") for each in words[1:4])
         place = (round_number, attempt_number, units)
-        read = self._read_slot()
-        return ledger_storage.is_commitment_expected(read, task_id, transaction.sender, place)
-
-    def _is_miner(self, task_id: TaskId, account: Address) -> bool:
-        return ledger_storage.read_seat(self._read_slot(), task_id, account).units > 0
+        moment = self._contracts.next_moment()
+        return ledger_storage.is_commitment_expected(
+            self._read_slot(), task_id, transaction.sender, place, moment
+        )
 
     def _read_slot(self) -> ledger_storage.ReadSlot:
         # Read without the cache of `_view`, which the senders of commitments could make grow.

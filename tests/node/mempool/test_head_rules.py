@@ -12,14 +12,15 @@ from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import TASK_REGISTRY, TRAINING_TOKEN
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.hexadecimal import to_hex
-from chain.primitives import Address, Hash32, TaskId
+from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.types.transaction import decode_transaction
 from node.chain.contract_reader import ContractReader, Examination
-from node.mempool.head_rules import REFUSED_COMMITMENTS_LIMIT, HeadRules
+from node.mempool.head_rules import LEAST_COMMITMENT_GAS, HeadRules
 from node.mempool.policy import Priority
 from tests.worlds.stored_chain import CHAIN_ID
 from tests.worlds.training_chain import (
     ANN,
+    BEN,
     OPERATORS,
     SUBMITTER,
     TASK,
@@ -115,8 +116,8 @@ def test_only_operators_votes_and_miners_commitments_have_a_subject(chain: Train
     for signer, call, has_subject in found:
         draft = chain.draft(signer, call, gas=300_000)
         assert (chain.rules.find_subject(draft) is not None) == has_subject
-    expensive = chain.draft(ANN, commitment, gas=3_000_000)
-    assert chain.rules.find_subject(expensive) is None
+    for gas in (LEAST_COMMITMENT_GAS - 1, 3_000_000):
+        assert chain.rules.find_subject(chain.draft(ANN, commitment, gas=gas)) is None
     paying = chain.draft(ANN, commitment, gas=300_000, value=1)
     assert chain.rules.find_subject(paying) is None
     listing = {"address": to_hex(commitment.to), "storageKeys": [to_hex(bytes(32))]}
@@ -164,6 +165,9 @@ class CountingContracts:
         self.executed += 1
         return self._contracts.examine(sender, wanted, gas_limit)
 
+    def next_moment(self) -> tuple[BlockNumber, int]:
+        return self._contracts.next_moment()
+
 
 def with_counter(chain: TrainingChain) -> tuple[HeadRules, CountingContracts]:
     contracts = CountingContracts(chain.contracts)
@@ -188,12 +192,21 @@ def test_storage_shows_which_commitments_the_ledger_refuses(chain: TrainingChain
     assert contracts.executed == 1
 
 
-def test_ledger_executes_few_commitments_of_a_task_that_it_refuses(chain: TrainingChain) -> None:
+def test_ledger_executes_one_commitment_of_a_miner_at_a_head(tmp_path: Path) -> None:
+    chain = TrainingChain(tmp_path)
+    chain.submit()
+    chain.activate()
+    chain.register()
     rules, contracts = with_counter(chain)
-    call = gradient_ledger.commit_gradient(TASK, 0, 0, 1, Hash32(b"\1" * 32))
-    for _ in range(REFUSED_COMMITMENTS_LIMIT + 2):
-        assert rules.classify(chain.draft(ANN, call, gas=30_000)) is Priority.ORDINARY
-    assert contracts.executed == REFUSED_COMMITMENTS_LIMIT
+    for _ in range(2):
+        for miner, units in ((ANN, 1), (BEN, 2)):
+            call = gradient_ledger.commit_gradient(TASK, 0, 0, units, Hash32(b"\1" * 32))
+            due = chain.draft(miner, call, gas=300_000)
+            assert rules.classify(due) is Priority.COMMITMENT
+        assert contracts.executed == 2
+    chain.local.extend()
+    assert rules.classify(due) is Priority.COMMITMENT
+    assert contracts.executed == 3
 
 
 def test_contracts_execute_little_gas_of_calls_that_they_refuse(tmp_path: Path) -> None:

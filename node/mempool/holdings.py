@@ -205,7 +205,9 @@ class Holdings:
             if entry.priority is Priority.COMMITMENT:
                 self.commitments.add(entry.group, transaction.hash, size)
             if entry.priority is Priority.ORDINARY:
-                self.waiting[entry.subject.priority].add(entry.group, transaction.hash)
+                self.waiting[entry.subject.priority].add(
+                    entry.group, transaction.sender, transaction.hash
+                )
             if entry.is_early:
                 self._early[entry.subject.priority].add(entry.group, transaction.hash, size)
         heapq.heappush(self._cheapest, (entry.worth, transaction.hash))
@@ -239,6 +241,8 @@ class Holdings:
             if entry.priority is Priority.COMMITMENT:
                 self.commitments.remove(entry.group, transaction.hash)
             if entry.priority is Priority.ORDINARY:
-                self.waiting[entry.subject.priority].remove(entry.group, transaction.hash)
+                self.waiting[entry.subject.priority].remove(
+                    entry.group, transaction.sender, transaction.hash
+                )
             if entry.is_early:
                 self._early[entry.subject.priority].remove(entry.group, transaction.hash)

@@ -319,13 +319,17 @@ class Mempool:
         """Give priority to calls that the contracts accept by now.
 
         Some are looked at in each block, and of these, some are executed. Votes go on being looked
-        at while they wait, because their operator's later votes wait behind them.
+        at while they wait, because their operator's later votes wait behind them. A call of which
+        the sender is no operator or miner any more is an ordinary transaction from then on.
         """
         examined_count = 0
         for transaction_hash in islice(self._held.waiting[kind].take_turns(), LOOKS_LIMIT):
             entry = self._held.entries[transaction_hash]
-            transaction, subject = entry.transaction, entry.subject
-            assert subject is not None
+            transaction = entry.transaction
+            subject = self._rules.find_subject(transaction)
+            if subject is None:
+                self._reinsert(self._rebuild(entry, Priority.ORDINARY, None), entry)
+                continue
             queue = self._held.queues[transaction.sender]
             is_gapped = transaction.nonce - queue.nonce >= len(queue.pending())
             if not is_gapped and self._rules.is_examinable(transaction):
@@ -338,17 +342,22 @@ class Mempool:
 
     def _promote(self, entry: Entry, priority: Priority) -> None:
         """Give an entry a priority, unless its share has no room for it."""
-        transaction = entry.transaction
-        due = self._build_entry(
-            transaction, priority, entry.subject, is_early=False, authorities=entry.authorities
-        )
-        account_nonce = self._held.queues[transaction.sender].nonce
+        due = self._rebuild(entry, priority, entry.subject)
         try:
             self._held.make_room(due, entry, is_gapped=False)
         except InvalidTransaction:
             return
-        self._held.remove(entry)
-        self._held.insert(due, account_nonce)
+        self._reinsert(due, entry)
+
+    def _rebuild(self, entry: Entry, priority: Priority, subject: Subject | None) -> Entry:
+        return self._build_entry(
+            entry.transaction, priority, subject, is_early=False, authorities=entry.authorities
+        )
+
+    def _reinsert(self, entry: Entry, replaced: Entry) -> None:
+        account_nonce = self._held.queues[entry.transaction.sender].nonce
+        self._held.remove(replaced)
+        self._held.insert(entry, account_nonce)
 
     def on_new_head(self, head: NewHead) -> None:
         """Remove the transactions that a new head made final or stale."""

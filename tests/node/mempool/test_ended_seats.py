@@ -14,6 +14,7 @@ from chain.contracts.addresses import MINER_SEATS, TRAINING_TOKEN
 from chain.primitives import Hash32
 from chain.types.transaction import Transaction
 from node.mempool.head_rules import COMMITMENT_GAS_LIMIT, LEAST_COMMITMENT_GAS
+from node.mempool.policy import Priority
 from node.mempool.pool import Mempool
 from tests.worlds.training_chain import (
     ANN,
@@ -153,6 +154,21 @@ def test_commitment_after_the_deadline_is_not_executed(chain: TrainingChain) -> 
         chain.finalize()
     assert chain.rules.find_subject(due) is not None
     assert not chain.rules.is_examinable(due)
+
+
+def test_commitment_of_a_seat_that_ends_while_it_waits_is_forgotten(chain: TrainingChain) -> None:
+    squatter = SQUATTERS[0]
+    take_seat(chain, squatter)
+    pool = Mempool(chain.rules)
+    leave = draft(chain, squatter, miner_seats.leave(TASK))
+    early = draft(chain, squatter, commitment(1), 1)
+    pool.add(leave)
+    pool.add(early)
+    assert list(pool._held.waiting[Priority.COMMITMENT].take_turns()) == [early.hash]
+    chain.finalize(leave.raw)
+    pool.on_finalized([leave])
+    assert list(pool._held.waiting[Priority.COMMITMENT].take_turns()) == []
+    assert pool.hashes() == (early.hash,)
 
 
 def test_no_commitment_takes_more_than_the_least_gas_limit(chain: TrainingChain) -> None:

@@ -665,6 +665,19 @@ def test_what_storage_shows_not_to_be_due_delays_no_other(head):
     assert ranked(pool)[:2] == given[-2:]
 
 
+def test_many_commitments_of_few_miners_delay_none_of_another(head):
+    pool = Mempool(head, MempoolLimits())
+    senders = [Address(bytes([20 + i]) * 20) for i in range(LOOKS_LIMIT // 64)]
+    junk = [transaction(sender, nonce, to=BOB) for sender in senders for nonce in range(64)]
+    honest = transaction(CAROL, 0, to=BOB)
+    head.early = {each.hash for each in (*junk, honest)}
+    for each in (*junk, honest):
+        pool.add(each)
+    head.unexpected, head.early = {each.hash for each in junk}, set()
+    pool.on_finalized([])
+    assert ranked(pool)[0] == honest
+
+
 def test_contracts_are_not_asked_about_what_is_refused_anyway(pool, head):
     pool.add(transaction(ALICE, 0, tip=100, fee=100, to=BOB))
     for nonce in (2, 3):

@@ -31,9 +31,10 @@ contract GradientLedger is IGradientLedger {
     /// least as long as that phase, unless blocks come faster than this.
     uint256 private constant BLOCKS_PER_SECOND = 2;
 
-    /// @dev The bits worth 4 and 8 in each group of four.
-    uint256 private constant FOURS = 0x4444444444444444444444444444444444444444444444444444444444444444;
-    uint256 private constant EIGHTS = 2 * FOURS;
+    /// @dev The bits worth 1, 4 and 8 in each group of four.
+    uint256 private constant ONES = 0x1111111111111111111111111111111111111111111111111111111111111111;
+    uint256 private constant FOURS = 4 * ONES;
+    uint256 private constant EIGHTS = 8 * ONES;
 
     /// @dev The last byte of `_resultVotes`: how many results the validator posted, and whether it evaluated the
     /// last one.
@@ -95,6 +96,7 @@ contract GradientLedger is IGradientLedger {
         uint32 commitmentCount;
         uint104 voters; // bit i: validator i posted a verdict while the attempt was open, or later
         uint48 endBlock; // end of the verdict phase, once a quorum voted in time; may be ahead
+        uint8 completeCount; // timely verdicts that leave no gradient missing or unchecked
         // slot 1
         uint104 timely; // bit i: validator i posted it within the verdict phase
         uint104 late; // bit i: validator i posted its late verdict
@@ -590,6 +592,7 @@ contract GradientLedger is IGradientLedger {
         record.late = 0;
         record.endBlock = 0;
         record.endTime = 0;
+        record.completeCount = 0;
     }
 
     function _castVerdict(
@@ -603,24 +606,30 @@ contract GradientLedger is IGradientLedger {
             VALIDATORS.memberOfOperator(record.setVersion, msg.sender);
         uint104 bit = uint104(1 << index);
         if (record.voters & bit != 0) revert LedgerAlreadyVoted(validator);
-        _requireVerdictFormat(verdicts, record.commitmentCount);
+        bool isComplete = _requireVerdictFormat(verdicts, record.commitmentCount);
         record.voters |= bit;
         if (timely) {
             record.timely |= bit;
-            _shortenVerdicts(taskId, training, record, quorum, count);
+            if (isComplete) ++record.completeCount;
+            _shortenVerdicts(taskId, training, record, isComplete, quorum, count);
         }
         return validator;
     }
 
     /// @dev Sets the end of the verdict phase after a timely verdict. It ends at once, and the result phase
-    /// begins, if all validators voted, or a quorum with all that voted in one of the last two ballots. After
-    /// other quorums it waits for the rest, a quarter of the time that the quorum took, but not beyond the
-    /// deadline of the phase, neither in seconds nor in blocks. Only for `graceBlocks`, and for a block of a
-    /// proposer that does not lie, it always waits, so a phase lasts at most so many blocks longer.
+    /// begins, if all validators voted. Otherwise it may end early only after a quorum with 2f + 1 complete
+    /// verdicts: f + 1 of these are of honest validators, so they decide every gradient that honest validators
+    /// agree on. Liars that say missing or unchecked, and validators that cannot check, could else end all
+    /// ballots before the others are done. After such a quorum the phase ends at once if all voted that did in one
+    /// of the last two ballots, or else it waits for the rest, a quarter of the time that the quorum took. After
+    /// any other quorum it lasts to its deadline. It never waits beyond the deadline, neither in seconds nor in
+    /// blocks. Only for `graceBlocks`, and for a block of a proposer that does not lie, it always waits after a
+    /// quorum, so a phase lasts at most so many blocks longer.
     function _shortenVerdicts(
         uint256 taskId,
         Training storage training,
         Ballot storage record,
+        bool isComplete,
         uint256 quorum,
         uint256 count
     ) private {
@@ -628,23 +637,28 @@ contract GradientLedger is IGradientLedger {
         if (votes < quorum) return;
         uint64 endBlock = uint64(block.number);
         uint64 endTime = uint64(block.timestamp);
-        if (votes == count || _recentVoters(taskId, record) & ~record.timely == 0) {
+        uint256 needed = 2 * ((count - 1) / 3) + 1;
+        bool isDecided = record.completeCount >= needed;
+        if (votes == count || (isDecided && _recentVoters(taskId, record) & ~record.timely == 0)) {
             _startResults(training);
-        } else {
-            if (votes > quorum) return; // the quorum's verdict has set the end
+        } else if (votes == quorum || (isComplete && record.completeCount == needed)) {
             (uint64 startBlock, uint64 startTime) = (training.verdictBlock, training.verdictTime);
+            (uint64 lastBlock, uint64 lastTime) =
+                (startBlock + training.floorBlocks, startTime + training.verdictSeconds);
             // Up to f proposers in a row may leave verdicts out; the next one, still before the end,
             // takes them.
             uint64 wait = uint64((count - 1) / 3 + 2);
             if (wait < graceBlocks) wait = graceBlocks;
             uint64 least = endBlock + wait;
-            endBlock += (endBlock - startBlock + 3) / 4;
-            if (endBlock > startBlock + training.floorBlocks) endBlock = startBlock + training.floorBlocks;
+            endBlock = isDecided ? endBlock + (endBlock - startBlock + 3) / 4 : lastBlock;
+            endTime = isDecided ? endTime + (endTime - startTime + 3) / 4 : lastTime;
+            if (endBlock > lastBlock) endBlock = lastBlock;
+            if (endTime > lastTime) endTime = lastTime;
             if (endBlock < least) endBlock = least;
-            endTime += (endTime - startTime + 3) / 4;
-            if (endTime > startTime + training.verdictSeconds) {
-                endTime = startTime + training.verdictSeconds;
-            }
+            // An end that an earlier verdict has set is only brought nearer.
+            if (record.endBlock != 0 && endBlock > record.endBlock) endBlock = record.endBlock;
+        } else {
+            return; // an earlier verdict has set the end
         }
         // Numbers of blocks and seconds have far fewer bits.
         record.endBlock = uint48(endBlock);
@@ -746,12 +760,18 @@ contract GradientLedger is IGradientLedger {
         if (result.payout > limit) revert LedgerPayoutTooLarge(result.payout, limit);
     }
 
-    function _requireVerdictFormat(bytes calldata verdicts, uint256 commitmentCount) private pure {
+    /// @dev Returns whether the verdict is complete: it calls no gradient missing (3) or unchecked (4).
+    function _requireVerdictFormat(bytes calldata verdicts, uint256 commitmentCount)
+        private
+        pure
+        returns (bool isComplete)
+    {
         uint256 expected = (commitmentCount + 1) / 2;
         if (verdicts.length != expected) revert LedgerInvalidVerdicts(verdicts.length, expected);
         if (commitmentCount % 2 != 0 && uint8(verdicts[expected - 1]) >> 4 != 0) {
             revert LedgerInvalidVerdicts(verdicts.length, expected);
         }
+        uint256 incomplete;
         for (uint256 start = 0; start < expected; start += 32) {
             // calldata beyond `verdicts` may follow, so only its own bytes are kept
             uint256 word = uint256(bytes32(verdicts[start:expected < start + 32 ? expected : start + 32]));
@@ -759,7 +779,9 @@ contract GradientLedger is IGradientLedger {
             if (word & EIGHTS != 0 || fours & ((word << 1) | (word << 2)) != 0) {
                 revert LedgerUnknownVerdict();
             }
+            incomplete |= fours | (word & (word >> 1) & ONES);
         }
+        return incomplete == 0;
     }
 
     function _revertWrongRound(Training storage training) private view {

@@ -1,6 +1,7 @@
 """Phases, ballots, attempts and rounds (docs/spec/contracts.md, section 5)."""
 
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 from eth.db.atomic import AtomicDB
@@ -33,8 +34,10 @@ from chain.contracts.task_registry import (
 )
 from chain.crypto import get_address, keccak256
 from chain.params import BOUNDS
-from chain.primitives import ZERO_HASH
+from chain.primitives import ZERO_HASH, Address
+from chain.types.validator_set import compute_max_faulty, compute_quorum
 from tests.worlds.contracts import (
+    BAD,
     BUDGET,
     CHANGE_BLOCKS,
     CHEAT,
@@ -49,6 +52,7 @@ from tests.worlds.contracts import (
     STAKE,
     STRANGER,
     TERMS,
+    UNCHECKED,
     VALIDATORS,
     World,
     account,
@@ -65,6 +69,8 @@ from tests.worlds.contracts import (
     started_world,
     with_terms,
 )
+
+SAID_BY_LIAR = (OK, BAD, CHEAT, MISSING, UNCHECKED)
 
 
 @pytest.fixture
@@ -433,6 +439,116 @@ def test_the_wait_lasts_no_longer_than_the_seconds_of_the_phase(started: World) 
     started.judge(operators=OPERATORS[:3])
     started.mine(GRACE, 1)
     assert (started.phase, started.timestamp) == (Phase.STALLED, end.timestamp)
+
+
+def new_world_of(count: int) -> tuple[World, tuple[Address, ...]]:
+    """A verdict phase of 20 s with so many validators and two commitments; their operators."""
+    world = World(AtomicDB())
+    operators = tuple(account(f"operator {index}") for index in range(count))
+    validators = tuple(sorted(account(f"validator {index}") for index in range(count)))
+    deploy_contracts(world, validators, operators, floor=8)
+    world.submit(with_terms(verdict_seconds=20))
+    world.ready(operators[: compute_quorum(count)])
+    for miner in MINERS[:2]:
+        world.register(miner)
+    world.advance()
+    world.mine(1, 1)
+    world.commit_all()
+    return world, operators
+
+
+def test_quorum_that_checked_too_little_waits_until_the_deadline(started: World) -> None:
+    """A liar, one that cannot check and a fast one used up three ballots in seconds.
+
+    The fourth validator was still checking gradients that honest miners had revealed.
+    """
+    started.commit_all()
+    end = deadline(started)
+    started.judge((UNCHECKED, UNCHECKED), operators=OPERATORS[:2])
+    started.judge(operators=OPERATORS[2:3])
+    started.at(end.block_number - 1, end.timestamp)
+    assert started.phase is Phase.VERDICT
+    started.at(end.block_number, end.timestamp - 1)
+    assert started.phase is Phase.VERDICT
+    started.mine(0, 1)
+    assert started.phase is Phase.STALLED
+    started.advance()
+    assert started.phase is Phase.RESULT, "a quorum of any words counts at the deadline"
+
+
+@pytest.mark.parametrize("said", [MISSING, UNCHECKED])
+def test_verdict_that_leaves_out_one_gradient_is_not_complete(started: World, said: int) -> None:
+    started.commit_all()
+    started.judge(operators=OPERATORS[:2])
+    started.verdict(OPERATORS[2], (OK, said))
+    started.mine(GRACE, 1)
+    assert started.phase is Phase.VERDICT
+    started.verdict(OPERATORS[3], (OK, OK))
+    assert started.phase is Phase.RESULT
+
+
+@pytest.mark.parametrize("said", SAID_BY_LIAR)
+@pytest.mark.parametrize("silent", [False, True])
+def test_no_order_of_verdicts_ends_a_phase_before_gradients_are_decided(
+    said: int, silent: bool
+) -> None:
+    """Whatever one liar says and whenever, two honest validators that can check are heard.
+
+    Between two verdicts goes so much time that a wait for the others is over. In the ballots before
+    this one a validator may have been silent, so that it is not waited for.
+    """
+    first = started_world()
+    for _ in range(2 if silent else 0):
+        first.commit_all()
+        first.judge(operators=OPERATORS[:3])
+        first.mine(GRACE, 1)
+        first.advance()
+        first.settle(first.agree())
+        first.mine(1, 1)
+    first.commit_all()
+    liar, lame, *able = OPERATORS
+    words = {liar: (said, said), lame: (UNCHECKED, UNCHECKED)} | dict.fromkeys(able, (OK, OK))
+    for order in permutations(OPERATORS):
+        world = first.copy()
+        heard = set[Address]()
+        for operator in order:
+            if world.phase is Phase.VERDICT:
+                world.verdict(operator, words[operator])
+                heard.add(operator)
+                world.mine(GRACE, TERMS.verdict_seconds // 5)
+        assert heard >= set(able), order
+
+
+@pytest.mark.parametrize("count", [4, 5, 6, 7, 10])
+def test_phase_ends_early_after_a_quorum_with_enough_complete_verdicts(count: int) -> None:
+    """With 2f + 1 of them, f + 1 are of honest validators, and f others may leave out gradients."""
+    world, operators = new_world_of(count)
+    max_faulty, quorum = compute_max_faulty(count), compute_quorum(count)
+    needed = 2 * max_faulty + 1
+    world.judge((UNCHECKED, UNCHECKED), operators=operators[needed:quorum])
+    world.judge(operators=operators[: needed - 1])
+    world.verdict(operators[quorum], (OK, MISSING))
+    world.mine(max(GRACE, max_faulty + 2), 1)
+    assert world.phase is Phase.VERDICT
+    if count > quorum + 1:
+        world.verdict(operators[needed - 1], (OK, OK))
+        assert world.phase is Phase.VERDICT
+        world.mine(max(GRACE, max_faulty + 2), 1)
+        assert world.phase is Phase.STALLED
+
+
+def test_second_quorum_makes_no_phase_longer() -> None:
+    """Each of two quorums just before the deadline could else add blocks of its own."""
+    world, operators = new_world_of(6)
+    end = deadline(world)
+    world.at(end.block_number - 1, end.timestamp - 1)
+    world.judge((OK, UNCHECKED), operators=operators[:2])
+    world.judge(operators=operators[2:4])
+    world.mine(GRACE - 1, 1)
+    assert world.phase is Phase.VERDICT, "a quorum of any words has blocks for the others, too"
+    world.verdict(operators[4], (OK, OK))
+    world.mine(1, 1)
+    assert (world.phase, world.number) == (Phase.STALLED, end.block_number - 1 + GRACE)
 
 
 def test_validator_silent_in_two_ballots_is_not_waited_for(started: World) -> None:
@@ -962,18 +1078,8 @@ def test_commitments_have_blocks_for_each_liar_to_leave_them_out(count: int, flo
 @pytest.mark.parametrize("count", [4, 10, 22])
 def test_f_lying_proposers_in_a_row_leave_no_verdict_out(count: int) -> None:
     """After the block with the q-th verdict, f blocks have none, and the next one has the rest."""
-    world = World(AtomicDB())
-    operators = tuple(account(f"operator {index}") for index in range(count))
-    validators = tuple(sorted(account(f"validator {index}") for index in range(count)))
-    deploy_contracts(world, validators, operators, floor=8)
-    faulty, quorum = (count - 1) // 3, -(-2 * count // 3)
-    world.submit(with_terms(verdict_seconds=20))
-    world.ready(operators[:quorum])
-    for miner in MINERS[:2]:
-        world.register(miner)
-    world.advance()
-    world.mine(1, 1)
-    world.commit_all()
+    world, operators = new_world_of(count)
+    faulty, quorum = compute_max_faulty(count), compute_quorum(count)
     world.mine(1, 1)
     world.judge(operators=operators[:quorum])
     world.mine(faulty + 1, 1)

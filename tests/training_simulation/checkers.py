@@ -35,6 +35,7 @@ from chain.contracts.gradient_ledger import (
     ResultPosted,
     ResultVote,
     RoundSettled,
+    RoundState,
     VerdictPosted,
 )
 from chain.contracts.miner_seats import (
@@ -99,6 +100,8 @@ BOND_HELD: Final = "bond-held"
 """A gradient that enough honest validators hold in time is no miss."""
 PAY: Final = "pay"
 """Who is paid what follows from the words of the settled ballot."""
+HEARD: Final = "heard"
+"""A verdict phase that ends early leaves no gradient open that all honest validators find right."""
 FATE: Final = "fate"
 """A quorum fails a ballot, voids an attempt or settles a round only as the words say."""
 JUDGES: Final = "judges"
@@ -1055,6 +1058,7 @@ class Checkers:
         are_judges = attempt.validator_set == known
         self.require(JUDGES, are_judges, f"{attempt.validator_set} judge, not {known}")
         self._check_quorum(attempt)
+        self._check_early_end(attempt, state)
 
     def _check_quorum(self, attempt: Attempt) -> None:
         """A quorum of the judges ends the ballot in progress, and nobody else does."""
@@ -1065,6 +1069,25 @@ class Checkers:
         wanted = kind is not None and kind is not ResultKind.FAILED
         text = f"{phase.name} with {len(attempt.results)} results, {kind}"
         self.require(JUDGES, (phase is Phase.SETTLEABLE) == wanted, text)
+
+    def _check_early_end(self, attempt: Attempt, state: RoundState) -> None:
+        """Whether enough honest validators were heard if the verdict phase ended early."""
+        judges, world = self._judges(attempt), self._cluster.world
+        seconds = self._spec(attempt.id.task_id).phases.verdict_seconds
+        blocks = max(world.floor, 2 * (judges.max_faulty + 1))
+        is_early = (
+            state.result_time < state.verdict_time + seconds
+            or state.result_block < state.verdict_block + blocks
+        )
+        are_all_heard = len(formats.list_votes(attempt)) == len(judges.validators)
+        if state.result_block == 0 or not is_early or are_all_heard:
+            return
+        accepted = formats.list_accepted(attempt, judges)
+        for index, record in enumerate(attempt.commitments):
+            payload = self._find_payload(attempt.id, record)
+            is_right = payload is not None and payload.is_honest
+            text = f"{attempt.id}: {self._name(record.miner)} is not accepted: {attempt.verdicts}"
+            self.require(HEARD, index in accepted or not is_right, text)
 
     def _check_snapshot(self, task_id: TaskId) -> None:
         difference = find_difference(self._chain, task_id)

@@ -84,6 +84,10 @@ class World:
     """The habits of the lying validators, at most f (`liars.HABITS`)."""
     slow: int = 0
     """How many of the other validators find that tasks take more than they declare, and refuse."""
+    unfit: int = 0
+    """How many of the other validators cannot check, as a dry run fails on them, and refuse."""
+    paces: tuple[int, ...] = ()
+    """How many times longer each of the first honest validators takes for a check."""
     faulty_ms: int = 40_000
     block_ms: int = 1_000
     empty_block_ms: int = 4_000

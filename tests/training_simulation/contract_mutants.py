@@ -37,6 +37,11 @@ CONTRACT_MUTANTS: Final = {
         LEDGER,
         (("bool timely = current == Phase.Verdict;", "bool timely = true;"),),
     ),
+    "any-quorum-ends-verdicts": Mutant(
+        "a quorum that checked too little ends the verdict phase early",
+        LEDGER,
+        (("bool isDecided = record.completeCount >= needed;", "bool isDecided = true;"),),
+    ),
     "fined-bond-stays": Mutant(
         "a slashed miner takes its whole bond back",
         SEATS,

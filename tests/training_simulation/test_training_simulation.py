@@ -222,6 +222,31 @@ def test_checkers_notice_a_wrong_supply() -> None:
 
 
 @pytest.mark.parametrize("n", [4, 5, 7])
+@pytest.mark.parametrize("habit", ["calls all unchecked", "calls all missing"])
+def test_honest_miners_are_paid_if_few_validators_check_and_some_are_slow(
+    n: int, habit: str
+) -> None:
+    """Liars, a fast validator and those that cannot check once ended all three ballots."""
+    max_faulty = compute_max_faulty(n)
+    unfit = min(max_faulty, n - compute_quorum(n))
+    world = World(
+        n=n,
+        liars=(habit,) * max_faulty,
+        unfit=unfit,
+        paces=(1,) * max_faulty + (8,) * (n - 2 * max_faulty - unfit),
+        check_ms=2_000,
+        phases=(8, 60, 8),
+        faulty_ms=200_000,
+    )
+    cluster = build(1, world)
+    run(cluster)
+    assert cluster.counts["BallotFailed"] == 0
+    assert cluster.counts["AttemptVoided"] == 0
+    (history,) = cluster.chain.view.histories.values()
+    assert history.rounds_settled >= 2
+
+
+@pytest.mark.parametrize("n", [4, 5, 7])
 @pytest.mark.parametrize("habit", ["is silent", "calls all missing", "posts no result"])
 def test_task_trains_if_liars_were_ready_and_honest_validators_were_not(n: int, habit: str) -> None:
     """Of the quorum that makes the task active f lie, and at most n - q others refused it."""

@@ -107,6 +107,10 @@ class Validator(Actor):
         """Whether it takes part in consensus."""
         self.is_slow = False
         """Whether its dry runs take more than tasks declare, so that it is ready for none."""
+        self.is_unfit = False
+        """Whether its dry runs run out of memory, so that it checks no gradient."""
+        self.pace = 1
+        """How many times longer than others it takes for a check."""
         self.disk = Disk()
         self.memory = Memory()
         self._lives = 0
@@ -500,7 +504,9 @@ class Validator(Actor):
 
         def done(is_in_time: bool) -> None:
             work.can_check = True if is_in_time else None
-            if is_in_time and self.is_slow and not is_refused:
+            if self.is_unfit and not is_refused:
+                self._refuse(work, task_id, ObjectionCode.DRY_RUN_FAILED)
+            elif is_in_time and self.is_slow and not is_refused:
                 self._refuse(work, task_id, ObjectionCode.RESOURCES_EXCEEDED)
             elif is_in_time and not is_refused:
                 work.is_accepted, work.answer_code = True, READY_CODE
@@ -657,7 +663,7 @@ class Validator(Actor):
 
         has_time = work.is_accepted is not False
         promised_ms = spec.reward.max_units * spec.resources.unit_milliseconds if has_time else 0
-        took_ms = self.cluster.cost(spec).check_ms * (SLOWNESS if self.is_slow else 1)
+        took_ms = self.cluster.cost(spec).check_ms * self.pace * (SLOWNESS if self.is_slow else 1)
         self._ask_for_check(attempt.id, "check", took_ms, promised_ms, done, place=index)
 
     def _find_reveal(

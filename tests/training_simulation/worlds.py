@@ -13,7 +13,7 @@ from chain.params import ChainParameters
 from chain.primitives import Address, TaskId
 from chain.training.leases import is_lifetime_over
 from chain.training.task_spec import Phases, TaskSpec
-from chain.types.validator_set import compute_max_faulty
+from chain.types.validator_set import compute_max_faulty, compute_quorum
 from tests.training_simulation import liars, miners, submitters
 from tests.training_simulation.chain import JOINER, JOINING_KEY, SUBMITTERS
 from tests.training_simulation.checkers import (
@@ -56,6 +56,9 @@ def draw_world(seed: int) -> tuple[str, World]:
     flights = Random(f"training world with flights {seed}")
     if flights.randrange(100) < FLIGHTS_SHARE:
         return "flights", draw_flights(flights)
+    unfit = Random(f"unfit training world {seed}")
+    if unfit.randrange(100) < UNFIT_SHARE:
+        return "unfit", draw_unfit(unfit)
     # What was added later has draws of its own: all other seeds have the worlds that they had,
     # and the table of mutants, in which their numbers are, stays true.
     share = sum(weight for _, weight in LATER_FAMILIES.values())
@@ -440,6 +443,26 @@ def draw_flights(random: Random) -> World:
     )
 
 
+def draw_unfit(random: Random) -> World:
+    """A world in which some validators cannot check, others are much slower, and the rest lie."""
+    n = draw_n(random)
+    max_faulty = compute_max_faulty(n)
+    habit = random.choice((*liars.SPEAKERS, "is silent", *["calls all unchecked"] * 4))
+    return World(
+        n=n,
+        miners=draw_miners(random, random.randint(0, 1)),
+        liars=(habit,) * max_faulty,
+        unfit=random.randint(1, min(max_faulty, n - compute_quorum(n))),
+        paces=tuple(random.choices((1, 3, 6), k=n - 2)),
+        check_ms=random.choice((300, 1_500)),
+        phases=(8, 60, 8),
+        faulty_ms=100_000,
+    )
+
+
+UNFIT_SHARE: Final = 4
+"""The share of a hundred seeds that the family "unfit" has; its seeds have draws of their own."""
+
 FLIGHTS_SHARE: Final = 4
 """The share of a hundred seeds that the family "flights" has; its seeds have draws of their own."""
 
@@ -465,7 +488,7 @@ LATER_FAMILIES: Final[Mapping[str, tuple[Callable[[Random], World], int]]] = {
 }
 """Families that were added later, each with its share of a hundred seeds."""
 
-FAMILIES: Final = {*FIRST_FAMILIES, *LATER_FAMILIES, "flights"}
+FAMILIES: Final = {*FIRST_FAMILIES, *LATER_FAMILIES, "flights", "unfit"}
 
 KNOWN: Final[Mapping[str, frozenset[str]]] = {
     "plain": frozenset(),
@@ -483,6 +506,7 @@ KNOWN: Final[Mapping[str, frozenset[str]]] = {
     "many": frozenset(),
     "seats": frozenset(),
     "flights": frozenset(),
+    "unfit": frozenset(),
 }
 """The properties that the rules break in a family; test_known_faults.py has a seed for each."""
 
@@ -507,6 +531,10 @@ def build(
         cluster.validators.append(Validator(cluster, f"validator {index}", accounts, lie))
     for validator in cluster.honest[: world.slow]:
         validator.is_slow = True
+    for validator in cluster.honest[len(cluster.honest) - world.unfit :]:
+        validator.is_unfit = True
+    for validator, pace in zip(cluster.honest, world.paces, strict=False):
+        validator.pace = pace
     if world.set_change == "join":
         accounts = (get_address(JOINING_KEY), JOINER)
         cluster.validators.append(Validator(cluster, "validator that joins", accounts))

@@ -204,6 +204,7 @@ class Answer:
 
 class World:
     def __init__(self, database: AtomicDB, state_root: Hash32 = EMPTY_TRIE_ROOT) -> None:
+        self.database = database
         self.state = PragueState(database, None, state_root)
         self.at(FIRST_BLOCK, FIRST_TIME)
 
@@ -211,6 +212,12 @@ class World:
         """A state from which another world can start."""
         self.state.persist()
         return database, Hash32(self.state.state_root)
+
+    def copy(self) -> "World":
+        """Another world that goes on from here."""
+        other = World(*self.save(self.database))
+        other.at(self.number, self.timestamp)
+        return other
 
     # ---- time
 

@@ -117,6 +117,31 @@ def test_ballot_fails_only_if_those_without_time_could_accept(n: int) -> None:
 
 
 @pytest.mark.parametrize("n", SETS)
+def test_verdicts_that_end_a_phase_early_decide_every_gradient(n: int) -> None:
+    """Of 2f + 1 complete verdicts f + 1 are honest: they all have checked every gradient.
+
+    The others, f liars and honest validators that lack the gradient or the time, may say anything.
+    """
+    sizes = sizes_of(n)
+    for lies in list_lies(n):
+        complete_lies = sum(word not in (MISSING, UNCHECKED) for word in lies)
+        needed = 2 * sizes.max_faulty + 1 - complete_lies
+        for others in list_votes((MISSING, UNCHECKED), count_honest(n) - needed):
+            assert decide_audited((*lies, *others, *[OK] * needed), sizes) is Outcome.ACCEPTED
+            for found in combinations_with_replacement((BAD, CHEAT), needed):
+                votes = (*lies, *others, *found)
+                assert decide_audited(votes, sizes) is Outcome.REJECTED
+
+
+@pytest.mark.parametrize("n", SETS)
+def test_quorum_of_any_words_may_leave_a_right_gradient_undecided(n: int) -> None:
+    """So such a quorum does not end a verdict phase before its deadline."""
+    sizes = sizes_of(n)
+    votes = [UNCHECKED] * (sizes.quorum - sizes.max_faulty) + [OK] * sizes.max_faulty
+    assert decide_audited(votes, sizes) is Outcome.UNDECIDED
+
+
+@pytest.mark.parametrize("n", SETS)
 @pytest.mark.parametrize("is_all_audited", [True, False])
 def test_no_bond_is_lost_if_enough_honest_validators_hold_the_bytes(
     n: int, is_all_audited: bool

@@ -239,6 +239,7 @@ class Network:
     async def _serve_training(self, stream: FrameStream, session: Session) -> None:
         def on_announced(reveal: Reveal) -> None:
             self._sessions.note_announced(session.peer_id, reveal.gradient_root)
+            self._blobs.pauses.note_announced(reveal.gradient_root, session.peer_id)
             self._training_source.on_announced_reveal(reveal)
 
         await training.serve(stream, self._training_source, on_announced)

@@ -14,7 +14,8 @@ from cachetools import LRUCache
 
 from chain.hexadecimal import to_hex
 from chain.primitives import Address, Hash32, TaskId
-from node.network.fetch_places import FetchPlaces
+from node.network.fetch_pauses import FetchPauses
+from node.network.fetch_places import FetchPlaces, Place
 from node.network.metrics import NetworkMetrics
 from node.network.protocols.blob_fetch import (
     ANSWER_SECONDS,
@@ -36,6 +37,7 @@ from node.network.wire import (
 )
 from node.storage.blob_manifest import BlobManifest
 from node.storage.blobs import BlobDamagedError
+from pot_common.errors import OperatorError
 
 PROTOCOL_ID: Final = "/pot/blob/1"
 """The opener of a stream sends any number of requests, one after the other."""
@@ -115,6 +117,7 @@ class BlobExchange:
         self._serving_validators: dict[Address, trio.CapacityLimiter] = {}
         self._places = FetchPlaces(FETCH_LIMIT)
         self._urgent_places = FetchPlaces(URGENT_FETCH_LIMIT)
+        self.pauses = FetchPauses()
         self._fetching: dict[Hash32, _Running] = {}
         self._sizes: LRUCache[Hash32, int] = LRUCache(KNOWN_SIZES)
         """The sizes of blobs; their content ids fix them."""
@@ -196,11 +199,14 @@ class BlobExchange:
             task_id: the task that needs it; None if that is not known.
 
         Raises:
-            BlobUnavailableError: Some chunks are missing; the others are kept. Or it is too large.
+            BlobUnavailableError: Some chunks are missing; the others are kept. Or it is too large,
+                or nothing came of it lately.
         """
         # A miner may commit to what another task has as content, which is not to be disturbed then.
         if self._sizes.get(content_id, 0) > size_limit:
             raise BlobUnavailableError(f"{to_hex(content_id)} has more than {size_limit} bytes")
+        if self.pauses.is_paused(content_id, task_id):
+            raise BlobUnavailableError(f"{to_hex(content_id)}: nothing came of it lately")
         manifest_size_limit = size_limit
         while (running := self._fetching.get(content_id)) is not None:
             if is_urgent and not running.is_urgent:
@@ -235,9 +241,21 @@ class BlobExchange:
                             place=place,
                         )
                         own.fetch = fetch
-                        await fetch.run(peers)
+                        await self._run(fetch, peers, place)
                     return
         finally:
             del self._fetching[content_id]
             own.done.set()
         raise BlobUnavailableError(f"{to_hex(content_id)}: others are fetched first")
+
+    async def _run(self, fetch: BlobFetch, peers: Sequence[PeerId], place: Place) -> None:
+        """Run a fetch that has a place, and pause further ones if nothing comes of the blob."""
+        try:
+            await fetch.run(peers)
+        except (BlobUnavailableError, OperatorError):
+            if place.received_bytes:
+                self.pauses.end(place.content_id, place.task_id)
+            else:
+                self.pauses.note_empty(place.content_id, place.task_id)
+            raise
+        self.pauses.end(place.content_id, place.task_id)

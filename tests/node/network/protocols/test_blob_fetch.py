@@ -13,6 +13,7 @@ from chain.crypto import CHUNK_BYTES, chunk_hashes, content_id, merkle_node, mer
 from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Hash32, TaskId
 from node.network import wire
+from node.network.fetch_pauses import FIRST_PAUSE_SECONDS
 from node.network.metrics import NetworkMetrics
 from node.network.protocols import blob_fetch
 from node.network.protocols.blob_fetch import BlobUnavailableError
@@ -263,6 +264,7 @@ async def test_blob_larger_than_wanted_reserves_nothing_and_is_left_to_others(
         await world.fetch({"holder": world.hold}, size_limit=1_000)
     assert isinstance(world.own.store, BlobStore)
     assert world.own.store.used_bytes() == 0
+    await trio.sleep(FIRST_PAUSE_SECONDS)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(world.try_fetch, {"holder": world.drip(1)})
         await trio.sleep(0.1)
@@ -335,6 +337,58 @@ async def test_one_manifest_is_verified_of_many_that_come_at_once(
     await world.fetch({f"peer {number}": hold_together for number in range(16)})
     assert world.store.has(world.wanted)
     assert counts == [6, 6], "the holder has verified it, and the fetch"
+
+
+async def test_peers_that_send_nothing_are_asked_ever_more_rarely(
+    world: World, autojump_clock: MockClock
+) -> None:
+    asked_at = []
+
+    async def withhold(stream: FrameStream) -> None:
+        asked_at.append(trio.current_time())
+        while True:
+            match wire.decode_blob_request(await stream.read_frame(1_000)):
+                case wire.RequestHave():
+                    await stream.write_frame(b"\x01")
+                case wire.RequestManifest(blob_id):
+                    manifest = world.holder.store.manifest(blob_id)
+                    await stream.write_frame(wire.encode_manifest(manifest))
+                case wire.RequestChunks():
+                    await stream.write_frame(b"")
+
+    with trio.move_on_after(40):
+        await world.try_fetch({"withholder": withhold})
+    assert asked_at == [0, 0.5, 1.5, 3.5, 7.5, 15.5, 23.5, 31.5, 39.5]
+    # Another task does not wait, and the same one no longer once another peer says it holds it.
+    with pytest.raises(BlobUnavailableError, match="6 chunks missing"):
+        await world.fetch({"withholder": withhold}, task=2)
+    with pytest.raises(BlobUnavailableError, match="nothing came"):
+        await world.fetch({"holder": world.hold})
+    world.own.pauses.note_announced(world.wanted, PeerId("holder"))
+    await world.fetch({"holder": world.hold})
+    assert world.store.has(world.wanted)
+
+
+async def test_fetch_that_gets_a_chunk_in_each_try_is_not_paused(
+    world: World, autojump_clock: MockClock
+) -> None:
+    async def send_one(stream: FrameStream) -> None:
+        while True:
+            match wire.decode_blob_request(await stream.read_frame(1_000)):
+                case wire.RequestHave():
+                    await stream.write_frame(b"\x01")
+                case wire.RequestManifest(blob_id):
+                    manifest = world.holder.store.manifest(blob_id)
+                    await stream.write_frame(wire.encode_manifest(manifest))
+                case wire.RequestChunks(blob_id, first):
+                    chunk = world.holder.store.chunk(blob_id, first)
+                    await stream.write_frames([b"\x01" + chunk, b""])
+
+    for _ in range(5):
+        with pytest.raises(BlobUnavailableError, match="chunks missing"):
+            await world.fetch({"holder": send_one})
+    await world.fetch({"holder": send_one})
+    assert world.store.has(world.wanted)
 
 
 LEAVES = chunk_hashes(BLOB)

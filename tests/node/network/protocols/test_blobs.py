@@ -12,7 +12,9 @@ import trio
 
 from chain.crypto import CHUNK_BYTES, content_id
 from chain.errors import RejectedInputError, RejectionReason
-from chain.primitives import Address, Hash32
+from chain.primitives import Address, Hash32, TaskId
+from chain.training.attempt import AttemptId
+from chain.training.reveal import Reveal
 from node.network import wire
 from node.network.metrics import NetworkMetrics
 from node.network.protocols import blobs
@@ -68,6 +70,27 @@ async def test_blob_that_no_peer_holds_is_unavailable(tmp_path: Path) -> None:
         await until(lambda: len(nodes[0].network.peers()) == 1)
         with pytest.raises(BlobUnavailableError, match="no connected peer holds it"):
             await nodes[0].network.requests.fetch_blob(content_id(MODEL))
+
+
+async def test_blob_is_asked_for_again_once_a_peer_announces_it(tmp_path: Path) -> None:
+    nodes = build_nodes(MemoryInternet(), 2, tmp_path)
+    own, holder = (node.network for node in nodes)
+    wanted = content_id(MODEL)
+    async with running(*nodes):
+        await until(lambda: len(own.peers()) == 1)
+        with pytest.raises(BlobUnavailableError, match="no connected peer holds it"):
+            await own.requests.fetch_blob(wanted)
+        store_of(nodes[1]).put(MODEL)
+        own._blobs.pauses.note_empty(wanted, None)
+        own._blobs.pauses.note_empty(wanted, None)
+        with pytest.raises(BlobUnavailableError, match="nothing came of it lately"):
+            await own.requests.fetch_blob(wanted)
+        reveal = Reveal(
+            AttemptId(TaskId(1), 0, 0), Address(b"\x01" * 20), 1, Hash32(bytes(32)), wanted
+        )
+        await holder.requests.announce_reveal(nodes[0].host.peer_id, reveal)
+        await own.requests.fetch_blob(wanted)
+    assert store_of(nodes[0]).path(wanted).read_bytes() == MODEL
 
 
 async def test_interrupted_fetch_resumes(tmp_path: Path) -> None:

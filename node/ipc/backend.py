@@ -72,6 +72,14 @@ class Backend:
         """An encoded transaction; None if the mempool does not hold it."""
         return self._pool.get_raw(transaction_hash)
 
+    def list_waiting(self, address: Address) -> tuple[list[Hash32], list[Hash32]]:
+        """The hashes of an account's transactions in the mempool, without and behind a nonce gap.
+
+        Both are in the order of their nonces.
+        """
+        pending, queued = self._mempool.pending(address), self._mempool.queued(address)
+        return [each.hash for each in pending], [each.hash for each in queued]
+
     def get_pool_counts(self) -> tuple[int, int]:
         """The numbers of transactions in the mempool without and behind a nonce gap."""
         return self._mempool.counts()

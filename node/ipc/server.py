@@ -54,6 +54,7 @@ class IpcServer:
             "pending_nonce": self._pending_nonce,
             "pooled_transaction": self._pooled_transaction,
             "pool_counts": self._pool_counts,
+            "waiting_transactions": self._waiting_transactions,
             "gas_price": self._gas_price,
             "node_info": self._node_info,
             "validators": self._validators,
@@ -137,6 +138,10 @@ class IpcServer:
     async def _pool_counts(self, _params: JsonObject) -> Json:
         pending, queued = self._backend.get_pool_counts()
         return {"pending": pending, "queued": queued}
+
+    async def _waiting_transactions(self, params: JsonObject) -> Json:
+        pending, queued = self._backend.list_waiting(Address(_as_bytes(params, "address")))
+        return {"pending": [*map(to_hex, pending)], "queued": [*map(to_hex, queued)]}
 
     async def _gas_price(self, _params: JsonObject) -> Json:
         return self._backend.get_gas_price()

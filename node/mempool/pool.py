@@ -13,8 +13,7 @@ Gas may be free on this chain, so transactions without a fee risk nothing. Those
 or less than this node's gas price may together use a quarter of the pool, without votes and duties
 with priority; of them, only a commitment with priority evicts a transaction that pays. All
 commitments with priority may use a quarter, too. Transactions behind a nonce gap may never become
-valid; they may use a quarter, and they never evict others. A sender's balance must cover all its
-transactions together.
+valid; they may use a quarter, and evict none. A sender's balance must cover all its transactions.
 """
 
 from collections.abc import Iterable
@@ -382,6 +381,11 @@ class Mempool:
         """The transactions of a sender without a nonce gap, by ascending nonce."""
         queue = self._held.queues.get(sender)
         return () if queue is None else tuple(each.transaction for each in queue.pending())
+
+    def queued(self, sender: Address) -> tuple[Transaction, ...]:
+        """The transactions of a sender behind a nonce gap, by ascending nonce."""
+        queue = self._held.queues.get(sender)
+        return () if queue is None else tuple(each.transaction for each in queue.queued())
 
     def counts(self) -> tuple[int, int]:
         """The number of transactions that are not behind a nonce gap, and of those that are."""

@@ -55,6 +55,9 @@ class InstantNode:
         transaction = self.pool.get(transaction_hash)
         return None if transaction is None else transaction.raw
 
+    def list_waiting(self, address: Address) -> tuple[list[Hash32], list[Hash32]]:
+        return [each.hash for each in self.pool.values() if each.sender == address], []
+
     def get_pool_counts(self) -> tuple[int, int]:
         return len(self.pool), 0
 

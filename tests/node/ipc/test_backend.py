@@ -114,6 +114,8 @@ async def test_submitted_transaction_is_pooled_announced_and_found(
         assert backend.get_pending_nonce(get_address(ALICE)) == 1
         assert backend.get_pooled_transaction(first.hash) == first.raw
         assert backend.get_pooled_transaction(Hash32(bytes(32))) is None
+        assert backend.list_waiting(get_address(ALICE)) == ([first.hash], [later.hash])
+        assert backend.list_waiting(get_address(BOB)) == ([], [])
         assert backend.get_pool_counts() == (1, 1)
 
 

@@ -53,6 +53,9 @@ class FakeBackend:
     def get_pooled_transaction(self, transaction_hash: Hash32) -> bytes | None:
         return b"\x02raw" if transaction_hash == HASH else None
 
+    def list_waiting(self, address: Address) -> tuple[list[Hash32], list[Hash32]]:
+        return [HASH], []
+
     def get_pool_counts(self) -> tuple[int, int]:
         return 1, 2
 
@@ -150,6 +153,10 @@ def test_client_gets_the_answers_of_the_backend(tmp_path: Path) -> None:
             runner.run(client.call("pooled_transaction", {"hash": "0x" + HASH.hex()}))
             == "0x02726177"
         )
+        assert runner.run(client.call("waiting_transactions", {"address": "0x" + "01" * 20})) == {
+            "pending": ["0x" + HASH.hex()],
+            "queued": [],
+        }
         assert runner.run(client.call("pool_counts")) == {"pending": 1, "queued": 2}
         assert runner.run(client.call("gas_price")) == 5
         assert runner.run(client.call("sync_state")) == {"peers": 3, "best": 9}

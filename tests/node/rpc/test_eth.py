@@ -428,6 +428,9 @@ def test_pending_transactions_come_from_the_node(world: World) -> None:
         assert rpc.result("eth_getTransactionCount", BOB.address, "pending") == "0x3"
         assert rpc.result("eth_getTransactionCount", BOB.address, "latest") == "0x2"
         assert rpc.result("txpool_status") == {"pending": "0x1", "queued": "0x0"}
+        content = {"pending": {"2": pending}, "queued": {}}
+        assert rpc.result("txpool_contentFrom", BOB.address) == content
+        assert rpc.result("txpool_contentFrom", ALICE.address) == {"pending": {}, "queued": {}}
         assert rpc.error("eth_sendRawTransaction", "0x" + raw.hex()) == {
             "code": -32000,
             "message": "already known",
@@ -602,6 +605,7 @@ def test_answers_are_as_recorded(world: World) -> None:
             ("net_peerCount", []),
             ("net_version", []),
             ("rpc_modules", []),
+            ("txpool_contentFrom", ["0x" + "22" * 20]),
             ("txpool_status", []),
             ("web3_sha3", ["0x6162"]),
         ],

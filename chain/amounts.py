@@ -1,6 +1,11 @@
 """Amounts of tokens as people read them."""
 
+from typing import Final
+
 from chain.primitives import TOKEN_DECIMALS, TOKEN_UNIT
+
+SHORT_DIGITS: Final = 4
+"""Digits of a price that people compare; the exact one is in the JSON."""
 
 
 def format_amount(base_units: int) -> str:
@@ -12,3 +17,9 @@ def format_amount(base_units: int) -> str:
     whole, fraction = divmod(base_units, TOKEN_UNIT)
     digits = f"{fraction:0{TOKEN_DECIMALS}d}".rstrip("0")
     return f"{whole}.{digits}" if digits else str(whole)
+
+
+def format_short(base_units: int) -> str:
+    """An amount of base units in whole tokens, rounded up to a few digits."""
+    scale = 10 ** max(0, len(str(base_units)) - SHORT_DIGITS)
+    return format_amount(-(-base_units // scale) * scale)

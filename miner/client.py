@@ -34,6 +34,7 @@ from miner.replies import (
     ValidatorSetChange,
 )
 from pot_common.atomic_file import sync_file
+from pot_common.gas_offer import GasHint
 from pot_common.rpc_client import (
     ChainClient,
     ContentUnavailableError,
@@ -128,7 +129,7 @@ class FailoverClient(ChainClient):
         """
         super().__init__()
         assert urls
-        self.on_wait = _log_wait
+        self.on_wait, self.on_note = _log_wait, _log_note
         self._urls = [url.rstrip("/") for url in urls]
         self._current = 0
         self._network: tuple[int, Hash32] | None = None
@@ -566,8 +567,12 @@ def _unavailable(content_id: Hash32) -> ContentUnavailableError:
     )
 
 
-def _log_wait(price: int) -> None:
+def _log_wait(hint: GasHint) -> None:
     _log.warning(
         "a transaction waits: gas is free up to a ration, for which too many wait; with coins, "
-        f"start the miner again with --gas-price {price}"
+        f"start the miner again with {hint}"
     )
+
+
+def _log_note(note: str) -> None:
+    _log.warning(f"of other transactions of this account: {note}")

@@ -7,6 +7,7 @@ with the same nonce and higher fees, up to a limit.
 from dataclasses import dataclass
 from typing import Final
 
+from chain.amounts import format_short
 from chain.types.transaction import Transaction
 
 REPLACEMENT_PERCENT: Final = 110
@@ -34,11 +35,39 @@ class GasOffer:
         """Whether the base fee has risen so far that this pays enough to replace a transaction."""
         return self.max_fee >= raise_fee(transaction.max_fee_per_gas)
 
+    def pays_more_than(self, transaction: Transaction) -> bool:
+        """Whether a transaction pays less than this in a block whose base fee this covers."""
+        return self.tip > transaction.max_priority_fee_per_gas or self.is_above(transaction)
+
     def may_raise_tip(self, transaction: Transaction) -> bool:
         """Whether a transaction may be sent again with a higher priority fee, where one is paid."""
         return self.tip > 0 and (
             raise_fee(transaction.max_priority_fee_per_gas) <= RAISED_TIP_LIMIT_WEI
         )
+
+
+@dataclass(frozen=True, slots=True)
+class GasHint:
+    """A price with which a transaction would not wait; as text, the option and what it costs."""
+
+    price: int
+    """Wei for a unit of gas."""
+    gas_limit: int
+    """The most units of gas that the transaction pays for."""
+
+    @property
+    def option(self) -> str:
+        """The option of commands and of the miner that offers the price."""
+        return f"--gas-price {self.price}"
+
+    @property
+    def cost(self) -> str:
+        """What the price means, and what the transaction costs with it."""
+        coins = format_short(self.price * self.gas_limit)
+        return f"wei for each unit of gas; it then costs at most {coins} coins"
+
+    def __str__(self) -> str:
+        return f"{self.option} ({self.cost})"
 
 
 def raise_fee(fee: int) -> int:

@@ -19,11 +19,12 @@ from chain.contracts.calls import CallKind, identify_call
 from chain.contracts.errors import decode_error
 from chain.contracts.reverts import describe_revert
 from chain.crypto import get_address
+from chain.errors import InvalidTransaction
 from chain.hexadecimal import from_hex, to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address, PrivateKey
-from chain.types.transaction import Transaction, sign_transaction
-from pot_common.gas_offer import GasOffer
+from chain.types.transaction import Transaction, decode_transaction
+from pot_common.gas_offer import GasHint, GasOffer
 from pot_common.json_text import parse_json
 from pot_common.rpc_replies import (
     ClientError,
@@ -34,6 +35,7 @@ from pot_common.rpc_replies import (
     read_bytes,
     read_quantity,
 )
+from pot_common.waiting import Signer, describe_waiting, is_same_call
 
 T = TypeVar("T")
 """The type of a contract's answer."""
@@ -58,6 +60,9 @@ the base fee may have risen, or others pay more."""
 ANSWER_LIMIT_BYTES: Final = 32 * 2**20
 """More than a node of this project answers (`node.rpc.dispatch.RESPONSE_LIMIT_BYTES`). Whoever
 answers without an end must not fill the memory of the caller."""
+
+WAITING_LIMIT: Final = 64
+"""The most transactions of an account that a node lets wait; an answer with more is cut."""
 
 GAS_MARGIN: Final = 300_000
 """Added to an estimate: by the time it runs, the transaction may be the one that ends a phase."""
@@ -192,8 +197,10 @@ class ChainClient(ABC):
         self.gas_price = 0
         """What transactions pay for a unit of gas where it is free, in wei. Where a base fee is
         due, they pay at least this."""
-        self.on_wait: Callable[[int], None] = lambda _price: None
-        """Called once for a transaction that waits, with the price in wei that would do."""
+        self.on_wait: Callable[[GasHint], None] = lambda _hint: None
+        """Called once for a transaction that waits, with what would help."""
+        self.on_note: Callable[[str], None] = lambda _note: None
+        """Called with a sentence about other transactions of the account that wait."""
 
     @abstractmethod
     def call(self, method: str, *params: Json) -> Json:
@@ -258,18 +265,22 @@ class ChainClient(ABC):
         value: int = 0,
         *,
         chain_id: int | None = None,
+        is_repeat: bool = False,
     ) -> JsonObject:
         """Sign and send a transaction, wait until it is final, and return its receipt.
 
         It takes the place of an earlier one that this client sent and that is still in no block,
-        since it would wait behind it. With a `gas_price`, and for a gradient commitment, it takes
-        the place of any transaction of the account that waits and offers nothing.
+        since it would wait behind it. With a `gas_price` it takes the place of the same call of the
+        account that waits, and other transactions before it are sent again at that price. Only a
+        gradient commitment takes the place of another call, because a late one costs a bond.
 
         Args:
             private_key: The sender's.
             call: The receiver, and the data for it if it is a contract.
             value: Native coins that it sends, in wei.
             chain_id: The chain that it is signed for; None asks the node, which is then trusted.
+            is_repeat: Whether to wait for the same call if it waits already, rather than send it
+                a second time.
 
         Raises:
             RevertedError: It was executed and reverted.
@@ -285,15 +296,10 @@ class ChainClient(ABC):
             "value": hex(value),
         }
         estimate = self.quantity("eth_estimateGas", request)
-        sign = partial(
-            _sign,
-            private_key,
-            self.quantity("eth_chainId") if chain_id is None else chain_id,
-            call,
-            value,
-            estimate + GAS_MARGIN if call.data else estimate,
-        )
-        number, transaction = self._send_first(account, call, value, sign)
+        signer = Signer(private_key, self.quantity("eth_chainId") if chain_id is None else chain_id)
+        gas_limit = estimate + GAS_MARGIN if call.data else estimate
+        sign = partial(signer.sign, call, value, gas_limit)
+        number, transaction = self._send_first(signer, call, value, sign, is_repeat=is_repeat)
         self._waiting[account] = transaction
         receipt, transaction_hash = self._await_receipt(account, transaction, number, sign)
         del self._waiting[account]
@@ -327,55 +333,156 @@ class ChainClient(ABC):
 
     def _send_first(
         self,
-        account: Address,
+        signer: Signer,
         call: ContractCall,
         value: int,
         sign: Callable[[int, GasOffer], Transaction],
+        *,
+        is_repeat: bool,
     ) -> tuple[int, Transaction]:
         """Send a call in the place of the account's transaction that waits, or as its next one.
 
         Returns the latest block, too.
         """
-        waiting = self._waiting.get(account)
+        account = signer.account
         number, offer = self._compute_offer()
+        first, pending = (self._get_nonce(account, block) for block in ("latest", "pending"))
         choices: list[Transaction] = []
-        if waiting is not None and self._get_nonce(account, "latest") <= waiting.nonce:
-            if (waiting.to, waiting.data, waiting.value) == (call.to, call.data, value) and (
-                waiting.max_fee_per_gas >= offer.max_fee
-            ):
+        waiting = self._waiting.get(account)
+        if waiting is not None and first <= waiting.nonce:
+            if is_same_call(waiting, call, value) and waiting.max_fee_per_gas >= offer.max_fee:
                 self.resend(waiting.raw)
                 return number, waiting
             if self._may_raise(offer, waiting):
                 choices.append(sign(waiting.nonce, offer.raise_above(waiting)))
-        pending = self._get_nonce(account, "pending")
-        if self.gas_price or identify_call(call.to, call.data)[0] is CallKind.COMMITMENT:
-            first = self._get_nonce(account, "latest")
+        others = self.list_waiting(signer) if first < pending else ()
+        if identify_call(call.to, call.data)[0] is CallKind.COMMITMENT:
             choices += [sign(first, offer)] if first < pending else []
+        elif self.gas_price or is_repeat:
+            same = self._follow_same(others, call, value, offer, sign, is_repeat=is_repeat)
+            before = [each for each in others if same is None or each.nonce < same.nonce]
+            if self.gas_price:
+                self._raise_others(signer, before, offer)
+            if same is not None:
+                self.resend(same.raw)
+                return number, same
         for transaction in choices:
             # The earlier one may be in a block by now or pay, or the balance be too low for more.
             with suppress(RpcCallError):
                 self.call("eth_sendRawTransaction", to_hex(transaction.raw))
+                self._tell_place(others, transaction)
                 return number, transaction
+        if others and not self.gas_price:
+            self.on_note(f"{describe_waiting(others[0])} waits before it")
         transaction = sign(pending, offer)
+        self._send(transaction)
+        return number, transaction
+
+    def list_waiting(self, signer: Signer) -> list[Transaction]:
+        """The transactions of an account that wait for a block, as far as the node tells.
+
+        They are in the order of their nonces. Each is proven by the signature of the account, so no
+        node can make the account sign a call again that it never made on this chain.
+        """
+        content: JsonObject = {}
+        with suppress(RpcCallError):  # a node of an older version
+            content = self.call_object("txpool_contentFrom", to_hex(signer.account)) or {}
+        pending = content.get("pending")
+        shown = list(pending.values()) if isinstance(pending, dict) else []
+        found: dict[int, Transaction] = {}
+        for each in shown[:WAITING_LIMIT]:
+            name = each.get("hash") if isinstance(each, dict) else None
+            raw = self.call("eth_getRawTransactionByHash", name)
+            if raw is None:  # it is in a block by now, or was replaced
+                continue
+            with suppress(InvalidTransaction):
+                transaction = decode_transaction(read_bytes(raw))
+                if signer.has_signed(transaction):
+                    found[transaction.nonce] = transaction
+        return [found[nonce] for nonce in sorted(found)]
+
+    def _follow_same(
+        self,
+        others: Sequence[Transaction],
+        call: ContractCall,
+        value: int,
+        offer: GasOffer,
+        sign: Callable[[int, GasOffer], Transaction],
+        *,
+        is_repeat: bool,
+    ) -> Transaction | None:
+        """The transaction to send for a call of which the same waits; None if none does."""
+        same = next((each for each in others if is_same_call(each, call, value)), None)
+        if same is None:
+            return None
+        if not self.gas_price or not offer.pays_more_than(same):
+            self.on_note(f"{describe_waiting(same)} waits already, and goes on waiting")
+            return same
+        raised = sign(same.nonce, offer.raise_above(same))
+        self._send(raised)
+        self._tell_place(others, raised)
+        return raised
+
+    def _raise_others(self, signer: Signer, before: Sequence[Transaction], offer: GasOffer) -> None:
+        """Send transactions again at a price, since the account's next one waits behind them.
+
+        Raises:
+            RpcCallError: The node refuses one, for example because the balance is too low.
+        """
+        for each in before:
+            told = f"before it waits {describe_waiting(each)}"
+            if not offer.pays_more_than(each):
+                self.on_note(f"{told}, which pays as much")
+                continue
+            raised = signer.raise_price(each, offer.raise_above(each))
+            if raised is None:
+                self.on_note(f"{told}, whose price only its wallet can raise")
+                continue
+            try:
+                self._send(raised)
+            except RpcCallError as error:
+                if not str(error).startswith("nonce too low"):  # it is in a block by now
+                    raise RpcCallError(error.code, f"{told}; for its new price: {error}") from error
+            else:
+                self.on_note(f"{told}, which now pays the same price")
+
+    def _tell_place(self, others: Sequence[Transaction], transaction: Transaction) -> None:
+        """Tell the user which of the transactions that waited is replaced by another one."""
+        for each in others:
+            if each.nonce == transaction.nonce and each.hash != transaction.hash:
+                is_same = (each.to, each.data, each.value) == (
+                    transaction.to,
+                    transaction.data,
+                    transaction.value,
+                )
+                outcome = "" if is_same else ", which is dropped: send that again"
+                self.on_note(f"it takes the place of {describe_waiting(each)}{outcome}")
+
+    def _send(self, transaction: Transaction) -> None:
+        """Send a transaction.
+
+        Raises:
+            RpcCallError: The node refuses it; with the price that would do, if that is why.
+        """
         try:
             self.call("eth_sendRawTransaction", to_hex(transaction.raw))
         except RpcCallError as error:
             if not str(error).startswith(REFUSED_FOR_THE_PRICE):
                 raise
-            price = self._find_price(transaction)
-            option = "--gas-price" if price is None else f"--gas-price {price}"
+            hint = self._find_price(transaction)
+            option = "--gas-price" if hint is None else str(hint)
             raise RpcCallError(error.code, f"{error}; give {option}") from error
-        return number, transaction
 
     def _may_raise(self, offer: GasOffer, transaction: Transaction) -> bool:
         """Whether a transaction may be sent again for more; a price that was given stays."""
         return not self.gas_price and offer.may_raise_tip(transaction)
 
-    def _find_price(self, transaction: Transaction) -> int | None:
-        """The price in wei with which a transaction need not wait; None if it offers that."""
+    def _find_price(self, transaction: Transaction) -> GasHint | None:
+        """The price with which a transaction need not wait; None if it offers that."""
         with suppress(ClientError):  # only a hint to the user
             price = self.quantity("eth_gasPrice")
-            return price if price > transaction.max_fee_per_gas else None
+            if price > transaction.max_fee_per_gas:
+                return GasHint(price, transaction.gas_limit)
         return None
 
     def _await_receipt(
@@ -388,7 +495,7 @@ class ChainClient(ABC):
         """The receipt of a transaction or of one with higher fees in its place, and its hash."""
         sent = [first]
         started = sent_at = time.monotonic()
-        price: int | None = None
+        hint: GasHint | None = None
         for poll in count():
             if time.monotonic() - started >= RECEIPT_SECONDS:
                 break
@@ -410,36 +517,14 @@ class ChainClient(ABC):
                     sent.append(sign(first.nonce, offer.raise_above(sent[-1])))
                     self._waiting[account] = sent[-1]
                 self.resend(sent[-1].raw)
-                was_told, price = price is not None, self._find_price(sent[-1])
-                if price is not None and not was_told:
-                    self.on_wait(price)
+                was_told, hint = hint is not None, self._find_price(sent[-1])
+                if hint is not None and not was_told:
+                    self.on_wait(hint)
             time.sleep(POLL_SECONDS)
         cause = "does the network make blocks?"
-        if price is not None:
-            cause = f"it offers too little for gas: repeat it with --gas-price {price}, or wait;"
+        if hint is not None:
+            cause = f"it offers too little for gas: repeat it with {hint}, or wait;"
         raise ClientError(
             f"transaction {to_hex(sent[-1].hash)} is not in a block after {RECEIPT_SECONDS:.0f} s; "
             f"{cause} `eth_getTransactionReceipt` will tell when it is in one"
         )
-
-
-def _sign(
-    private_key: PrivateKey,
-    chain_id: int,
-    call: ContractCall,
-    value: int,
-    gas_limit: int,
-    nonce: int,
-    offer: GasOffer,
-) -> Transaction:
-    return sign_transaction(
-        private_key,
-        chain_id=chain_id,
-        nonce=nonce,
-        max_fee_per_gas=offer.max_fee,
-        max_priority_fee_per_gas=offer.tip,
-        gas_limit=gas_limit,
-        to=call.to,
-        value=value,
-        data=call.data,
-    )

@@ -1,10 +1,21 @@
 """Classifies transactions to the system contracts, for the mempool and the builder."""
 
+from collections.abc import Mapping
 from enum import Enum, auto
+from functools import cache
 from typing import Final
 
-from chain.contracts import gradient_ledger, miner_seats, task_registry, validator_set
+from chain.contracts import (
+    faucet,
+    gradient_ledger,
+    miner_seats,
+    reward_distributor,
+    task_registry,
+    training_token,
+    validator_set,
+)
 from chain.contracts.abi import SELECTOR_BYTES, WORD_BYTES
+from chain.hexadecimal import to_hex
 from chain.primitives import Address, TaskId
 
 
@@ -62,6 +73,32 @@ def identify_call(to: Address | None, data: bytes) -> tuple[CallKind, bytes | No
     end = SELECTOR_BYTES + words * WORD_BYTES
     is_known = kind is not CallKind.OTHER and len(data) >= end
     return kind, to + data[:end] if is_known else None
+
+
+@cache
+def _name_functions() -> Mapping[tuple[Address, bytes], str]:
+    return {
+        (module.CONTRACT.address, module.CONTRACT.compute_selector(name)): name
+        for module in (
+            faucet,
+            gradient_ledger,
+            miner_seats,
+            reward_distributor,
+            task_registry,
+            training_token,
+            validator_set,
+        )
+        for name in module.CONTRACT.abi.functions
+    }
+
+
+def name_call(to: Address | None, data: bytes) -> str:
+    """What a transaction does, in few words: the function of a system contract, or a transfer."""
+    if to is None:
+        return "a new contract"
+    if not data:
+        return "a transfer of coins"
+    return _name_functions().get((to, data[:SELECTOR_BYTES]), f"a call of {to_hex(to)[:10]}")
 
 
 def decode_task_id(data: bytes) -> TaskId | None:

@@ -13,6 +13,7 @@ from chain.json_types import JsonObject
 from chain.primitives import Address, PrivateKey
 from node.cli.output import print_note
 from node.client.rpc_client import RpcClient
+from pot_common.gas_offer import GasHint
 from pot_common.keystore import unlock_key
 
 DEFAULT_WALLET: Final = Path.home() / ".pot" / "wallet"
@@ -37,8 +38,8 @@ GasPriceOption = Annotated[
         "--gas-price",
         metavar="WEI",
         min=0,
-        help="Pay this for a unit of gas, and take the place of a transaction of this account that "
-        "waits and pays nothing.",
+        help="Pay this for a unit of gas. It takes the place of the same call that waits; others "
+        "of this account that wait before it are sent again at this price.",
     ),
 ]
 """The price of gas; 0 pays nothing where gas is free."""
@@ -87,10 +88,11 @@ def unlock_account(
         OperatorError: The keystore cannot be read, or the password is wrong.
     """
     private_key = unlock_key(find_key_file(key), password_file, setting="--password-file")
-    client.gas_price, client.on_wait = gas_price, _tell_why_it_waits
+    client.gas_price, client.on_wait, client.on_note = gas_price, _tell_why_it_waits, print_note
     return Account(client, private_key)
 
 
-def _tell_why_it_waits(price: int) -> None:
+def _tell_why_it_waits(hint: GasHint) -> None:
     print_note("it waits: gas is free up to a ration, for which too many transactions wait")
-    print_note(f"to pay, stop this command and give it again with --gas-price {price}")
+    print_note(f"to pay, stop this command and give it again with {hint.option}")
+    print_note(f"({hint.cost})")

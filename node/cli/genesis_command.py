@@ -6,13 +6,12 @@ from typing import Annotated
 
 import typer
 
-from chain.amounts import format_amount
+from chain.amounts import format_amount, format_short
 from chain.genesis import build_genesis, parse_genesis
 from chain.hexadecimal import to_hex
 from chain.primitives import Address
 from node.cli.output import (
     JsonOption,
-    format_short,
     parse_address,
     parse_amount,
     print_fields,

@@ -22,9 +22,6 @@ ROUNDED_DECIMALS: Final = 4
 LINE_WIDTH: Final = 80
 """The width of a terminal that every line fits."""
 
-SHORT_DIGITS: Final = 4
-"""Digits of a price that people compare; the exact one is in the JSON."""
-
 AMOUNT_DIGITS: Final = 78
 """Number of digits of the largest uint256."""
 
@@ -111,12 +108,6 @@ def parse_amount(text: str) -> int:
         if not is_amount or amount != amount.to_integral_value():
             raise OperatorError(f"{text!r} is not an amount; give a number such as 12.5")
         return int(amount)
-
-
-def format_short(base_units: int) -> str:
-    """An amount of base units in whole tokens, rounded up to a few digits."""
-    scale = 10 ** max(0, len(str(base_units)) - SHORT_DIGITS)
-    return format_amount(-(-base_units // scale) * scale)
 
 
 def format_rounded(base_units: int) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from chain.amounts import format_amount
+from chain.amounts import format_amount, format_short
 from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.task_registry import Purchase
 from chain.hexadecimal import to_hex
@@ -15,7 +15,6 @@ from chain.training.fees import (
     compute_promised_time,
 )
 from chain.training.task_spec import PPM, TaskSpec
-from node.cli.output import format_short
 from node.client.rpc_client import get_integer, get_objects, get_text, get_value
 from node.client.task_submission import Offer
 from pot_common.errors import OperatorError

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from chain.amounts import format_amount
+from chain.amounts import format_amount, format_short
 from chain.contracts.abi import ContractCall
 from chain.contracts.task_registry import (
     Purchase,
@@ -23,7 +23,6 @@ from node.cli.output import (
     JsonOption,
     RpcOption,
     TaskArgument,
-    format_short,
     format_table,
     parse_amount,
     print_fields,

@@ -5,16 +5,25 @@ The command line and the development network use it.
 
 import json
 import time
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
 
 from chain.amounts import format_amount
 from chain.contracts import task_registry, training_token
+from chain.contracts.abi import (
+    SELECTOR_BYTES,
+    WORD_BYTES,
+    ContractCall,
+    InvalidAnswerError,
+    decode_values,
+)
 from chain.contracts.addresses import TASK_REGISTRY, TRAINING_TOKEN
 from chain.contracts.events import decode_event
-from chain.contracts.task_registry import Purchase, Quote, TaskSubmitted
+from chain.contracts.task_registry import Purchase, Quote, TaskResources, TaskSubmitted
 from chain.contracts.training_token import describe_amount
 from chain.crypto import get_address
+from chain.errors import RejectedInputError
 from chain.hexadecimal import to_hex
 from chain.json_types import JsonObject
 from chain.params import ChainParameters, InvalidGenesisError, parse_parameters
@@ -39,6 +48,7 @@ from pot_common.errors import OperatorError
 from pot_common.json_text import parse_json
 from pot_common.rpc_client import ContentUnavailableError
 from pot_common.rpc_replies import read_bytes
+from pot_common.waiting import Signer
 
 SPARE_SHARE: Final = 4
 """One attempt in so many may fail before a task runs out of attempts."""
@@ -209,6 +219,15 @@ def submit_task(
             f"({format_amount(offer.max_fee)} POT); raise it, or buy less with --lifetime and "
             "--attempts"
         )
+    submission = task_registry.submit_task(
+        compute_terms(spec),
+        spec.resources,
+        encode_task_spec(spec),
+        amount,
+        offer.purchase,
+        offer.max_fee,
+    )
+    waiting = _find_waiting(client, private_key, submission, _read_submission, fee)
     needed = {token: amount}
     needed[TRAINING_TOKEN] = needed.get(TRAINING_TOKEN, 0) + fee
     for each, sum_ in needed.items():
@@ -220,17 +239,10 @@ def submit_task(
                 f"a fee of {format_amount(fee)} POT; send it more, or give a smaller --budget"
             )
     allowed = {**needed, TRAINING_TOKEN: needed[TRAINING_TOKEN] - fee + offer.max_fee}
-    for each, sum_ in allowed.items():
-        _approve(client, private_key, each, sum_)
-    submission = task_registry.submit_task(
-        compute_terms(spec),
-        spec.resources,
-        encode_task_spec(spec),
-        amount,
-        offer.purchase,
-        offer.max_fee,
-    )
-    receipt = client.transact(private_key, submission)
+    if waiting is None:
+        for each, sum_ in allowed.items():
+            _approve(client, private_key, each, sum_)
+    receipt = client.transact(private_key, waiting or submission, is_repeat=True)
     event = _find_submission(receipt)
     return Submission(
         task_id=event.task_id,
@@ -315,8 +327,56 @@ def extend_task(
             f"the extension costs {format_amount(fee)} POT, above --max-fee "
             f"({format_amount(limit)} POT); raise it"
         )
-    _approve(client, private_key, TRAINING_TOKEN, limit)
-    return client.transact(private_key, task_registry.extend_task(task_id, offer.purchase, limit))
+    extension = task_registry.extend_task(task_id, offer.purchase, limit)
+    waiting = _find_waiting(client, private_key, extension, _read_extension, fee)
+    if waiting is None:
+        _approve(client, private_key, TRAINING_TOKEN, limit)
+    return client.transact(private_key, waiting or extension, is_repeat=True)
+
+
+UNMEASURED: Final = TaskResources(0, 0, 0, 0)
+"""In the place of what a dry run measured, since that differs each time."""
+
+Order: TypeAlias = tuple[object, int]
+"""What a call buys, and the most that it pays as fee."""
+
+
+def _find_waiting(
+    client: RpcClient,
+    private_key: PrivateKey,
+    call: ContractCall,
+    read_order: Callable[[bytes], Order | None],
+    fee: int,
+) -> ContractCall | None:
+    """The call for the same order that waits for a block, if it would pay the fee.
+
+    A command that is given again must not buy a second time. Two calls for one order differ: what a
+    dry run measures differs each time, and so does the largest fee once prices have changed.
+    """
+    order = read_order(call.data)
+    assert order is not None, "it was encoded here"
+    for each in client.list_waiting(Signer(private_key, client.quantity("eth_chainId"))):
+        if each.to != call.to or each.data[:SELECTOR_BYTES] != call.data[:SELECTOR_BYTES]:
+            continue
+        found = read_order(each.data)
+        if found is not None and found[0] == order[0] and found[1] >= fee:
+            return ContractCall(call.to, each.data)
+    return None
+
+
+def _read_submission(data: bytes) -> Order | None:
+    types = task_registry.CONTRACT.abi.functions["submitTask"].inputs
+    try:
+        _, _, spec, *order, max_fee = decode_values(types, data[SELECTOR_BYTES:])
+        decoded = decode_task_spec(spec) if isinstance(spec, bytes) else None
+    except (InvalidAnswerError, RejectedInputError):
+        return None
+    assert isinstance(max_fee, int)
+    return None if decoded is None else ((replace(decoded, resources=UNMEASURED), order), max_fee)
+
+
+def _read_extension(data: bytes) -> Order:
+    return data[:-WORD_BYTES], int.from_bytes(data[-WORD_BYTES:], "big")
 
 
 def _approve(client: RpcClient, private_key: PrivateKey, token: Address, amount: int) -> None:

@@ -2,18 +2,25 @@ import gzip
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 import httpx
 import pytest
 
-from chain.contracts import gradient_ledger
+from chain.contracts import gradient_ledger, task_registry
 from chain.contracts.abi import ContractCall, compute_selector
 from chain.crypto import get_address
 from chain.hexadecimal import from_hex, to_hex
 from chain.json_types import Json
 from chain.primitives import Address, Hash32, PrivateKey, TaskId
-from chain.types.transaction import Transaction, decode_transaction, sign_transaction
+from chain.types.transaction import (
+    SET_CODE_TYPE,
+    Transaction,
+    decode_transaction,
+    sign_transaction,
+)
+from pot_common.gas_offer import GasHint, GasOffer
 from pot_common.rpc_client import (
     GAS_MARGIN,
     RESEND_SECONDS,
@@ -23,6 +30,7 @@ from pot_common.rpc_client import (
     open_http,
 )
 from pot_common.rpc_replies import ClientError, RewardProof
+from pot_common.waiting import Signer
 
 KEY = PrivateKey(b"\x11" * 32)
 TO = Address(b"\x22" * 20)
@@ -123,6 +131,7 @@ class FullChain(ScriptedClient):
         self.sent: list[Transaction] = []
         self.clock = clock
         self.accounts_nonce = 3
+        self.notes: list[str] = []
         super().__init__(
             eth_getBlockByNumber=lambda *_: {
                 "baseFeePerGas": hex(base_fee),
@@ -132,6 +141,8 @@ class FullChain(ScriptedClient):
             eth_getTransactionCount=self.count_transactions,
             eth_sendRawTransaction=self.receive,
             eth_getTransactionReceipt=None,
+            txpool_contentFrom=self.list_pooled,
+            eth_getRawTransactionByHash=self.get_raw,
         )
 
     def get_number(self) -> str:
@@ -140,6 +151,16 @@ class FullChain(ScriptedClient):
     def count_transactions(self, _account: Json, block: Json) -> Json:
         nonces = {each.nonce for each in self.sent}
         return hex(self.accounts_nonce + (len(nonces) if block == "pending" else 0))
+
+    def list_pooled(self, _account: Json) -> Json:
+        pooled = {each.nonce: each for each in self.sent if each.nonce >= self.accounts_nonce}
+        return {
+            "pending": {str(nonce): {"hash": to_hex(pooled[nonce].hash)} for nonce in pooled},
+            "queued": {},
+        }
+
+    def get_raw(self, name: Json) -> Json:
+        return next(to_hex(each.raw) for each in self.sent if to_hex(each.hash) == name)
 
     def receive(self, raw: Json) -> Json:
         transaction = decode_transaction(from_hex(str(raw)))
@@ -263,7 +284,7 @@ def test_gas_is_free_whatever_the_node_suggests_unless_a_price_is_given(
     ("refusal", "suggested", "told"),
     [
         ("transaction underpriced: offer 5 wei", 0, "offer 5 wei; give --gas-price"),
-        ("txpool is full: too many", 10**9, "too many; give --gas-price 1000000000"),
+        ("txpool is full: too many", 10**9, "too many; give --gas-price 1000000000 .*coins\\)"),
         ("nonce too low: next 4", 10**9, "nonce too low: next 4"),
     ],
 )
@@ -278,20 +299,23 @@ def test_refusal_for_the_price_names_the_option(refusal: str, suggested: int, to
 
 def test_user_is_told_once_why_a_free_transaction_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = FullChain(Clock(monkeypatch), base_fee=0)
-    told: list[int] = []
+    told: list[GasHint] = []
     chain.on_wait = told.append
     chain.results["eth_gasPrice"] = lambda: hex(10**9 if chain.clock.seconds > 8 else 0)
     with pytest.raises(ClientError) as failure:
         chain.transact(KEY, ContractCall(TO, b""))
-    assert told == [10**9]
-    assert "repeat it with --gas-price 1000000000, or wait" in str(failure.value)
+    assert told == [GasHint(10**9, 21_000)]
+    assert (
+        "repeat it with --gas-price 1000000000 (wei for each unit of gas; it then costs at most "
+        "0.000021 coins), or wait"
+    ) in str(failure.value)
     assert len(chain.sent) == 1, "it is not raised"
 
 
 def test_nothing_is_told_while_the_price_is_paid(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = FullChain(Clock(monkeypatch), base_fee=0)
     chain.gas_price = 10**9
-    told: list[int] = []
+    told: list[GasHint] = []
     chain.on_wait = told.append
     chain.results["eth_gasPrice"] = hex(10**9)
     with pytest.raises(ClientError, match="does the network make blocks"):
@@ -312,20 +336,134 @@ def test_call_that_still_waits_is_not_sent_twice(monkeypatch: pytest.MonkeyPatch
 COMMIT = gradient_ledger.commit_gradient(TaskId(1), 0, 0, 1, Hash32(bytes(32)))
 
 
-@pytest.mark.parametrize(
-    ("call", "price"), [(COMMIT, 0), (ContractCall(TO, b"\x02"), 10**9)], ids=["commitment", "paid"]
-)
-def test_commitment_and_paid_call_take_the_place_of_one_that_waits(
-    monkeypatch: pytest.MonkeyPatch, call: ContractCall, price: int
-) -> None:
+def leave_waiting(
+    monkeypatch: pytest.MonkeyPatch, *calls: ContractCall, price: int = 0
+) -> FullChain:
+    """A chain on which calls of the account wait, as another process of the same account sees it.
+
+    What is sent from now on is in a block at once.
+    """
     chain = FullChain(Clock(monkeypatch), base_fee=0)
-    send_in_vain(chain, b"\x01")
-    later = FullChain(Clock(monkeypatch), base_fee=0)  # another process
-    later.sent.extend(chain.sent)
-    later.results["eth_getTransactionReceipt"] = {"status": "0x1", "blockNumber": "0x5"}
-    later.gas_price = price
-    later.transact(KEY, call)
-    assert [(each.nonce, each.max_fee_per_gas) for each in later.sent] == [(3, 0), (3, price)]
+    signer = Signer(KEY, 31_337)
+    for at, call in enumerate(calls):
+        chain.sent.append(signer.sign(call, 0, 21_000, 3 + at, GasOffer(price, price)))
+    chain.results["eth_getTransactionReceipt"] = {"status": "0x1", "blockNumber": "0x5"}
+    chain.on_note = chain.notes.append
+    return chain
+
+
+def list_paid(chain: FullChain) -> list[tuple[int, bytes, int]]:
+    """The nonce, data and price of all transactions that were sent."""
+    return [(each.nonce, each.data, each.max_fee_per_gas) for each in chain.sent]
+
+
+def test_commitment_takes_the_place_of_one_that_waits_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chain = leave_waiting(monkeypatch, ContractCall(TO, b"\x01"))
+    chain.transact(KEY, COMMIT)
+    assert list_paid(chain) == [(3, b"\x01", 0), (3, COMMIT.data, 0)]
+    assert chain.notes == [
+        "it takes the place of a call of 0x22222222 (nonce 3), which is dropped: send that again"
+    ]
+
+
+def test_paid_call_takes_the_place_of_the_same_call_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = ContractCall(TO, b"\x01"), ContractCall(TO, b"\x02")
+    chain = leave_waiting(monkeypatch, first, second)
+    chain.gas_price = 10**9
+    chain.transact(KEY, second)
+    assert list_paid(chain)[2:4] == [(4, b"\x02", 10**9), (3, b"\x01", 10**9)]
+    assert chain.notes == [
+        "it takes the place of a call of 0x22222222 (nonce 4)",
+        "before it waits a call of 0x22222222 (nonce 3), which now pays the same price",
+    ]
+    assert all(len(note) <= 80 for note in chain.notes)
+
+
+def test_paid_call_pays_for_other_calls_that_wait_and_drops_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cancel = task_registry.cancel_task(TaskId(4))
+    chain = leave_waiting(monkeypatch, cancel, ContractCall(TO, b""))
+    chain.gas_price = 10**9
+    chain.transact(KEY, ContractCall(TO, b"\x02"))
+    assert list_paid(chain)[2:] == [
+        (3, cancel.data, 10**9),
+        (4, b"", 10**9),
+        (5, b"\x02", 10**9),
+    ]
+    assert chain.notes == [
+        "before it waits cancelTask (nonce 3), which now pays the same price",
+        "before it waits a transfer of coins (nonce 4), which now pays the same price",
+    ]
+
+
+def test_call_without_a_price_says_what_waits_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = leave_waiting(monkeypatch, task_registry.cancel_task(TaskId(4)))
+    chain.transact(KEY, ContractCall(TO, b"\x02"))
+    assert list_paid(chain)[1:] == [(4, b"\x02", 0)]
+    assert chain.notes == ["cancelTask (nonce 3) waits before it"]
+
+
+def test_paid_call_waits_behind_one_that_pays_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = leave_waiting(monkeypatch, ContractCall(TO, b"\x01"), price=10**9)
+    chain.gas_price = 10**9
+    chain.transact(KEY, ContractCall(TO, b"\x02"))
+    assert list_paid(chain)[1:] == [(4, b"\x02", 10**9)]
+    assert chain.notes == [
+        "before it waits a call of 0x22222222 (nonce 3), which pays as much",
+    ]
+
+
+def test_order_that_waits_is_not_sent_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    call = ContractCall(TO, b"\x01")
+    chain = leave_waiting(monkeypatch, call)
+    chain.transact(KEY, call, is_repeat=True)
+    assert list_paid(chain) == [(3, b"\x01", 0)]
+    chain.gas_price = 10**9
+    chain.transact(KEY, call, is_repeat=True)
+    assert list_paid(chain)[1:] == [(3, b"\x01", 10**9)]
+
+
+def test_call_is_not_raised_if_the_balance_is_too_low(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = leave_waiting(monkeypatch, ContractCall(TO, b"\x01"))
+
+    def refuse(_raw: Json) -> Json:
+        raise RpcCallError(-32000, "insufficient funds")
+
+    chain.results["eth_sendRawTransaction"] = refuse
+    chain.gas_price = 10**9
+    with pytest.raises(RpcCallError, match=r"nonce 3\); for its new price: insufficient funds"):
+        chain.transact(KEY, ContractCall(TO, b"\x02"))
+
+
+@pytest.mark.parametrize(
+    "signer", [Signer(PrivateKey(b"\x12" * 32), 31_337), Signer(KEY, 1)], ids=["other", "chain"]
+)
+def test_node_cannot_make_an_account_sign_what_it_never_sent_here(
+    monkeypatch: pytest.MonkeyPatch, signer: Signer
+) -> None:
+    chain = leave_waiting(monkeypatch)
+    forged = signer.sign(ContractCall(TO, b"\x07"), 5, 21_000, 3, GasOffer(0, 0))
+    chain.sent.append(forged)
+    chain.gas_price = 10**9
+    chain.transact(KEY, ContractCall(TO, b"\x02"))
+    assert [each.data for each in chain.sent] == [b"\x07", b"\x02"]
+
+
+def test_transaction_of_a_kind_that_is_not_signed_here_is_not_raised() -> None:
+    signer = Signer(KEY, 31_337)
+    plain = signer.sign(ContractCall(TO, b"\x01"), 0, 21_000, 3, GasOffer(0, 0))
+    raised = signer.raise_price(plain, GasOffer(5, 5))
+    assert raised is not None
+    assert (raised.to, raised.data, raised.max_fee_per_gas) == (TO, b"\x01", 5)
+    for other in (
+        replace(plain, type=SET_CODE_TYPE),
+        replace(plain, access_list=((TO, ()),)),
+        replace(plain, to=None),
+    ):
+        assert signer.raise_price(other, GasOffer(5, 5)) is None
 
 
 def test_resent_transaction_may_be_known_to_the_node(

@@ -116,6 +116,8 @@ class FakeRegistry:
         self.bundle = bundle
         self.tokens = 10**24
         self.transactions: list[Transaction] = []
+        self.waiting: list[Transaction] = []
+        """The last transactions, if they are in no block yet; at most one."""
         self.status = "closed"
         self.readiness: object = None
         self.settled = 2
@@ -156,7 +158,17 @@ class FakeRegistry:
             "eth_estimateGas": lambda call: "0x5208",
             "eth_getBlockByNumber": lambda number, full: {"baseFeePerGas": "0x0"},
             "eth_maxPriorityFeePerGas": lambda: "0x0",
-            "eth_getTransactionCount": lambda account, block: hex(len(self.transactions)),
+            "eth_getTransactionCount": lambda account, block: hex(
+                len(self.transactions) - len(self.waiting) * (block == "latest")
+            ),
+            "txpool_contentFrom": lambda account: {
+                "pending": {str(each.nonce): {"hash": "0x" + each.hash.hex()}}
+                if (each := next(iter(self.waiting), None))
+                else {}
+            },
+            "eth_getRawTransactionByHash": lambda name: next(
+                "0x" + each.raw.hex() for each in self.waiting if "0x" + each.hash.hex() == name
+            ),
             "eth_sendRawTransaction": self.send,
             "eth_getTransactionReceipt": self.receipt,
             "pot_getGenesis": genesis_answer,
@@ -309,6 +321,34 @@ def test_submit_approves_the_budget_sends_the_spec_and_uploads_blobs(
     assert (submitted["fee"], submitted["maxFee"]) == (str(QUOTE.fee), str(MAX_FEE))
     assert sorted(blobs.values()) == sorted(registry.bundle.blobs.values())
     assert all(path == f"/v1/blobs/0x{content_id(blob).hex()}" for path, blob in blobs.items())
+
+
+def test_order_that_waits_is_paid_for_and_not_bought_again(
+    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+) -> None:
+    """Each dry run measures something else, so the second submission is another call."""
+    task_file.write_text(TASK_FILE + DECLARED)
+    submit: list[object] = ["task", "submit", task_file, "--no-dry-run", *key]
+    extend: list[object] = ["task", "extend", 1, "--attempts", 5, *key]
+    quote = task_registry.get_extension_quote(TaskId(1), Purchase(0, 5)).data[:4].hex()
+    lease = task_registry.get_lease(TaskId(1)).data[:4].hex()
+    registry.views[quote] = encode(["uint256"] * 6, astuple(QUOTE))
+    registry.views[lease] = bytes(15 * 32)
+    for order in (submit, extend):
+        registry.transactions.clear()
+        registry.waiting.clear()
+        with serve(registry.answers(), {}) as url:
+            pot(*order, "--rpc", url)
+            _, first = registry.transactions
+            registry.waiting = [first]
+            task_file.write_text(TASK_FILE + DECLARED.replace("= 50", "= 60"))
+            pot(*order, "--rpc", url)
+            assert registry.transactions[2:] == [first]
+            registry.transactions.pop()
+            pot(*order, "--gas-price", 10**9, "--rpc", url)
+        *_, raised, again = registry.transactions
+        assert (raised.nonce, raised.data, raised.max_fee_per_gas) == (1, first.data, 10**9)
+        assert again == raised
 
 
 def test_content_waits_for_a_node_that_is_a_block_behind(

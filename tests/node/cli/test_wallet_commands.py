@@ -163,6 +163,7 @@ def test_user_learns_why_a_transaction_waits_and_what_would_help(
     assert notes == [
         "it waits: gas is free up to a ration, for which too many transactions wait",
         "to pay, stop this command and give it again with --gas-price 1000000000",
+        "(wei for each unit of gas; it then costs at most 0.000321 coins)",
     ]
     assert all(len(note) <= 80 for note in notes)
     with serve(chain.answers()) as url:

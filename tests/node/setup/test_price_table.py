@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from eth.db.atomic import AtomicDB
 
+from chain.amounts import format_short
 from chain.contracts import task_registry
 from chain.contracts.miner_seats import MISS_WINDOW
 from chain.contracts.task_registry import CloseReason, Purchase, Quote, TaskClosed, TaskResources
@@ -16,7 +17,6 @@ from chain.training.history import BlockContext
 from chain.training.resources import count_disk_bytes
 from chain.training.task_checks import CONTENT_QUOTA_SHARE, Promise
 from chain.training.task_spec import Shard
-from node.cli.output import format_short
 from node.config import BlobsSection
 from node.setup.network_genesis import Seat, build_prices, plan_development_network
 from node.setup.price_table import (

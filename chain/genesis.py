@@ -33,7 +33,7 @@ from chain.primitives import (
 from chain.state import trie
 from chain.types.account import Account, encode_storage_value
 from chain.types.header import Header
-from chain.types.receipt import BLOOM_BYTES
+from chain.types.receipt import BLOCK_GAS_LIMIT, BLOOM_BYTES
 
 GENESIS_LIMIT_BYTES: Final = 2**26
 """64 MiB are enough for an allocation of half a million accounts."""
@@ -227,6 +227,11 @@ def _check_relations(config: GenesisConfig) -> None:
         raise InvalidGenesisError(
             f"gasLimit is {config.gas_limit}, below config.proofOfTraining.transaction_gas_limit "
             f"({parameters.transaction_gas_limit}); raise the one or lower the other"
+        )
+    if config.gas_limit > BLOCK_GAS_LIMIT:
+        raise InvalidGenesisError(
+            f"gasLimit is {config.gas_limit}; the logs of a block could be too large to decode: "
+            f"give at most {BLOCK_GAS_LIMIT}"
         )
     worst_block_ms = config.gas_limit * 1000 // parameters.execution_gas_per_second
     if parameters.view_timeout_cap_ms < TIMEOUT_CAP_FACTOR * worst_block_ms:

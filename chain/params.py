@@ -13,6 +13,7 @@ from chain.hexadecimal import from_plain_hex, to_hex
 from chain.json_types import Json
 from chain.primitives import Address
 from chain.types.certificate import MAX_VALIDATORS
+from chain.types.receipt import TRANSACTION_GAS_LIMIT
 from chain.types.validator_set import compute_max_faulty
 
 UNPRICED_GAS_PER_SECOND: Final = 1_000_000
@@ -128,7 +129,7 @@ BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
     "view_timeout_base_ms": (100, 600_000),
     "view_timeout_cap_ms": (100, 3_600_000),
     "base_fee_floor_wei": (0, 2**63),
-    "transaction_gas_limit": (1_000_000, 2**32),
+    "transaction_gas_limit": (1_000_000, TRANSACTION_GAS_LIMIT),
     "gas_per_tick": (0, 100),
     "phase_floor_blocks": (1, 2**16 - 1),
     "grace_blocks": (1, 1_000),

@@ -8,6 +8,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from eth.constants import GAS_LOG, GAS_LOGDATA, GAS_LOGTOPIC
 
 from chain.builder import BODY_LIMIT_BYTES
 from chain.contracts.gradient_ledger import (
@@ -20,11 +21,27 @@ from chain.contracts.miner_seats import ATTEMPT_RING, MAX_FINES, MAX_MINERS
 from chain.execution.gas import GAS_FLOOR_TOKEN, GAS_TRANSACTION
 from chain.genesis import parse_genesis
 from chain.params import TICKS_PER_SECOND, TIMEOUT_CAP_FACTOR, ChainParameters, InvalidGenesisError
+from chain.primitives import Address, Hash32
 from chain.training.rounds import TURN_BLOCKS
 from chain.training.slashing import BATCHES_LIMIT, HURRY_BLOCKS
 from chain.training.task_spec_codec import MAX_ATTEMPT_SECONDS
 from chain.types.block import TRANSACTION_LIMIT_BYTES
 from chain.types.certificate import MAX_VALIDATORS
+from chain.types.receipt import (
+    BLOCK_GAS_LIMIT,
+    BYTE_GAS,
+    LOG_GAS,
+    LOG_ITEMS,
+    MAX_TOPICS,
+    RECEIPT_ITEMS_LIMIT,
+    RECEIPTS_COUNT_LIMIT,
+    RECEIPTS_LIMIT_BYTES,
+    TRANSACTION_GAS_LIMIT,
+    Log,
+    build_receipt,
+    decode_receipts,
+    encode_receipts,
+)
 from chain.types.validator_set import compute_max_faulty, compute_quorum
 from chain.validation import MAX_INIT_CODE_BYTES
 from node.chain.executor import CANDIDATE_SECONDS, FORGIVEN_STOPS
@@ -38,6 +55,7 @@ from node.mempool.examination import (
 )
 from node.mempool.free_gas import OPERATORS_SHARE, FreeGasPolicy
 from node.mempool.head_rules import OPERATOR_GAS_LIMIT
+from node.network.wire import RECEIPTS_FRAME_LIMIT_BYTES
 from node.node import BUILD_SECONDS
 from node.operator.validator_set_calls import CALL_GAS
 from node.sync.snapshot_sync import HEADERS_LIMIT
@@ -56,13 +74,48 @@ def test_the_slowest_full_block_fits_the_view_timeout() -> None:
 
 def test_genesis_refuses_a_gas_limit_that_the_timeout_cap_does_not_allow() -> None:
     template = json.loads((ROOT / "genesis.json").read_text(encoding="utf-8"))
-    speed = PARAMETERS.execution_gas_per_second
-    largest = PARAMETERS.view_timeout_cap_ms * speed // 1000 // TIMEOUT_CAP_FACTOR
+    speed, cap_ms = PARAMETERS.execution_gas_per_second, PARAMETERS.view_timeout_cap_ms // 2
+    template["config"]["proofOfTraining"]["view_timeout_cap_ms"] = cap_ms
+    largest = cap_ms * speed // 1000 // TIMEOUT_CAP_FACTOR
     template["gasLimit"] = hex(largest)
     assert parse_genesis(json.dumps(template).encode()).gas_limit == largest
     template["gasLimit"] = hex(largest + speed // 1000)
     with pytest.raises(InvalidGenesisError, match="view_timeout_cap_ms"):
         parse_genesis(json.dumps(template).encode())
+
+
+def test_genesis_refuses_gas_for_more_receipts_than_are_decoded_and_sent() -> None:
+    # With 200 M gas anyone made a block whose receipts no joining node could fetch.
+    template = json.loads((ROOT / "genesis.json").read_text(encoding="utf-8"))
+    template["gasLimit"] = hex(BLOCK_GAS_LIMIT)
+    template["config"]["proofOfTraining"]["transaction_gas_limit"] = TRANSACTION_GAS_LIMIT
+    assert parse_genesis(json.dumps(template).encode()).gas_limit == BLOCK_GAS_LIMIT
+    template["config"]["proofOfTraining"]["transaction_gas_limit"] = TRANSACTION_GAS_LIMIT + 1
+    with pytest.raises(InvalidGenesisError, match="transaction_gas_limit"):
+        parse_genesis(json.dumps(template).encode())
+    template["config"]["proofOfTraining"]["transaction_gas_limit"] = TRANSACTION_GAS_LIMIT
+    template["gasLimit"] = hex(BLOCK_GAS_LIMIT + 1)
+    with pytest.raises(InvalidGenesisError, match="logs of a block could be too large"):
+        parse_genesis(json.dumps(template).encode())
+
+
+@pytest.mark.parametrize("topics", range(MAX_TOPICS + 1))
+@pytest.mark.parametrize("data_bytes", [0, 1, 55, 56, 255, 256, 65_536])
+def test_the_largest_receipts_fit_their_frame_and_are_decoded(topics: int, data_bytes: int) -> None:
+    log = Log(Address(b"\xff" * 20), (Hash32(b"\xff" * 32),) * topics, b"\xff" * data_bytes)
+    log_gas = LOG_GAS * (1 + topics) + GAS_LOGDATA * data_bytes
+    count = min(2_000, (TRANSACTION_GAS_LIMIT - GAS_TRANSACTION) // log_gas)
+    receipt = build_receipt(2, 1, 2**63, (log,) * count)
+    gas = GAS_TRANSACTION + count * log_gas
+    assert GAS_LOG == GAS_LOGTOPIC == LOG_GAS
+    assert BYTE_GAS * len(receipt.encode()) <= gas
+    assert BYTE_GAS * len(encode_receipts([receipt] * 3)) <= 3 * gas
+    assert BLOCK_GAS_LIMIT // BYTE_GAS <= RECEIPTS_LIMIT_BYTES == RECEIPTS_FRAME_LIMIT_BYTES
+    assert decode_receipts(encode_receipts([receipt])) == (receipt,)
+    # However many logs and receipts the gas pays for, they are no more items than are decoded.
+    items = (LOG_ITEMS + topics) * (TRANSACTION_GAS_LIMIT // log_gas) + 4
+    assert items <= RECEIPT_ITEMS_LIMIT
+    assert BLOCK_GAS_LIMIT // GAS_TRANSACTION <= RECEIPTS_COUNT_LIMIT
 
 
 def test_the_slowest_transaction_fits_the_builders_time_for_one() -> None:

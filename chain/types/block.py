@@ -13,9 +13,8 @@ BLOCK_LIMIT_BYTES: Final = 2**22
 smaller."""
 
 BLOCK_ITEMS_LIMIT: Final = 2**16 + 2**14
-"""Limit of RLP items in any message with a block. The largest gas limit that timeouts allow, 1.2 G,
-has room for 57 142 transactions; the rest is for header, certificates and the votes of a NEW-VIEW.
-"""
+"""Limit of RLP items in any message with a block: ten times the transactions for which the largest
+gas limit, 2^27, has room, and what header, certificates and the votes of a NEW-VIEW take."""
 
 TRANSACTION_LIMIT_BYTES: Final = 2**17
 """128 KiB, as in geth: wallets and libraries expect this limit."""

@@ -16,10 +16,31 @@ MAX_TOPICS: Final = 4
 """Topics of a log at most; the opcodes end with LOG4."""
 
 RECEIPTS_LIMIT_BYTES: Final = 2**24
-"""Limit of a block's receipts: four times the data that its gas limit allows to log."""
+"""Limit of a block's receipts: four times the data that 30 M gas allow to log."""
 
 RECEIPT_LIMIT_BYTES: Final = 2**22
-"""Limit of one receipt; 30 M gas allow 3.75 MB of log data, at 8 gas a byte."""
+"""Limit of one receipt; 30 M gas allow 3.75 MB of log data."""
+
+BYTE_GAS: Final = 8
+"""The least gas for a byte of receipts: that of log data. What surrounds the data costs more."""
+
+BLOCK_GAS_LIMIT: Final = BYTE_GAS * RECEIPTS_LIMIT_BYTES
+"""No network may allow blocks more gas, or anyone could make receipts that nobody decodes."""
+
+TRANSACTION_GAS_LIMIT: Final = BYTE_GAS * RECEIPT_LIMIT_BYTES
+"""No network may allow a transaction more gas, likewise."""
+
+LOG_GAS: Final = 375
+"""Gas of a log, and of each of its topics."""
+
+LOG_ITEMS: Final = 4
+"""RLP items of a log without topics: itself, its address, its list of topics and its data."""
+
+RECEIPT_ITEMS_LIMIT: Final = LOG_ITEMS * (TRANSACTION_GAS_LIMIT // LOG_GAS) + 4
+"""Limit of RLP items in a receipt; a topic is one more, and costs as much as a log."""
+
+RECEIPTS_COUNT_LIMIT: Final = BLOCK_GAS_LIMIT // 21_000
+"""Limit of receipts in a block, one for each transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +91,11 @@ def decode_receipt(data: bytes) -> Receipt:
         RejectedInputError: TOO_LARGE, or MALFORMED, also if the bloom does not match the logs.
     """
     typed = bool(data) and data[0] < 0xC0
-    item = codec.decode(data[1:] if typed else data, limit_bytes=RECEIPT_LIMIT_BYTES)
+    item = codec.decode(
+        data[1:] if typed else data,
+        limit_bytes=RECEIPT_LIMIT_BYTES,
+        limit_items=RECEIPT_ITEMS_LIMIT,
+    )
     status, cumulative_gas_used, logs_bloom, log_items = codec.as_list(item, length=4)
     receipt = build_receipt(
         data[0] if typed else 0,
@@ -94,7 +119,9 @@ def decode_receipts(data: bytes) -> tuple[Receipt, ...]:
     Raises:
         RejectedInputError: TOO_LARGE or MALFORMED.
     """
-    items = codec.as_list(codec.decode(data, limit_bytes=RECEIPTS_LIMIT_BYTES))
+    items = codec.as_list(
+        codec.decode(data, limit_bytes=RECEIPTS_LIMIT_BYTES, limit_items=RECEIPTS_COUNT_LIMIT)
+    )
     return tuple(decode_receipt(codec.as_bytes(item)) for item in items)
 
 

@@ -15,6 +15,7 @@ from chain.errors import InvalidMessage, RejectedInputError, RejectionReason
 from chain.primitives import Address, BlockNumber, Hash32, Signature
 from chain.types.block import BLOCK_ITEMS_LIMIT, BLOCK_LIMIT_BYTES, TRANSACTION_LIMIT_BYTES
 from chain.types.certificate import CERTIFICATE_LIMIT_BYTES
+from chain.types.receipt import RECEIPTS_LIMIT_BYTES
 from node.storage.blob_manifest import MAX_CHUNKS, BlobManifest, compute_chunk_count
 
 PROTOCOL_VERSION: Final = 3
@@ -48,13 +49,16 @@ BLOCK_REQUEST_LIMIT: Final = 256
 """Blocks in one answer, however small."""
 
 BLOCKS_LIMIT_BYTES: Final = 2 * BLOCK_LIMIT_BYTES
-"""Bytes after which an answer ends; the requester asks again from there."""
+"""Bytes after which an answer ends, if it has a frame; the requester asks again from there."""
 
 RECEIPTS_REQUEST_LIMIT: Final = 24
 """Blocks in one request for receipts: as many numbers as REQUEST_FRAME_LIMIT_BYTES holds."""
 
 BLOCK_FRAME_LIMIT_BYTES: Final = BLOCK_LIMIT_BYTES + CERTIFICATE_LIMIT_BYTES + 64
 """One block, its certificate, and the list around them."""
+
+RECEIPTS_FRAME_LIMIT_BYTES: Final = RECEIPTS_LIMIT_BYTES
+"""The receipts of one block."""
 
 REQUEST_FRAME_LIMIT_BYTES: Final = 256
 """A request names a range or a content id."""

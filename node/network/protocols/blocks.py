@@ -20,6 +20,7 @@ from node.network.wire import (
     BLOCK_FRAME_LIMIT_BYTES,
     BLOCK_REQUEST_LIMIT,
     BLOCKS_LIMIT_BYTES,
+    RECEIPTS_FRAME_LIMIT_BYTES,
     RECEIPTS_REQUEST_LIMIT,
     REQUEST_FRAME_LIMIT_BYTES,
     BlocksRequest,
@@ -94,9 +95,9 @@ async def serve(stream: FrameStream, source: BlockSource, metrics: NetworkMetric
             await stream.write_frames([encode_first_held(source.first_held()), b""])
             continue
         waiting: list[bytes] = []
-        for number in _list_numbers(request):
+        for position, number in enumerate(_list_numbers(request)):
             frame = _load(request, number, source)
-            if frame is None or len(frame) > room:
+            if frame is None or (position and len(frame) > room):
                 break
             room -= len(frame)
             await volume.take(len(frame))
@@ -208,12 +209,14 @@ async def request_block_by_hash(stream: FrameStream, block_hash: Hash32) -> Bloc
 async def _ask(stream: FrameStream, request: BlocksRequest, count: int) -> list[bytes]:
     """The frames of an answer, refused beyond `count` frames or BLOCKS_LIMIT_BYTES."""
     await stream.write_frame(encode_blocks_request(request))
+    is_receipts = isinstance(request, RequestReceipts)
+    limit_bytes = RECEIPTS_FRAME_LIMIT_BYTES if is_receipts else BLOCK_FRAME_LIMIT_BYTES
     frames: list[bytes] = []
     room = BLOCKS_LIMIT_BYTES
-    while frame := await stream.read_frame(BLOCK_FRAME_LIMIT_BYTES):
+    while frame := await stream.read_frame(limit_bytes):
         room -= len(frame)
         frames.append(frame)
-        if len(frames) > count or room < 0:
+        if len(frames) > count or (room < 0 and len(frames) > 1):
             raise InvalidMessage(RejectionReason.TOO_LARGE, "more than was asked for")
     return frames
 

@@ -8,8 +8,8 @@ import trio
 from trio.testing import MockClock
 
 from chain.errors import RejectedInputError, RejectionReason
-from chain.primitives import BlockNumber
-from chain.types.receipt import build_receipt
+from chain.primitives import Address, BlockNumber
+from chain.types.receipt import RECEIPTS_LIMIT_BYTES, Log, build_receipt, encode_receipts
 from node.network import wire
 from node.network.protocols import blocks
 from node.network.stream import FrameStream, UnreachablePeerError
@@ -78,6 +78,19 @@ async def test_node_below_its_snapshot_serves_headers_but_no_blocks(
             (build_block(5).header, CERTIFICATE),
         )
         assert serving.network.peers()[0].score == 100
+
+
+async def test_largest_receipts_of_a_block_are_served_alone(autojump_clock: MockClock) -> None:
+    """A block with more than 4 MiB of logs was a fault of whoever served its receipts."""
+    log = Log(Address(b"\x01" * 20), (), bytes(2**22 - 400))
+    receipts = (build_receipt(2, 1, 21_000, (log,)),) * 4
+    size = len(encode_receipts(receipts))
+    assert RECEIPTS_LIMIT_BYTES - 2_000 < size <= RECEIPTS_LIMIT_BYTES
+    async with connected_pair() as (asking, serving):
+        serving.chain.executed = {BlockNumber(3): receipts, BlockNumber(4): receipts}
+        numbers = [BlockNumber(3), BlockNumber(4)]
+        answer = await asking.network.requests.request_receipts(serving.host.peer_id, numbers)
+        assert answer == (receipts,)
 
 
 async def test_answer_ends_before_its_byte_limit(autojump_clock: MockClock) -> None:

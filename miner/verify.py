@@ -15,8 +15,8 @@ depends on the data, so a duty to a round has no shards. By kind:
         for a short while. If the check is not over then, answers `done`, which is greater than that
         of the request, and writes the sums so far to the path `partial`. At the end answers
         distance_ppb, exponents, noise_ppb (0 unless the verdict depends on it). The first request
-        has `done` 0, each further one the `done` of the answer before. `done` counts samples; those
-        of a trial count again.
+        has `done` 0, each further one the `done` of the answer before. `done` counts samples and
+        comparisons; those of a trial count again.
 """
 
 import argparse
@@ -290,8 +290,7 @@ def _check_largest_step(
     false = from_codes(honest.exponents, codes)
     check = Check(trainer, task.theta, false, samples, begin_sums(trainer))
     with TemporaryFile(dir=directory) as file:
-        if check.advance(0) is not None:
-            return 0
+        check.advance(0)
         done = check.done
         timer = _Timer(device)
         check.save(file)
@@ -300,7 +299,8 @@ def _check_largest_step(
         file.seek(0)
         sums = load_sums(file, trainer, done, count)
         check = Check(trainer, task.theta, false, samples, sums)
-        while check.done < 2 * count and check.advance(0) is None:
+        # The comparison, and one trial.
+        while check.done < 2 * (count + 1) and check.advance(0) is None:
             pass
     return milliseconds
 

@@ -17,9 +17,14 @@ MAX_WIDTH: Final = 2**16
 MAX_PARAMETERS: Final = 2**26
 """67 million: an aggregating validator then needs about 1.5 GB (int64 sums and AdamW's state)."""
 
-MAX_FORWARD_FLOPS: Final = 2**36
-"""The cost limit of one sample's forward pass: a CPU core of 30 GFLOP/s can still re-execute
-the most expensive unit."""
+MAX_FORWARD_FLOPS: Final = 2**34
+"""The limit of the operations of one sample's forward pass. A sample is the least that a worker
+computes at a time, and while it does, promised work of other tasks waits. With the backward pass
+these take 1.3 s on a core of 40 GFLOP/s."""
+
+MAX_ACTIVATIONS: Final = 2**25
+"""The limit of the values of one sample that layers take and give. Each took up to 65 ns, with the
+backward pass, however few operations belong to it: 2.2 s for so many."""
 
 KERNEL: Final = 3
 """The height and width of every convolution kernel of `cnn` version 1."""
@@ -118,6 +123,12 @@ def count_parameters(model: Model) -> int:
 def count_forward_flops(model: Model) -> int:
     """The operations of one sample's forward pass; a multiply-add counts as two, biases as none."""
     return sum(2 * layer.positions * math.prod(layer.weight) for layer in compute_layers(model))
+
+
+def count_activations(model: Model) -> int:
+    """The values of one sample: its features, and what each layer gives."""
+    outputs = sum(layer.positions * layer.weight[0] for layer in compute_layers(model))
+    return math.prod(input_shape(model)) + outputs
 
 
 def input_shape(model: Model) -> Shape:

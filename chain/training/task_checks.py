@@ -27,10 +27,14 @@ LOST_SECONDS: Final = 4
 block back (docs/spec/state-transition.md, section 3). It is the most in view 0 with the default
 timeouts. More takes several liars one after another, or slow blocks before the liar's turn."""
 
-MIN_VERDICT_SECONDS: Final = 8
-"""The shortest verdict phase in which an honest miner's gradient surely comes in time. Validators
-vote after three quarters of it. A liar can take `LOST_SECONDS` of these. Then a final block must
-reach the miner, and the gradient must reach the validators: about 2 s at a block interval of 1 s.
+MIN_VERDICT_SECONDS: Final = 16
+"""The shortest verdict phase. Promised checks are done after half of it, or a piece of another
+task's work later, and validators vote after three quarters: a quarter is 4 s, as long as the
+longest piece (docs/spec/training.md, section 10.2).
+
+It also suffices for an honest miner's gradient to come in time. A liar can take `LOST_SECONDS`;
+then a final block must reach the miner, and the gradient the validators: about 2 s at a block
+interval of 1 s.
 """
 
 BLOCK_SECONDS: Final = 1

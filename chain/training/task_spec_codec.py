@@ -20,6 +20,7 @@ from chain.hexadecimal import to_hex
 from chain.json_types import Json
 from chain.primitives import Address, Hash32
 from chain.training.architectures import (
+    MAX_ACTIVATIONS,
     MAX_FORWARD_FLOPS,
     MAX_LAYERS,
     MAX_PARAMETERS,
@@ -27,6 +28,7 @@ from chain.training.architectures import (
     Cnn,
     Mlp,
     Model,
+    count_activations,
     count_forward_flops,
     count_parameters,
     input_shape,
@@ -458,6 +460,8 @@ def _validate_spec(spec: TaskSpec) -> None:
         refuse("spec.model", f"has {parameters} parameters, the limit is {MAX_PARAMETERS}")
     if (flops := count_forward_flops(spec.model)) > MAX_FORWARD_FLOPS:
         refuse("spec.model", f"costs {flops} operations a sample, limit {MAX_FORWARD_FLOPS}")
+    if (values := count_activations(spec.model)) > MAX_ACTIVATIONS:
+        refuse("spec.model", f"has {values} activations a sample, limit {MAX_ACTIVATIONS}")
     shape = spec.data.sample_shape
     fits = (
         math.prod(shape) == spec.model.inputs

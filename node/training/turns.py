@@ -12,7 +12,8 @@ has only the turns that other promised work leaves. This is the constant bandwid
 and Buttazzo (RTSS 1998). The rates of all tasks together are one worker for each that there is. So
 on one worker, promised work that comes at its rate is done when the rate has paid for it, or a
 piece later, whatever other tasks ask for. That is a quarter of a phase before its votes are due,
-because a step of a large model can take seconds. The worker that aggregates has rates of its own.
+and no lawful piece takes longer than a quarter of the shortest phase. The worker that aggregates
+has rates of its own.
 
 Deviations: the server of the paper asks at once for its next deadline when its budget is used up.
 Here the task waits until its rate has paid for the work; otherwise a task that used an idle worker

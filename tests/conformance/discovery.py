@@ -127,6 +127,7 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
         "ServedBlocks.encoded_receipts",
     ),
     "between a process and the workers that it starts, which are always of its version": (
+        "Check.save",
         "encode_request",
     ),
     "Yamux's frames, which py-libp2p defines": (

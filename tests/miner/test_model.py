@@ -7,6 +7,7 @@ from chain.training.architectures import (
     Cnn,
     Mlp,
     Model,
+    count_activations,
     count_forward_flops,
     count_parameters,
     input_shape,
@@ -30,9 +31,15 @@ def test_parameter_shapes_in_torch_are_those_of_the_formulas(model: Model) -> No
     module = build_model(model)
     shapes = tuple(sorted((name, tuple(p.shape)) for name, p in module.named_parameters()))
     assert shapes == parameter_shapes(model)
+    given: list[int] = []
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+            layer.register_forward_hook(lambda _layer, _taken, output: given.append(output.numel()))
+    features = torch.zeros(1, *input_shape(model))
     with FlopCounterMode(display=False) as counter:
-        logits = module(torch.zeros(1, *input_shape(model)))
+        logits = module(features)
     assert counter.get_total_flops() == count_forward_flops(model)
+    assert features.numel() + sum(given) == count_activations(model)
     assert logits.shape == (1, model.classes)
 
 

@@ -403,7 +403,11 @@ def test_broken_stream_ends_the_worker(worker: Worker, frames: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("payload", "done"),
-    [("payload", [4]), ("lie", [4, *(10, 12, 14), *(18, 20, 22), *range(25, 32), *range(33, 40)])],
+    [
+        ("payload", [4, 8]),
+        # The comparison; then four trials, each with its steps and its own comparison.
+        ("lie", [4, 8, 9, *range(11, 18, 2), 18, *range(20, 27, 2), *range(27, 45)]),
+    ],
 )
 def test_check_in_parts_has_the_result_of_one_at_once(
     files: Files, worker: Worker, monkeypatch: pytest.MonkeyPatch, payload: str, done: list[int]
@@ -447,7 +451,7 @@ def test_worker_that_goes_on_with_a_check_reads_nothing_again(
 
     (answer,) = ask(fresh, request)
     while "done" in answer:
-        if answer["done"] == 14:
+        if answer["done"] == 15:
             # Other work of the task in between: the task stays open, but not the check.
             ask(fresh, files.request("evaluate_part", first=0))
         (answer,) = ask(fresh, {**request, "done": answer["done"]})
@@ -543,7 +547,7 @@ def test_dry_run_counts_the_sums_that_a_long_check_saves(
 
 
 def test_check_without_its_sums_is_refused(files: Files, worker: Worker) -> None:
-    for done, name in ((7, "nothing"), (9, "payload"), (40, "partial")):
+    for done, name in ((7, "nothing"), (9, "payload"), (45, "partial")):
         request = files.verify(done=done, partial=str(files.directory / name))
         (answer,) = ask(worker, request)
         assert "error" in answer
@@ -657,9 +661,9 @@ def test_piece_reads_no_more_rows_than_its_steps_take(
         files.verify(payload=str(files.directory / "lie"), done=4),
     )
 
-    assert (begun["done"], ended["done"]) == (4, 10)
-    # Two steps of a check, one of an evaluation; the first step of a trial has two samples.
-    assert (taken, drawn) == ([4, 4, 4, 2], [4, 4, 2])
+    assert (begun["done"], ended["done"]) == (4, 8)
+    # Two steps of a check, one of an evaluation.
+    assert (taken, drawn) == ([4, 4, 4], [4, 4])
 
 
 def test_rows_are_stored_from_data_that_a_later_request_lacks(

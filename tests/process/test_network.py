@@ -36,7 +36,7 @@ def write_task(directory: Path) -> Path:
     for old, new in (
         ("min_miners = 3", "min_miners = 2"),
         ("min_units = 3", "min_units = 2"),
-        ("verdict_seconds = 20", "verdict_seconds = 12"),
+        ("verdict_seconds = 20", "verdict_seconds = 16"),
     ):
         assert old in text
         text = text.replace(old, new)

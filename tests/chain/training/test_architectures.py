@@ -1,6 +1,7 @@
 from chain.training.architectures import (
     Cnn,
     Mlp,
+    count_activations,
     count_forward_flops,
     count_parameters,
     parameter_shapes,
@@ -19,12 +20,14 @@ def test_cnn_parameters_are_laid_out_by_ascending_name() -> None:
     )
     assert count_parameters(model) == 16 + 144 + 32 + 4608 + 10 + 1280
     assert count_forward_flops(model) == 2 * (144 * 64 + 4608 * 16 + 1280)
+    assert count_activations(model) == 64 + 16 * 64 + 32 * 16 + 10
 
 
 def test_mlp_without_hidden_layers_is_a_linear_classifier() -> None:
     model = Mlp(inputs=64, hidden=(), classes=10)
     assert parameter_shapes(model) == (("layers.0.bias", (10,)), ("layers.0.weight", (10, 64)))
     assert count_forward_flops(model) == 2 * 640
+    assert count_activations(model) == 64 + 10
 
 
 def test_eleven_layers_sort_by_name_and_not_by_number() -> None:

@@ -63,7 +63,7 @@ def test_verdict_phase_has_a_lower_bound() -> None:
     assert find_phase_objection(with_verdict_seconds(MIN_VERDICT_SECONDS), FAST) is None
     short = find_phase_objection(with_verdict_seconds(MIN_VERDICT_SECONDS - 1), FAST)
     assert code(short) is ObjectionCode.VERDICT_PHASE_TOO_SHORT
-    assert "verdict_seconds is 7" in str(short)
+    assert "verdict_seconds is 15" in str(short)
 
 
 def test_phases_at_their_lower_bounds_outlast_a_block_that_is_dated_back() -> None:

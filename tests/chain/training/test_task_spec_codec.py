@@ -128,6 +128,7 @@ def test_canonical_bytes_are_sorted_and_without_spaces() -> None:
         ('"channels":[2,3]', '"channels":[2,3,4,5]', "spec.model.config.channels"),
         ('"channels":[2,3]', '"channels":[65536,65536]', "parameters"),
         ('"image":[1,8,8]', '"image":[1,8,9]', "does not fit"),
+        ('"image":[1,8,8]', '"image":[1,8192,4096]', "activations a sample"),
         ('"image":[1,8,8]', '"image":[1,8]', "spec.model.config.image"),
         ('"first_row":50', '"first_row":81', "spec.held_out"),
         ('"audit_ppm":1000000', '"audit_ppm":9999', "spec.verification.audit_ppm"),
@@ -157,6 +158,13 @@ def test_a_broken_rule_is_named(old: str, new: str, where: str) -> None:
     with pytest.raises(InvalidSpec) as refusal:
         decode_task_spec(text_with(old, new))
     assert where in refusal.value.detail
+
+
+def test_sample_that_takes_a_worker_too_long_is_refused() -> None:
+    """Work of other tasks waits while a worker computes one sample: 5.7 s with 2**36 operations."""
+    model = Cnn(image=(64, 512, 512), channels=(128,), classes=2)
+    with pytest.raises(InvalidSpec, match="operations a sample"):
+        decode_task_spec(encode_task_spec(replace(SPEC, model=model)))
 
 
 def test_shard_may_have_the_headers_and_the_waste_of_a_compressor() -> None:

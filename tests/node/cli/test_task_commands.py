@@ -60,8 +60,8 @@ learning_rate_decay = "none"
 audit_probability = 1.0
 tolerance = 1e-4
 [phases]
-commit_seconds = 8
-verdict_seconds = 8
+commit_seconds = 12
+verdict_seconds = 16
 result_seconds = 5
 [reward]
 unit_price = 1.5
@@ -310,7 +310,7 @@ def test_submit_approves_the_budget_sends_the_spec_and_uploads_blobs(
     approval, submission = registry.transactions
     allowed = budget + MAX_FEE
     assert approval.data == training_token.approve(TRAINING_TOKEN, TASK_REGISTRY, allowed).data
-    purchase = Purchase(5 * 21 + 600 + 3_600, 2 + 3)
+    purchase = Purchase(5 * 33 + 600 + 3_600, 2 + 3)
     expected = task_registry.submit_task(
         compute_terms(spec), spec.resources, encode_task_spec(spec), budget, purchase, MAX_FEE
     )
@@ -454,11 +454,11 @@ def test_price_shows_the_parts_of_the_fee_in_80_columns(
     assert shown == (
         "declared     50 ms a unit, 50 ms an evaluation,\n"
         "             512 MiB of memory, 1 MiB of disk\n"
-        "lifetime     1 h 11 m, 5 attempts\n"
+        "lifetime     1 h 12 m, 5 attempts\n"
         "examination  0.04 POT  4 validators answer\n"
         "pending      0.001 POT  burnt now: until they have, at most 1 h 30 m\n"
         "rent         0.003 POT  slot, memory and disk for the lifetime\n"
-        "computation  0.0001 POT  2.5 % of a worker, promised for the lifetime\n"
+        "computation  0.0001 POT  1.2 % of a worker, promised for the lifetime\n"
         "fee          0.0441 POT  at most 0.04851 POT\n"
         "budget       13 POT  in escrow for miners; what is left comes back\n"
         "in all       13.0441 POT\n"
@@ -514,10 +514,10 @@ def test_price_names_attempts_if_they_take_more_than_is_promised(
 @pytest.mark.parametrize(
     ("declared", "refused"),
     [
-        ("unit_milliseconds = 1500", "more than half of verdict_seconds"),
+        ("unit_milliseconds = 2500", "more than half of verdict_seconds"),
         (
-            "unit_milliseconds = 2500",
-            "commit_seconds 8 leaves 2000 ms for both; make its phases longer",
+            "unit_milliseconds = 6500",
+            "commit_seconds 12 leaves 6000 ms for both; make its phases longer",
         ),
         (
             "peak_bytes = 10000000000000",
@@ -553,11 +553,11 @@ def test_far_more_than_the_dry_run_took_is_warned_of() -> None:
 
 
 def test_purchase_that_is_too_short_for_the_rounds_is_warned_of(registry: FakeRegistry) -> None:
-    seconds = 2 * (8 + 8 + 5)
+    seconds = 2 * (12 + 16 + 5)
     assert find_shortages(registry.spec, Purchase(seconds, 2)) == []
     attempts, lifetime = find_shortages(registry.spec, Purchase(seconds - 1, 1))
     assert attempts == "1 attempts are too few for 2 rounds; give --attempts 2 or more"
-    assert lifetime.startswith("2 rounds can take 42 s if their phases last to the end, and the")
+    assert lifetime.startswith("2 rounds can take 1 m 6 s if their phases last to the end, and the")
 
 
 def test_open_task_of_the_same_submitter_and_name_is_found(registry: FakeRegistry) -> None:
@@ -607,9 +607,9 @@ def test_task_that_validators_would_refuse_is_refused_before_money_moves(
 def test_task_without_time_for_verdicts_is_refused_before_money_moves(
     task_file: Path, refuse: Callable[..., str]
 ) -> None:
-    task_file.write_text(TASK_FILE.replace("verdict_seconds = 8", "verdict_seconds = 7"))
+    task_file.write_text(TASK_FILE.replace("verdict_seconds = 16", "verdict_seconds = 15"))
     refusal = refuse("--no-dry-run")
-    assert "verdict_seconds is 7" in refusal
+    assert "verdict_seconds is 15" in refusal
     assert refusal.endswith("nothing was paid")
 
 

@@ -149,6 +149,16 @@ CONTRACT_MUTANTS: Final = {
         SEATS,
         (("if (++_tallies[key] == quorum) {", "if (++_tallies[key] == 1) {"),),
     ),
+    "approved-fines-voted-on": Mutant(
+        "a vote on fines that a quorum approved is taken",
+        SEATS,
+        (
+            (
+                "if (vote.roots[stage] != 0 || vote.roots[0] == root) revert",
+                "if (root == 0) revert",
+            ),
+        ),
+    ),
     "fines-by-the-set-of-today": Mutant(
         "a change of the validator set changes who votes on fines",
         SEATS,

@@ -16,7 +16,7 @@ from node.mempool.pool import Mempool
 from tests.node.mempool.test_pool import ALICE, BOB, FakeHead, transaction
 
 LIMITS = MempoolLimits(
-    transactions=16, size_bytes=4_000, sender_transactions=6, free_sender_transactions=2
+    transactions=16, size_bytes=6_400, sender_transactions=6, free_sender_transactions=2
 )
 POLICY = FreeGasPolicy(10**9, gas_per_second=500_000, block_gas=8_000_000)
 MINER, LIAR = Address(b"\x0a" * 20), Address(b"\x0b" * 20)
@@ -41,11 +41,25 @@ submissions = st.lists(
 )
 
 
-def submit(pool: Mempool, given_transaction: Transaction) -> None:
+def submit(pool: Mempool, given_transaction: Transaction) -> bool:
     try:
         pool.add(given_transaction)
     except InvalidTransaction:
-        return
+        return False
+    return True
+
+
+def draw(pool: Mempool, head: FakeHead, each) -> Transaction:
+    """What one submission sends."""
+    (sender, to), is_refused, tip, size, gas, task_id = each
+    nonce = pool.pending_nonce(sender)
+    if to is BOB:
+        size, gas = min(size, 200), 21_000  # what has a subject is bounded
+    made = replace(transaction(sender, nonce, tip, fee=tip, size=size, to=to), gas_limit=gas)
+    head.tasks_of_hashes[made.hash] = task_id if to is BOB else TaskId(100 + nonce)
+    if is_refused:
+        head.early.add(made.hash)
+    return made
 
 
 @settings(max_examples=150, deadline=None)
@@ -57,26 +71,15 @@ def test_due_commitment_without_coins_finds_a_place(is_full, before, after, bloc
     due = transaction(MINER, 0, fee=0, to=BOB)
     head.tasks_of_hashes[due.hash] = HONEST_TASK
 
-    def draw(each) -> Transaction:
-        (sender, to), is_refused, tip, size, gas, task_id = each
-        nonce = pool.pending_nonce(sender)
-        if to is BOB:
-            size, gas = min(size, 200), 21_000  # what has a subject is bounded
-        made = replace(transaction(sender, nonce, tip, fee=tip, size=size, to=to), gas_limit=gas)
-        head.tasks_of_hashes[made.hash] = task_id if to is BOB else TaskId(100 + nonce)
-        if is_refused:
-            head.early.add(made.hash)
-        return made
-
     for value in range(LIMITS.transactions if is_full else 0):
         submit(pool, transaction(Address(bytes([100 + value]) * 20), 0, tip=10**9))
     for each in before:
-        submit(pool, draw(each))
+        submit(pool, draw(pool, head, each))
     for _ in range(blocks):
         pool.on_finalized([])
     pool.add(due)
     for each in after:
-        submit(pool, draw(each))
+        submit(pool, draw(pool, head, each))
     for _ in range(blocks):
         pool.on_finalized([])
 
@@ -87,7 +90,42 @@ def test_due_commitment_without_coins_finds_a_place(is_full, before, after, bloc
     # Before it are the liar's votes, what goes with them, and a commitment of each other task.
     assert all(each.to == ALICE for each in first if each.sender == LIAR)
     refused = [each for each in first if each.sender == LIAR and each.hash in head.early]
+    rationed = pool.candidates().refused.get(LIAR, frozenset())
+    assert {each.hash for each in refused if POLICY.is_free(each, 0)} <= rationed
     assert sum(each.gas_limit for each in refused) <= CARRIED_GAS_LIMIT
     others = [head.tasks_of_hashes[each.hash] for each in first if each.sender != LIAR]
     assert all(each.to == BOB for each in first if each.sender != LIAR)
     assert len(set(others)) == len(others) <= len(STRANGERS_TASKS)
+
+
+@settings(max_examples=150, deadline=None)
+@given(before=submissions, after=submissions, wait_blocks=st.integers(1, 6))
+def test_early_commitment_without_coins_gets_its_priority(before, after, wait_blocks):
+    """Due commitments of strangers may push it out, so it is then sent again."""
+    head = FakeHead()
+    head.balances[MINER] = 0
+    pool = Mempool(head, LIMITS, POLICY)
+    early = transaction(MINER, 0, fee=0, to=BOB)
+    head.tasks_of_hashes[early.hash] = HONEST_TASK
+    head.early.add(early.hash)
+    for each in before:
+        submit(pool, draw(pool, head, each))
+    is_full = len(pool) == LIMITS.transactions or pool.size_bytes + 100 > LIMITS.size_bytes
+    subject = head.find_subject(early)
+    has_early_room = pool._held.has_early_room(subject, HONEST_TASK, len(early.raw))
+    standings = [each.standing for each in pool._held.entries.values() if each.is_free]
+    # It finds a place unless the pool is full of what pays, the free quarter of what is due, or the
+    # early places are taken by tasks that have no more of them than this one.
+    assert submit(pool, early) or is_full or not has_early_room or 0 not in standings
+    for each in after:
+        submit(pool, draw(pool, head, each))
+    for _ in range(wait_blocks):
+        pool.on_finalized([])
+    head.early.remove(early.hash)
+    if early.hash not in pool:
+        assert submit(pool, early)
+    pool.on_finalized([])
+    order = pool.candidates().transactions
+    first = order[: order.index(early)]
+    assert all(each.to in (ALICE, BOB) for each in first)
+    assert early.hash not in pool.candidates().free

@@ -18,6 +18,11 @@ TURN_GAS: Final = 1_500_000
 waits for as many turns, so no operator delays the votes of others."""
 
 
+OPERATOR_TURNS: Final = 4
+"""Each operator has so many turns before each turn of the tasks with commitments. So whatever the
+contracts accept of operators, the commitments of miners go into blocks, too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidates:
     """The transactions that a block may include."""
@@ -40,23 +45,27 @@ def merge(
     """The transactions of all runs: in order within a run, the best first among runs.
 
     Operators take turns with their votes, and tasks with the commitments of their miners, at any
-    price. Ordinary transactions go by price.
+    price. Ordinary transactions come after them, by price.
     """
-    heads: list[tuple[int, int, int, Entry, Iterator[tuple[Priority, Entry]]]] = []
-    turns: Counter[Group] = Counter()
+    heads: list[tuple[bool, int, Priority, int, Entry, Iterator[tuple[Priority, Entry]]]] = []
+    turns: Counter[Group | None] = Counter()
     transactions: list[Transaction] = []
     free: set[Hash32] = set()
     refused: dict[Address, set[Hash32]] = {}
 
-    def take_turn(group: Group, gas_limit: int) -> int:
+    def take_turn(group: Group | None, gas_limit: int) -> int:
         turns[group] += -(-gas_limit // TURN_GAS)
         return turns[group]
 
     def rank(priority: Priority, entry: Entry) -> int:
         transaction = entry.transaction
         match priority:
-            case Priority.OPERATOR_VOTE | Priority.COMMITMENT:
-                return take_turn(entry.group, transaction.gas_limit)
+            case Priority.OPERATOR_VOTE:
+                assert entry.subject is not None
+                group = None if entry.subject.has_common_turn else entry.group
+                return take_turn(group, transaction.gas_limit)
+            case Priority.COMMITMENT:
+                return OPERATOR_TURNS * take_turn(entry.group, transaction.gas_limit)
             case Priority.ORDINARY:
                 return -transaction.compute_effective_gas_price(base_fee_per_gas)
             case _:
@@ -68,13 +77,15 @@ def merge(
         if first is not None and first[1].transaction.max_fee_per_gas >= base_fee_per_gas:
             priority, entry = first
             # No two arrivals are equal, so the comparison never reaches the entry.
-            heapq.heappush(heads, (priority, rank(priority, entry), entry.arrival, entry, run))
+            is_last = priority is Priority.ORDINARY
+            key = (is_last, rank(priority, entry), priority, entry.arrival, entry, run)
+            heapq.heappush(heads, key)
 
     # By arrival, because a commitment takes the next turn of its task when its run is pushed.
     for entries in sorted(filter(None, runs), key=lambda run: run[0][1].arrival):
         push_next(iter(entries))
     while heads:
-        _, _, _, entry, run = heapq.heappop(heads)
+        _, _, _, _, entry, run = heapq.heappop(heads)
         transaction = entry.transaction
         transactions.append(transaction)
         is_ordinary = entry.priority == Priority.ORDINARY

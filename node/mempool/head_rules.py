@@ -145,7 +145,9 @@ class HeadRules:
             return None
         if task_id is None or transaction.to == VALIDATOR_SET:
             task_id = TaskId(0)
-        return Subject(task_id, priority, beginning)
+        has_argument = len(beginning) > len(VALIDATOR_SET) + SELECTOR_BYTES
+        has_common_turn = transaction.to == VALIDATOR_SET and has_argument
+        return Subject(task_id, priority, beginning, has_common_turn)
 
     def classify(self, transaction: Transaction) -> Priority:
         """The priority of a transaction that has a subject.

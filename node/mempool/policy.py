@@ -29,6 +29,9 @@ class Subject(NamedTuple):
     """The priority of the transaction if the contracts accept it."""
     call: bytes
     """The contract and the beginning of the call, up to the argument that ends the subject."""
+    has_common_turn: bool = False
+    """Whether all operators share the turns of such calls: votes on proposals, since two operators
+    that break the rules could go on making proposals for the other one's votes."""
 
 
 class HeadRules(Protocol):

@@ -3,8 +3,8 @@
 The limits and the order are the policy of this node; they do not decide which blocks are valid. The
 pool limits the number of transactions, their bytes, the transactions of each sender, the distance
 of a nonce from its account, and the blocks that a transaction may wait. Transactions of one sender
-leave in the order of their nonces. Among senders, operators' votes and duties go first, by turns,
-then gradient commitments, in which tasks take turns, then the highest price. Only a call that the
+leave in the order of their nonces. Among senders, operators' votes and duties take turns with
+gradient commitments, operators the first ones; then comes the highest price. Only a call that the
 contracts would accept in the next block has this priority, and a sender has one such transaction
 for each thing it may do. Refused votes that an operator sent before a vote go with it, up to a
 limit of gas, because the vote waits behind them.

@@ -7,9 +7,16 @@ from pathlib import Path
 import pytest
 from eth_account import Account as Signer
 
-from chain.contracts import gradient_ledger, miner_seats, task_registry, training_token
+from chain.contracts import (
+    gradient_ledger,
+    miner_seats,
+    task_registry,
+    training_token,
+    validator_set,
+)
 from chain.contracts.abi import ContractCall
-from chain.contracts.addresses import TASK_REGISTRY, TRAINING_TOKEN
+from chain.contracts.addresses import TASK_REGISTRY, TRAINING_TOKEN, VALIDATOR_SET
+from chain.contracts.validator_set import CONTRACT
 from chain.errors import InvalidTransaction, RejectionReason
 from chain.hexadecimal import to_hex
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
@@ -21,6 +28,7 @@ from tests.worlds.stored_chain import CHAIN_ID
 from tests.worlds.training_chain import (
     ANN,
     BEN,
+    GENESIS_SET,
     OPERATORS,
     SUBMITTER,
     TASK,
@@ -123,6 +131,21 @@ def test_only_operators_votes_and_miners_commitments_have_a_subject(chain: Train
     listing = {"address": to_hex(commitment.to), "storageKeys": [to_hex(bytes(32))]}
     long = chain.draft(ANN, commitment, gas=300_000, accessList=[listing])
     assert chain.rules.find_subject(long) is None
+
+
+def test_operators_share_the_turns_of_what_is_about_proposals(chain: TrainingChain) -> None:
+    calls = [
+        (validator_set.vote_on_proposal(1), True),
+        (validator_set.carry_out(1), True),
+        (validator_set.remove_exiting(GENESIS_SET.validators[1]), True),
+        (ContractCall(VALIDATOR_SET, CONTRACT.compute_selector("reportEquivocation")), False),
+        (ContractCall(VALIDATOR_SET, CONTRACT.compute_selector("reportLostLock")), False),
+        (gradient_ledger.advance_round(TASK), False),
+    ]
+    for call, has_common_turn in calls:
+        subject = chain.rules.find_subject(chain.draft(OPERATORS[0], call))
+        assert subject is not None
+        assert subject.has_common_turn is has_common_turn
 
 
 def test_only_the_commitment_that_is_due_has_priority(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Due commitments find room and an early place, whatever strangers and a lying operator send."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from hypothesis import given, settings
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from chain.errors import InvalidTransaction
 from chain.primitives import Address, TaskId
 from chain.types.transaction import Transaction
-from node.mempool.candidates import TURN_GAS
+from node.mempool.candidates import OPERATOR_TURNS, TURN_GAS
 from node.mempool.entries import CARRIED_GAS_LIMIT
 from node.mempool.free_gas import FreeGasPolicy
 from node.mempool.policy import MempoolLimits
@@ -39,6 +40,10 @@ submissions = st.lists(
     ),
     max_size=40,
 )
+
+
+def others_of(given_transactions: Sequence[Transaction]) -> list[Transaction]:
+    return [each for each in given_transactions if each.sender != LIAR]
 
 
 def submit(pool: Mempool, given_transaction: Transaction) -> bool:
@@ -90,6 +95,7 @@ def test_due_commitment_without_coins_finds_a_place(is_full, before, after, bloc
     # Before it are the liar's votes, what goes with them, and a commitment of each other task.
     assert all(each.to == ALICE for each in first if each.sender == LIAR)
     refused = [each for each in first if each.sender == LIAR and each.hash in head.early]
+    assert len(first) - len(others_of(first)) <= OPERATOR_TURNS
     rationed = pool.candidates().refused.get(LIAR, frozenset())
     assert {each.hash for each in refused if POLICY.is_free(each, 0)} <= rationed
     assert sum(each.gas_limit for each in refused) <= CARRIED_GAS_LIMIT

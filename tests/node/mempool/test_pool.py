@@ -13,7 +13,7 @@ from chain.primitives import Address, Hash32, TaskId
 from chain.types.transaction import Authorization, Transaction
 from node.mempool import pool as mempool
 from node.mempool.authorizations import AUTHORIZATIONS_LIMIT
-from node.mempool.candidates import TURN_GAS
+from node.mempool.candidates import OPERATOR_TURNS, TURN_GAS
 from node.mempool.entries import CARRIED_GAS_LIMIT
 from node.mempool.holdings import COMMITMENT_SHARE, EARLY_SHARE, FREE_SHARE, GAPPED_SHARE
 from node.mempool.policy import MempoolLimits, Priority, Subject
@@ -62,6 +62,8 @@ class FakeHead:
         """The task of single commitments."""
         self.early: set[Hash32] = set()
         """The votes and commitments that the contracts would not accept yet."""
+        self.common: set[Hash32] = set()
+        """The votes whose turns all operators share."""
         self.unexpected: set[Hash32] = set()
         """Those that the rules refuse without executing them."""
         self.validated = 0
@@ -97,7 +99,8 @@ class FakeHead:
         if priority is None:
             return None
         task_id = self.tasks_of_hashes.get(transaction.hash)
-        return Subject(task_id or self.tasks.get(transaction.sender, TASK), priority, b"")
+        task_id = task_id or self.tasks.get(transaction.sender, TASK)
+        return Subject(task_id, priority, b"", transaction.hash in self.common)
 
     def is_examinable(self, transaction: Transaction) -> bool:
         return transaction.hash not in self.unexpected
@@ -271,6 +274,47 @@ def test_operators_take_turns_at_any_price(head):
     for each in (*liars, dear, *honest):
         pool.add(each)
     assert ranked(pool) == [liars[0], honest[0], liars[1], dear, honest[1], liars[2]]
+
+
+def test_commitments_do_not_wait_for_all_that_operators_may_send(head):
+    pool = Mempool(head, MempoolLimits())
+    votes = [vote_of(head, CAROL, nonce, tip=9) for nonce in range(3 * OPERATOR_TURNS)]
+    miners = [transaction(Address(bytes([20 + i]) * 20), 0, fee=0, to=BOB) for i in range(3)]
+    head.tasks_of_hashes |= {miners[2].hash: TaskId(2)}
+    for each in (*votes, *miners):
+        pool.add(each)
+    turns = OPERATOR_TURNS
+    assert ranked(pool) == [
+        *votes[:turns],
+        miners[0],
+        miners[2],
+        *votes[turns : 2 * turns],
+        miners[1],
+        *votes[2 * turns :],
+    ]
+
+
+def test_operators_share_the_turns_of_votes_on_proposals(head):
+    """Two of them could fill blocks with votes on proposals that they made for that."""
+    pool = Mempool(head, MempoolLimits())
+    liars = [Address(bytes([60 + i]) * 20) for i in range(5)]
+    proposals = [vote_of(head, liar, nonce) for nonce in range(2) for liar in liars]
+    head.common = {each.hash for each in proposals}
+    honest = [vote_of(head, CAROL, nonce) for nonce in range(3)]
+    due = transaction(DAVE, 0, fee=0, to=BOB)
+    for each in (*proposals, *honest, due):
+        pool.add(each)
+    order = ranked(pool)
+    assert order[:8] == [
+        proposals[0],
+        honest[0],
+        proposals[1],
+        honest[1],
+        proposals[2],
+        honest[2],
+        proposals[3],
+        due,
+    ]
 
 
 def test_tasks_take_turns_with_their_commitments_at_any_price(head):

@@ -43,6 +43,9 @@ contract ValidatorSet is IValidatorSet {
     mapping(uint256 proposalId => mapping(address validator => bool)) private _votes;
     /// @dev The open join proposal of an operator; 0 if it has none.
     mapping(address operator => uint256 proposalId) private _candidacies;
+    /// @dev The last proposal to remove a validator; 0 if there was none. A second one while it is open would only
+    /// bring further votes, which go before what others send and may cost nothing.
+    mapping(address validator => uint256 proposalId) private _removals;
 
     uint256 public immutable requiredStake;
     uint256 public immutable minValidators;
@@ -184,7 +187,9 @@ contract ValidatorSet is IValidatorSet {
         address member = _requireMember();
         indexOf(_version, validator);
         _requireStatus(validator, Status.Active);
+        if (_isOpen(_proposals[_removals[validator]])) revert ValidatorSetTaken(validator);
         proposalId = _propose(validator, _validators[validator].operator, false, 0);
+        _removals[validator] = proposalId;
         _castVote(proposalId, member);
     }
 
@@ -377,7 +382,11 @@ contract ValidatorSet is IValidatorSet {
     function _requireOpen(uint256 proposalId) private view {
         Proposal storage proposal = _proposals[proposalId];
         if (proposal.validator == address(0)) revert ValidatorSetUnknownProposal(proposalId);
-        if (proposal.closed || block.number >= proposal.expiryBlock) revert ValidatorSetProposalClosed(proposalId);
+        if (!_isOpen(proposal)) revert ValidatorSetProposalClosed(proposalId);
+    }
+
+    function _isOpen(Proposal storage proposal) private view returns (bool) {
+        return !proposal.closed && block.number < proposal.expiryBlock;
     }
 
     function _requireStatus(address validator, Status status) private view {

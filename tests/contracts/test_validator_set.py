@@ -422,6 +422,21 @@ def test_a_quorum_removes_a_member_whose_stake_stays_its_own() -> None:
     assert state_of(world, CANDIDATE).stake == STAKE
 
 
+def test_validator_has_one_open_proposal_to_remove_it() -> None:
+    """Two members could make proposals without end, for votes on them that cost nothing."""
+    world = new_world()
+    removal = validator_set.propose_removal(VALIDATORS[0])
+    send(world, OPERATORS[1], removal)
+    expiry_block = world.number + EVIDENCE_BLOCKS
+    for operator in OPERATORS[1:3]:
+        assert refusal(send, world, operator, removal).name == "ValidatorSetTaken"
+    send(world, OPERATORS[1], validator_set.propose_removal(VALIDATORS[2]))
+    world.at(expiry_block - 1, world.timestamp)
+    assert refusal(send, world, OPERATORS[1], removal).name == "ValidatorSetTaken"
+    world.at(expiry_block, world.timestamp)
+    send(world, OPERATORS[1], removal)
+
+
 def test_only_members_are_removed_by_members() -> None:
     world = new_world()
     removal = validator_set.propose_removal(VALIDATORS[0])

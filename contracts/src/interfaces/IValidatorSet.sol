@@ -141,8 +141,8 @@ interface IValidatorSet {
     /// account can become the operator of a key that it does not hold.
     function proposeJoin(address validator, bytes calldata proof) external returns (uint256 proposalId);
 
-    /// @notice Propose to remove a validator, and vote for that; only operators of members may. The removed
-    /// validator keeps its stake.
+    /// @notice Propose to remove a validator, and vote for that; only operators of members may, and only if no
+    /// such proposal is open for it. The removed validator keeps its stake.
     function proposeRemoval(address validator) external returns (uint256 proposalId);
 
     /// @notice Vote for a proposal; only operators of members may. Only votes of current members are counted.

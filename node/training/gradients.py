@@ -210,14 +210,14 @@ class Gradients:
         """
         return self._blobs.get_size(root) not in (None, count_payload_bytes(header.parameter_count))
 
-    async def _open(self, known: AttemptReveals, reveal: Reveal, header: GradientHeader) -> None:
-        """Take note of a reveal if it opens a commitment.
+    async def _open(self, known: AttemptReveals, reveal: Reveal, header: GradientHeader) -> bool:
+        """Take note of a reveal if it opens a commitment; False if it does not.
 
         Raises:
             StorageError: The disk refused.
         """
         is_other = self._is_other_blob(reveal.gradient_root, header)
-        await self._known.put(known, reveal, header, is_stored=not is_other)
+        return await self._known.put(known, reveal, header, is_stored=not is_other)
 
     async def check(self, task: ServedTask, attempt: Attempt, index: int) -> None:
         """Judge the gradient of one commitment.
@@ -439,11 +439,30 @@ class Gradients:
             if len(known.opened) == len(attempt.commitments) or now < work.ask_again_at:
                 return
             work.ask_again_at = now + RETRY_SECONDS
-            for reveal in dict.fromkeys(await self._peers.fetch_reveals(attempt.id)):
-                if known.indices.get(reveal.miner) not in known.opened:
-                    await self._open(known, reveal, header)
-                # Peers may have sent thousands of false ones; consensus runs in the same thread.
+            for peer_id, reveals in await self._peers.fetch_reveals(attempt.id, known.liars):
+                if not await self._open_all(known, reveals, header):
+                    known.liars[peer_id] = None
+                # Many peers may have sent a thousand each; consensus runs in the same thread.
                 await trio.lowlevel.checkpoint()
+
+    async def _open_all(
+        self, known: AttemptReveals, reveals: Sequence[Reveal], header: GradientHeader
+    ) -> bool:
+        """Take note of what a peer sent, up to the first false reveal; False if there is one.
+
+        So each peer can have one false reveal hashed in an attempt.
+
+        Raises:
+            StorageError: The disk refused.
+        """
+        for reveal in reveals:
+            index = known.indices.get(reveal.miner)
+            if index is None or index in known.opened:
+                continue
+            if not await self._open(known, reveal, header):
+                return False
+            await trio.lowlevel.checkpoint()
+        return True
 
     async def _announce(self, reveal: Reveal) -> None:
         if reveal.gradient_root in self._announced:

@@ -8,16 +8,23 @@ is known without a look at the disk.
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import trio
+from cachetools import FIFOCache
 
 from chain.primitives import Address, TaskId
 from chain.training.attempt import AttemptId
 from chain.training.attempt_records import Attempt, CommitmentRecord
 from chain.training.encoding import GradientHeader, count_payload_bytes
 from chain.training.reveal import Reveal
+from node.network.stream import PeerId
 from node.storage.blobs import BlobStore
 from node.training.reveal_store import RevealStore
+
+LIARS_LIMIT: Final = 1_024
+"""The most peers that are remembered to have sent false reveals of an attempt. The one noted first
+is forgotten first, and asked again."""
 
 
 @dataclass(slots=True)
@@ -32,6 +39,7 @@ class AttemptReveals:
         lacking: The indices of those with a gradient, or what a check of it needs, that no peer
             sent when it was last asked for.
         is_read: Whether the store has been read. What it had may be held without being known.
+        liars: Peers that sent a reveal which opens no commitment. An honest peer keeps none.
         hinted_count: For so many commitments, announcements that came before them were looked up.
     """
 
@@ -41,6 +49,7 @@ class AttemptReveals:
     held: set[int] = field(default_factory=set)
     lacking: set[int] = field(default_factory=set)
     is_read: bool = False
+    liars: FIFOCache[PeerId, None] = field(default_factory=lambda: FIFOCache(LIARS_LIMIT))
     hinted_count: int = 0
 
     def note(self, index: int, reveal: Reveal, *, is_held: bool) -> None:

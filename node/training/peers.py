@@ -1,6 +1,6 @@
 """The training host's requests to peers: blobs, reveals and training states."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -60,18 +60,25 @@ class TrainingPeers:
         except KeyError:  # collected meanwhile
             return False
 
-    async def fetch_reveals(self, attempt_id: AttemptId) -> Sequence[Reveal]:
-        """The reveals of an attempt that connected peers hold, unverified and with duplicates.
+    async def fetch_reveals(
+        self, attempt_id: AttemptId, ignored: Container[PeerId]
+    ) -> Sequence[tuple[PeerId, Sequence[Reveal]]]:
+        """The reveals of an attempt that each connected peer holds, unverified, validators first.
 
         What the slowest peers hold is missing: they must not delay the checks.
+
+        Args:
+            attempt_id: The attempt.
+            ignored: The peers that are not asked.
         """
-        found: list[Reveal] = []
+        found: dict[PeerId, Sequence[Reveal]] = {}
 
         async def ask(peer_id: PeerId) -> None:
-            found.extend(await self._requests.request_reveals(peer_id, attempt_id))
+            if peer_id not in ignored:
+                found[peer_id] = await self._requests.request_reveals(peer_id, attempt_id)
 
         await self._ask_all(ask, REVEALS_SECONDS)
-        return found
+        return [(each, found[each]) for each in self._requests.list_preferred() if each in found]
 
     async def fetch_state_parts(self, state_root: Hash32) -> Sequence[Hash32] | None:
         """The content ids below a training state root, from the first peer that knows them."""

@@ -1,7 +1,7 @@
 """The values that the jobs of a task share (docs/spec/training.md, section 10)."""
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -23,6 +23,7 @@ from chain.training.task_checks import UNCHECKED_CODES
 from chain.training.task_spec import (
     TaskSpec,
 )
+from node.network.stream import PeerId
 
 
 class JobKind(StrEnum):
@@ -134,8 +135,10 @@ class TrainingPeers(Protocol):
     ) -> bool:
         """Fetch a blob for a task; False if no peer has it or it exceeds `size_limit`."""
 
-    async def fetch_reveals(self, attempt_id: AttemptId) -> Sequence[Reveal]:
-        """The reveals of an attempt that peers hold, unverified and with duplicates."""
+    async def fetch_reveals(
+        self, attempt_id: AttemptId, ignored: Container[PeerId]
+    ) -> Sequence[tuple[PeerId, Sequence[Reveal]]]:
+        """The reveals of an attempt that each peer holds, unverified; some peers are not asked."""
 
     async def fetch_state_parts(self, state_root: Hash32) -> Sequence[Hash32] | None:
         """The content ids below a training state root; None if no peer knows them."""

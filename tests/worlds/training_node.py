@@ -1,6 +1,6 @@
 """A real training host; its chain, verifier and peers are fakes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -41,6 +41,7 @@ from chain.training.task_spec import (
 from chain.training.task_spec_codec import compute_terms
 from node.chain.phase_cache import TaskPhase
 from node.chain.training_index import ClosedTask, describe_closed
+from node.network.stream import PeerId
 from node.operator.account import Operator
 from node.storage.blobs import BlobStore
 from node.training import aggregation_worker
@@ -237,6 +238,8 @@ def encode_answer(name: str, value: TaskResources | TaskTerms) -> bytes:
 class FakePeers:
     blobs: dict[Hash32, bytes] = field(default_factory=dict)
     reveals: list[Reveal] = field(default_factory=list)
+    answers: dict[PeerId, list[Reveal]] = field(default_factory=dict)
+    """What some peers answer to the question for reveals."""
     parts: dict[Hash32, tuple[Hash32, ...]] = field(default_factory=dict)
     announced: list[Reveal] = field(default_factory=list)
     asked: list[Hash32] = field(default_factory=list)
@@ -260,10 +263,15 @@ class FakePeers:
         self.store.put(data)
         return True
 
-    async def fetch_reveals(self, *_place: int) -> Sequence[Reveal]:
+    async def fetch_reveals(
+        self, _attempt_id: AttemptId, ignored: Container[PeerId]
+    ) -> Sequence[tuple[PeerId, Sequence[Reveal]]]:
+        """What the peers of `answers` say; each of the `reveals` is held by one more peer."""
         self.reveals_asked += 1
         await trio.sleep(0.01)
-        return list(self.reveals)
+        holders = {PeerId(f"peer with {each}"): [each] for each in self.reveals}
+        answers = {**self.answers, **holders}
+        return [(peer_id, answers[peer_id]) for peer_id in answers if peer_id not in ignored]
 
     async def fetch_state_parts(self, root: Hash32) -> Sequence[Hash32] | None:
         await trio.sleep(0.01)

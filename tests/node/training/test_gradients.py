@@ -12,8 +12,12 @@ from chain.contracts.gradient_ledger import Deadline, Phase
 from chain.crypto import content_id
 from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.attempt import AttemptId
+from chain.training.encoding import GradientHeader
+from chain.training.reveal import Reveal
 from node.chain.phase_cache import TaskPhase
+from node.network.stream import PeerId
 from node.training.checks import load_check
+from node.training.known_reveals import AttemptReveals
 from node.training.reveal_hints import HINT_LIMIT
 from node.training.turns import Turn, Turns
 from node.training.worker_pool import WorkerRefusedError
@@ -121,6 +125,32 @@ async def test_false_reveal_does_not_displace_the_true_one(
 
     assert node.verdicts() == [expected_verdict(OK, OK, OK)]
     assert node.reveals.list(ATTEMPT) == REVEALS
+
+
+async def test_each_peer_has_one_false_reveal_of_an_attempt_hashed(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A miner that never reveals has validators ask for its reveal again and again."""
+    node = Node(tmp_path, judging())
+    hashed = []
+    find = AttemptReveals.find
+
+    def count(known: AttemptReveals, reveal: Reveal, header: GradientHeader) -> int | None:
+        hashed.append(reveal)
+        return find(known, reveal, header)
+
+    monkeypatch.setattr(AttemptReveals, "find", count)
+    lies = [replace(REVEALS[0], salt=Hash32(bytes([number]) * 32)) for number in range(100)]
+    node.peers.answers = {PeerId(f"liar {number}"): lies for number in range(8)}
+    # The true reveals come last.
+    node.peers.answers[PeerId("honest")] = list(REVEALS[1:])
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await trio.sleep(20)
+        nursery.cancel_scope.cancel()
+    assert node.peers.reveals_asked > 10
+    assert hashed == [*lies[:1] * 8, *REVEALS[1:]]
+    assert node.reveals.list(ATTEMPT) == REVEALS[1:]
 
 
 @pytest.mark.parametrize("reason", ["malformed", "content_mismatch", "too_large"])

@@ -100,8 +100,9 @@ async def test_silent_peer_delays_the_first_question_to_all_only(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     peers, requests = ask(tmp_path, "silent", "holder", "broken")
-    assert await take_seconds(lambda: peers.fetch_reveals(ATTEMPT)) == 3
-    assert await take_seconds(lambda: peers.fetch_reveals(ATTEMPT)) == 0.1 + SLOW_PEER_SECONDS
-    assert await peers.fetch_reveals(ATTEMPT) == [REVEAL]
+    assert await take_seconds(lambda: peers.fetch_reveals(ATTEMPT, ())) == 3
+    assert await take_seconds(lambda: peers.fetch_reveals(ATTEMPT, ())) == 0.1 + SLOW_PEER_SECONDS
+    assert await peers.fetch_reveals(ATTEMPT, ()) == [("holder", (REVEAL,))]
+    assert await peers.fetch_reveals(ATTEMPT, ["holder"]) == []
     assert await take_seconds(lambda: peers.announce_reveal(REVEAL)) == 0.1 + SLOW_PEER_SECONDS
     assert requests.told == ["holder"]

@@ -120,7 +120,9 @@ class Miner:
         self._other_due = 0.0
         """When to look for another task again while this one keeps the miner waiting."""
         self._limits = limits
-        self._choice = TaskChoice(client, light, self._identity.address, limits, units)
+        self._choice = TaskChoice(
+            *(client, light, self._identity.address, limits, units), self._files.list_tasks
+        )
         self._bonds = BondReturns(client, light, self._identity)
         self._mined: _MinedTask | None = None
         """The task that was accepted last; None before the first, and once it is closed."""

@@ -17,6 +17,7 @@ mined is put aside for a while, so that it does not keep the miner from the othe
 import json
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
@@ -57,7 +58,8 @@ COMING_WITH_MINERS: Final = (ObstacleKind.MINERS, ObstacleKind.UNITS)
 """What a task may lack when a miner takes a seat in it: other miners bring it."""
 
 EXAMINED_LIMIT: Final = 64
-"""For one choice, the specifications of this many tasks are fetched, of the newest ones first."""
+"""For one choice, the specifications of this many tasks are fetched: of those that this machine has
+worked on first, then of the newest ones."""
 
 _log = structlog.get_logger("miner")
 
@@ -83,13 +85,24 @@ class TaskChoice:
         miner: Address,
         limits: MinerLimits,
         units: int,
+        list_worked_on: Callable[[], Sequence[TaskId]] = tuple,
     ) -> None:
-        """Make the choice of an account that offers so many units of work a round."""
+        """Make the choice of an account.
+
+        Args:
+            client: The nodes.
+            light: The chain, as proofs show it.
+            miner: The account.
+            limits: What the operator allows a task to take.
+            units: The units of work that it offers, a round.
+            list_worked_on: The tasks of which this machine has files, because it may have a seat.
+        """
         self._client = client
         self._light = light
         self._miner = miner
         self._limits = limits
         self._units = units
+        self._list_worked_on = list_worked_on
         self._pauses: dict[TaskId, _Pause] = {}
         self._rests: dict[TaskId, float] = {}
         """The tasks that opened no attempt while the miner had a seat, each with its last rest in
@@ -134,7 +147,7 @@ class TaskChoice:
         )
 
     def _list_standings(self) -> dict[TaskId, Standing]:
-        """The newest tasks that are open and not put aside, as proofs show them."""
+        """The first tasks that are open and not put aside, as proofs show them."""
         listed = self._client.list_tasks()
         found = {TaskId(each.id) for each in listed if each.status in ("active", "paused")}
         for known in (self._pauses, self._specs, self._told):
@@ -144,8 +157,10 @@ class TaskChoice:
         due = [
             each for each in found if each not in self._pauses or self._pauses[each].until <= now
         ]
-        newest = sorted(due, reverse=True)[:EXAMINED_LIMIT]
-        return {each: self._light.standing(each, self._miner) for each in newest}
+        # A seat of an earlier run may be in a task that many newer ones follow.
+        worked_on = frozenset(self._list_worked_on())
+        first = sorted(due, key=lambda each: (each in worked_on, each), reverse=True)
+        return {each: self._light.standing(each, self._miner) for each in first[:EXAMINED_LIMIT]}
 
     def put_aside(self, task: TaskId, error: ClientError) -> None:
         """Take other tasks for a while: this one cannot be mined now."""

@@ -17,7 +17,7 @@ from chain.training.task_spec_codec import compute_spec_hash, encode_task_spec
 from miner import task_choice
 from miner.client import DishonestNodeError
 from miner.light import Standing
-from miner.task_choice import TaskChoice
+from miner.task_choice import EXAMINED_LIMIT, TaskChoice
 from pot_common.rpc_client import NodeUnreachableError
 from pot_common.rpc_replies import ClientError
 from tests.worlds.node_for_miners import LIMITS, MINING_SPEC
@@ -89,6 +89,14 @@ def now(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def test_task_that_pays_most_in_pot_is_chosen() -> None:
     chain = FakeChain({1: paying(5), 2: paying(9), 3: paying(7), 4: paying(99, OTHER_TOKEN)})
     assert choice_of(chain).choose() == 2
+
+
+def test_seat_of_an_earlier_run_is_found_behind_many_newer_tasks() -> None:
+    """On a network with many slots the miner took a second seat, and missed attempts in one."""
+    seat = replace(OUTSIDE, units=1, first_attempt=2, has_ended=False)
+    chain = FakeChain({each: paying(9) for each in range(1, EXAMINED_LIMIT + 2)}, seats={1: seat})
+    choice = TaskChoice(chain, chain, MINER, LIMITS, 2, lambda: [TaskId(1)])
+    assert choice.choose() == 1
 
 
 def test_other_task_is_one_that_can_be_taken_now(now: SimpleNamespace) -> None:

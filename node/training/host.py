@@ -37,6 +37,7 @@ from chain.training.task_checks import (
     UNSERVED_CODES,
     Objection,
     ObjectionCode,
+    Promise,
     compute_promise,
     find_code,
 )
@@ -257,17 +258,25 @@ class TrainingHost:
                 await self._jobs.wait_changed(self._due.get_wait_seconds())
 
     async def _count_promises(self) -> None:
-        """Count the tasks that this validator was ready for before it started."""
+        """Count the tasks that this validator was ready for before it started.
+
+        Those of which it was ready before they became active were promised time, and come first.
+        """
         now = self._clock.now_ms() // 1000
+        late: list[tuple[TaskId, Promise]] = []
         for task_id in await trio.to_thread.run_sync(self._list_paid, now):
             history = self._index.history(task_id)
             spec = None if history is None else self._index.spec(history)
             if history is not None and spec is not None and self._is_ready(history):
                 if history.is_closed:
                     self._closed_disk.add(history, spec)
+                elif self._was_ready_early(history):
+                    self._capacity.promise(task_id, compute_promise(spec))
                 else:
-                    self._capacity.promise(history.task_id, compute_promise(spec))
+                    late.append((task_id, compute_promise(spec)))
             await trio.lowlevel.checkpoint()
+        for task_id, promise in late:
+            self._capacity.promise(task_id, promise)
 
     def _list_paid(self, now: int) -> list[TaskId]:
         """The open tasks, and the closed ones that still pay for disk at the time `now`."""
@@ -286,14 +295,22 @@ class TrainingHost:
         """Whether this validator posted ready for a task."""
         return self._get_answer(history) == READY_CODE
 
+    def _was_ready_early(self, history: TaskHistory) -> bool:
+        """Whether this validator was ready for a task before a quorum made it active."""
+        quorum = self._index.validator_set.quorum
+        return history.status is TaskStatus.PENDING or self._own_address in history.ready[:quorum]
+
     def _get_answer(self, history: TaskHistory) -> int | None:
         """The answer to a task that this validator gave on the chain; None if it gave none."""
-        own = None if self._votes is None else self._votes.operator.address
-        index = self._index.validator_set.find_operator(own)
-        return None if index is None else history.get_answer(self._get_validator(index))
+        own = self._own_address
+        return None if own is None else history.get_answer(own)
 
-    def _get_validator(self, index: int) -> Address:
-        return self._index.validator_set.validators[index]
+    @property
+    def _own_address(self) -> Address | None:
+        """The validator of this node; None if it has none in the set in force."""
+        operator = None if self._votes is None else self._votes.operator.address
+        index = self._index.validator_set.find_operator(operator)
+        return None if index is None else self._index.validator_set.validators[index]
 
     def _get_work(self, history: TaskHistory) -> TaskWork:
         """This node's work on a task, which begins with its answer on the chain."""
@@ -345,6 +362,8 @@ class TrainingHost:
             self._due.note_block([task_id])
             self._jobs.wake()
             return
+        if not history.is_closed:
+            work.has_time = work.is_accepted is not False and self._capacity.has_time(task_id)
         is_late = spec is not None and rounds.is_late(spec, view, now)
         duties = rounds.list_duties(
             history,
@@ -376,17 +395,15 @@ class TrainingHost:
 
     def _may_answer(self, closed: TaskHistory) -> bool:
         """Whether this validator may still have an answer for a closed task, which is paid."""
-        own = None if self._votes is None else self._votes.operator.address
-        index = self._index.validator_set.find_operator(own)
-        work = self._work.get(closed.task_id)
-        if index is None or work is None:
+        own, work = self._own_address, self._work.get(closed.task_id)
+        if own is None or work is None:
             return False
         is_preparing = self._jobs.is_waiting(JobKey(closed.task_id, JobKind.PREPARE))
         now, number = self._clock.now_ms() // 1000, self._contracts.head_number() + 1
         return (
             (is_preparing or work.answer_code is not None)
             and not work.is_answered
-            and not closed.has_answered(self._get_validator(index))
+            and not closed.has_answered(own)
             and not is_window_over(closed.lease, number, now)
         )
 

@@ -133,8 +133,7 @@ class Preparation:
         if _is_refused(task):
             return
         promise = compute_promise(task.spec)
-        task.work.has_time = task.work.is_accepted is not False
-        if not task.work.has_time:
+        if task.work.is_accepted is False:
             disk_bytes = max(promise.disk_bytes, count_disk_bytes(task.spec))
             promise = Promise(0, 0, disk_bytes)
         self._capacity.claim(task.task_id, promise, is_active=is_active)

@@ -661,7 +661,8 @@ class Validator(Actor):
             checks[attempt.id, index] = verdict
             self._finish(key)
 
-        has_time = work.is_accepted is not False
+        is_promised = history.is_closed or self.memory.capacity.has_time(history.task_id)
+        has_time = is_promised and work.is_accepted is not False
         promised_ms = spec.reward.max_units * spec.resources.unit_milliseconds if has_time else 0
         took_ms = self.cluster.cost(spec).check_ms * self.pace * (SLOWNESS if self.is_slow else 1)
         self._ask_for_check(attempt.id, "check", took_ms, promised_ms, done, place=index)

@@ -58,14 +58,23 @@ def test_a_task_that_waits_takes_no_room_when_it_is_closed() -> None:
     assert capacity.find_objection(TWO) is None, "it is not counted any more"
 
 
-def test_an_active_task_is_counted_whatever_room_there_is() -> None:
+def test_task_that_was_ready_before_a_restart_waits_for_time_but_is_served() -> None:
     capacity = build()
     capacity.claim(ONE, THIRD)
-    capacity.claim(TWO, THIRD)
-    capacity.promise(TWO, THIRD)
+    capacity.promise(TWO, replace(THIRD, disk_bytes=DISK_BYTES))
     assert capacity.find_objection(TWO) is None
-    capacity.claim(THREE, SMALL)
-    assert capacity.release(ONE) == (THREE,)
+    assert (capacity.has_promise(TWO), capacity.has_time(TWO)) == (True, False)
+    capacity.claim(THREE, replace(SMALL, disk_bytes=1))
+    assert capacity.find_objection(THREE) is not None, "its disk is counted"
+    assert capacity.release(ONE) == (TWO,)
+    assert capacity.has_time(TWO)
+    assert capacity.release(TWO) == (THREE,)
+
+
+def test_task_is_served_again_even_if_there_is_less_disk_than_before() -> None:
+    capacity = build()
+    capacity.promise(ONE, replace(THIRD, disk_bytes=DISK_BYTES + 1))
+    assert (capacity.has_promise(ONE), capacity.has_time(ONE)) == (True, True)
 
 
 def test_more_workers_have_more_time_for_checks_and_not_for_aggregations() -> None:
@@ -94,18 +103,38 @@ def test_tasks_wait_for_disk_in_the_same_order_as_for_time() -> None:
     assert capacity.find_objection(THREE) is not None
 
 
-def test_an_active_task_waits_for_disk_but_not_for_time() -> None:
+def test_an_active_task_is_served_with_disk_and_waits_for_time() -> None:
     capacity = build()
     capacity.claim(ONE, replace(THIRD, disk_bytes=600))
     for task_id, disk_bytes in ((TWO, 401), (THREE, 400)):
         capacity.claim(task_id, replace(THIRD, disk_bytes=disk_bytes), is_active=True)
     assert capacity.find_objection(TWO) is not None
     assert capacity.find_objection(THREE) is None
-    # A task that has waited for time since it was new waits no longer when it is active.
+    # A task that has waited for time since it was new is served when it is active.
     capacity.claim(FOUR, THIRD)
     assert capacity.find_objection(FOUR) is not None
     capacity.claim(FOUR, THIRD, is_active=True)
     assert capacity.find_objection(FOUR) is None
+    served = (ONE, THREE, FOUR)
+    assert [capacity.has_promise(each) for each in served] == [True, True, True]
+    assert [capacity.has_time(each) for each in served] == [True, False, False]
+    assert capacity.release(ONE) == (TWO,)
+    assert [capacity.has_time(each) for each in (TWO, THREE, FOUR)] == [True, False, False]
+
+
+def test_tasks_that_others_make_active_are_promised_no_more_than_half() -> None:
+    """They were promised all that they declare: more than three workers of one that there is."""
+    capacity = build()
+    large = Promise(check_ppm=400_000, aggregation_ppm=100, disk_bytes=1)
+    for task_id in (ONE, TWO, THREE, FOUR):
+        capacity.claim(task_id, large)
+    for task_id in (TWO, THREE, FOUR):
+        capacity.claim(task_id, large, is_active=True)
+    tasks = (ONE, TWO, THREE, FOUR)
+    assert [capacity.has_promise(each) for each in tasks] == [True] * 4
+    assert [capacity.has_time(each) for each in tasks] == [True, False, False, False]
+    assert capacity.release(ONE) == (TWO,)
+    assert [capacity.has_time(each) for each in tasks] == [False, True, False, False]
 
 
 def test_room_that_closed_tasks_leave_with_time_is_given() -> None:
@@ -119,20 +148,32 @@ def test_room_that_closed_tasks_leave_with_time_is_given() -> None:
     assert capacity.find_objection(ONE) is None
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(1, 6), st.integers(1, 500_000))))
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(("claim", "activate", "restart", "release")),
+        st.integers(1, 6),
+        st.integers(1, 500_000),
+    )
+)
+
+
+@given(STEPS)
 def test_no_time_is_promised_twice_and_none_is_left_that_is_enough(
-    steps: list[tuple[bool, int, int]],
+    steps: list[tuple[str, int, int]],
 ) -> None:
     capacity, claimed = build(), dict[TaskId, int]()
-    for is_claim, number, ppm in steps:
+    for step, number, ppm in steps:
         task_id = TaskId(number)
-        if is_claim:
-            claimed.setdefault(task_id, ppm)
-            capacity.claim(task_id, Promise(claimed[task_id], 0, 0))
-        else:
+        if step == "release":
             claimed.pop(task_id, None)
             capacity.release(task_id)
-        waiting = [each for each in claimed if capacity.find_objection(each) is not None]
+        else:
+            promise = Promise(claimed.setdefault(task_id, ppm), 0, 0)
+            if step == "restart":
+                capacity.promise(task_id, promise)
+            else:
+                capacity.claim(task_id, promise, is_active=step == "activate")
+        waiting = [each for each in claimed if not capacity.has_time(each)]
         used = sum(ppm for each, ppm in claimed.items() if each not in waiting)
         assert used <= 500_000
         assert all(used + claimed[each] > 500_000 for each in waiting)

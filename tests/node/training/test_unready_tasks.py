@@ -19,6 +19,7 @@ from chain.training.history import TaskHistory
 from chain.training.leases import READY_CODE
 from chain.training.resources import count_rows_bytes
 from chain.training.task_checks import REFUSAL_CODES, ObjectionCode
+from chain.training.task_spec import TaskSpec
 from node.training.readiness import ReadinessState
 from node.training.worker_pool import WorkerFailedError, WorkerRefusedError
 from tests.worlds.training import OPEN_LEASE, TASK, VALIDATORS, pending_history, verdict
@@ -44,6 +45,7 @@ from tests.worlds.waiting import until
 
 pytestmark = pytest.mark.usefixtures("inline_threads")
 
+OTHER = TaskId(2)
 SLOW = {**MEASURED, "unit_milliseconds": SPEC.resources.unit_milliseconds + 1}
 
 
@@ -55,6 +57,14 @@ def refused(history: TaskHistory, reason: ObjectionCode) -> TaskHistory:
 def active(reason: ObjectionCode) -> FakeChain:
     """A task in its verdict phase that this validator has refused."""
     return FakeChain({TASK: refused(judging().histories[TASK], reason)})
+
+
+def build_large_spec() -> tuple[TaskSpec, float]:
+    """A task that is promised all that is promised of a worker, and the seconds of its checks."""
+    phases = replace(SPEC.phases, commit_seconds=40, verdict_seconds=40)
+    half = 1_000 * phases.verdict_seconds // (PROMISED_SHARE * SPEC.reward.max_units)
+    large = replace(SPEC, phases=phases, resources=replace(SPEC.resources, unit_milliseconds=half))
+    return large, SPEC.reward.max_units * half / 1_000
 
 
 def slow_worker(kind: str, members: Mapping[str, object]) -> Mapping[str, object]:
@@ -174,19 +184,52 @@ async def test_refused_task_takes_no_time_that_is_promised_to_others(
         assert [turn.promised_seconds for turn in checks] == [seconds] * 3
 
 
+async def test_task_that_others_made_active_takes_no_time_that_is_promised(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """Other validators have more workers, so they are ready for more than half of one worker."""
+    large, declared = build_large_spec()
+    late, early = (*VALIDATORS[1:], VALIDATORS[0]), VALIDATORS
+    judged, pending = judging().histories[TASK], replace(pending_history(), lease=OPEN_LEASE)
+    worlds = {
+        "alone": {TASK: judged},
+        "another was ready": {TASK: judged, OTHER: replace(pending, ready=early)},
+        # Both were active when this validator was ready for the second one.
+        "another was ready first": {
+            TASK: replace(judged, ready=late),
+            OTHER: replace(judged, ready=early, attempt=None),
+        },
+    }
+    promised = {}
+    for name, histories in worlds.items():
+        chain = FakeChain({k: replace(each, task_id=k) for k, each in histories.items()})
+        chain.specs = dict.fromkeys((TASK, OTHER), large)
+        worker = FakeWorker(honest_worker)
+        node = Node(tmp_path / name, chain, verifier=worker, dry_runs=worker)
+        node.hold(0, 1, 2)
+        await node.run(lambda node=node: bool(node.verdicts()), seconds=60)
+        promised[name] = {
+            turn.promised_seconds
+            for kind, turn in zip(worker.asked, worker.turns, strict=True)
+            if kind == "verify"
+        }
+    assert promised == {
+        "alone": {declared},
+        "another was ready": {0.0},
+        "another was ready first": {0.0},
+    }
+
+
 async def test_refused_task_leaves_all_promised_time_to_a_new_one(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    phases = replace(SPEC.phases, commit_seconds=40, verdict_seconds=40)
-    half = 1_000 * phases.verdict_seconds // (PROMISED_SHARE * SPEC.reward.max_units)
-    large = replace(SPEC, phases=phases, resources=replace(SPEC.resources, unit_milliseconds=half))
-    other = TaskId(2)
+    large, _ = build_large_spec()
     chain = active(ObjectionCode.TOO_NOISY)
-    chain.histories[other] = replace(pending_history(), task_id=other)
-    chain.specs = dict.fromkeys((TASK, other), large)
+    chain.histories[OTHER] = replace(pending_history(), task_id=OTHER)
+    chain.specs = dict.fromkeys((TASK, OTHER), large)
     node = Node(tmp_path, chain)
     await node.run(lambda: bool(node.sent), seconds=20)
-    assert node.sent[0] == task_registry.answer_task(other, READY_CODE)
+    assert node.sent[0] == task_registry.answer_task(OTHER, READY_CODE)
 
 
 async def test_a_second_dry_run_takes_back_no_answer(

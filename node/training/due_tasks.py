@@ -6,11 +6,12 @@ its own task listed and no other's, and not more than a few times a second.
 """
 
 from collections.abc import Iterable
+from heapq import heappop, heappush
 from typing import Final
 
 import trio
 
-from chain.primitives import TaskId
+from chain.primitives import BlockNumber, TaskId
 
 TICK_SECONDS: Final = 0.25
 """How often duties to a task in progress are listed when nothing happens: a deadline passes without
@@ -28,6 +29,10 @@ class DueTasks:
     """Decides which tasks are to be looked at now."""
 
     def __init__(self) -> None:
+        self._awaited: dict[TaskId, BlockNumber] = {}
+        """Closed tasks, of which miners may still be fined, and the head that each waits for."""
+        self._heads: list[tuple[BlockNumber, TaskId]] = []
+        """A heap of the same; entries that were changed since are skipped."""
         self._closed: set[TaskId] = set()
         """Tasks that are skipped, because they are closed."""
         self._timed: set[TaskId] = set()
@@ -46,20 +51,34 @@ class DueTasks:
 
     def wait_for_phases(self, task_id: TaskId) -> None:
         """Note that a task is in progress: it is looked at after each block and each tick."""
+        self._forget(task_id)
         self._timed.add(task_id)
-        self._resting.discard(task_id)
 
     def rest(self, task_id: TaskId) -> None:
         """Note that a task is open and not in progress: it is looked at now and then."""
-        self._timed.discard(task_id)
+        self._forget(task_id)
         self._resting.add(task_id)
+
+    def wait_for_head(self, task_id: TaskId, number: BlockNumber) -> None:
+        """Note that a task has nothing to do before a head, unless something happens to it.
+
+        No slot limits how many closed tasks wait so, for hours.
+        """
+        if self._awaited.get(task_id) != number:
+            self._forget(task_id)
+            self._awaited[task_id] = number
+            heappush(self._heads, (number, task_id))
 
     def close(self, task_id: TaskId) -> None:
         """Never look at a task again."""
-        self._timed.discard(task_id)
-        self._resting.discard(task_id)
+        self._forget(task_id)
         self._listed_at.pop(task_id, None)
         self._closed.add(task_id)
+
+    def _forget(self, task_id: TaskId) -> None:
+        self._timed.discard(task_id)
+        self._resting.discard(task_id)
+        self._awaited.pop(task_id, None)
 
     def is_in_progress(self, task_id: TaskId) -> bool:
         """Whether the task waits for the phases of a round."""
@@ -81,11 +100,12 @@ class DueTasks:
         self._urgent.update(changed)
         self._is_head_new = True
 
-    def take(self, ended: Iterable[TaskId]) -> list[TaskId]:
+    def take(self, ended: Iterable[TaskId], head: BlockNumber) -> list[TaskId]:
         """The tasks to look at now, in ascending order.
 
         Args:
             ended: Tasks with a job that ended, or whose wait is over.
+            head: The number of the head.
         """
         now = trio.current_time()
         due = set(self._urgent)
@@ -94,6 +114,11 @@ class DueTasks:
         if now >= self._rests_until:
             self._rests_until = now + REST_SECONDS
             due |= self._resting
+        while self._heads and self._heads[0][0] <= head:
+            number, task_id = heappop(self._heads)
+            if self._awaited.get(task_id) == number:
+                del self._awaited[task_id]
+                due.add(task_id)
         self._is_head_new = False
         self._urgent = set()
         self._waiting.update(ended)

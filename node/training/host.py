@@ -6,7 +6,8 @@ restart, a lost blob or a dead worker needs no code of its own. The jobs are in 
 
 It asks for a task when a block changed the task or a job of the task ended. A task in progress is
 asked for after every block and some times a second as well, because its phases end by themselves;
-other open tasks now and then, because they end by themselves, too. Closed tasks cost nothing.
+other open tasks now and then, because they end by themselves, too. A closed task of which miners
+may still be fined is asked for at the heads that its fines wait for. Others cost nothing.
 """
 
 import math
@@ -251,7 +252,8 @@ class TrainingHost:
                 if self._due.take_all_due():
                     unfinished = await trio.to_thread.run_sync(self._list_unfinished)
                     self._due.note_block(unfinished)
-                for task_id in self._due.take(self._jobs.take_due()):
+                head = self._contracts.head_number()
+                for task_id in self._due.take(self._jobs.take_due(), head):
                     self._step(task_id, nursery)
                     # Many tasks must not delay consensus, which runs in the same thread.
                     await trio.lowlevel.checkpoint()
@@ -335,7 +337,8 @@ class TrainingHost:
                 self._closed_disk.add(history, spec)
             self._preparation.release(task_id)
         is_slashed = spec is None or not self._may_slash(history)
-        if history.is_closed and is_slashed and not self._may_answer(history):
+        has_answers = history.is_closed and self._may_answer(history)
+        if history.is_closed and is_slashed and not has_answers:
             self._due.close(task_id)
             self._work.pop(task_id, None)
             self._gradients.forget_reveals(task_id)
@@ -348,8 +351,7 @@ class TrainingHost:
         work.keep_checks(history, gives_late_verdicts=self._slashings is not None)
         is_served = spec is not None and work.answer_code not in UNSERVED_CODES
         is_trained = history.status is TaskStatus.ACTIVE and is_served
-        # The slashing of a closed task waits for blocks, as a round does.
-        if is_trained or history.is_closed:
+        if is_trained:
             self._due.wait_for_phases(task_id)
         else:
             self._due.rest(task_id)
@@ -384,6 +386,9 @@ class TrainingHost:
                     jobs += self._list_jobs(duty, ServedTask(history, spec, work))
         if self._slashings is not None and spec is not None:
             jobs += self._slashings.list_jobs(ServedTask(history, spec, work))
+            if history.is_closed and not has_answers:
+                next_head = self._slashings.find_next_head(history, work, head)
+                self._due.wait_for_head(task_id, next_head)
         for job in jobs:
             self._jobs.start(nursery, job)
 

@@ -19,6 +19,7 @@ from chain.primitives import BlockNumber, Hash32
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.attempt_records import Attempt, EndedMark
 from chain.training.decisions import LATE_VERDICTS
+from chain.training.history import TaskHistory
 from chain.training.rounds import TURN_BLOCKS
 from chain.training.slashing import (
     HURRY_BLOCKS,
@@ -39,6 +40,7 @@ from node.training.work import (
     JobKey,
     JobKind,
     ServedTask,
+    TaskWork,
     UnavailableError,
 )
 
@@ -100,6 +102,22 @@ class Slashings:
             key = JobKey(task.task_id, JobKind.ENDED, mark.attempt_id)
             jobs.append(Job(key, partial(self._read, task, mark)))
         return jobs
+
+    def find_next_head(self, closed: TaskHistory, work: TaskWork, head: BlockNumber) -> BlockNumber:
+        """The first head after this one at which a closed task may ask for other jobs.
+
+        An event of the task or the end of a job may bring some earlier.
+        """
+        following: list[int] = []
+        for mark in closed.ended:
+            fines = work.fines.get(mark.ordinal)
+            following.append(mark.slashed_until)
+            if fines is None or not fines.holds_at(mark, head):
+                continue  # it is read by a job
+            following += [mark.late_until, mark.late_until - HURRY_BLOCKS]
+            if fines.next_block is not None:
+                following.append(max(fines.next_block, head + 1))
+        return BlockNumber(min(each for each in following if each > head))
 
     async def _read(self, task: ServedTask, mark: EndedMark) -> None:
         """Work out in a thread what there is to do about an ended attempt."""

@@ -102,6 +102,36 @@ async def test_fines_of_the_last_attempt_are_imposed_after_the_task_is_closed(
     assert late.host._work == {}
 
 
+async def test_closed_task_is_looked_at_only_when_its_fines_ask_for_it(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """A thousand of them, which no slot limits, took a tenth of the thread of consensus."""
+    imposed = replace(
+        APPROVED,
+        imposed=tuple((fine.miner, fine.kind) for fine in TREE.fines),
+        late_until=BlockNumber(200),
+        voted_until=BlockNumber(300),
+        slashed_until=BlockNumber(400),
+    )
+    chain = fining_chain(100, imposed)
+    over = replace(chain.histories[TASK], status=TaskStatus.CLOSED, closed=at(90), attempt=None)
+    chain.histories[TASK] = over
+    node = Node(tmp_path, chain)
+    looks = {}
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await trio.sleep(5)
+        for head in (191, 199, 200, 399, 400):
+            before = chain.histories_read
+            await pass_heads(node, chain, head - chain.head)
+            looks[head] = chain.histories_read - before
+        nursery.cancel_scope.cancel()
+    assert node.host._work == {}
+    # Late verdicts are in a hurry at 192; at 200 the attempt is read again, which is a job.
+    assert looks == {191: 0, 199: 1, 200: 2, 399: 0, 400: 1}
+    assert node.sent == []
+
+
 def approved_attempt(ordinal: int) -> EndedAttempt:
     """An attempt of a round of its own, of which the fines are approved."""
     attempt_id = replace(GUILTY.attempt.id, round_number=ordinal)

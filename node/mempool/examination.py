@@ -14,6 +14,11 @@ REFUSED_GAS_A_BLOCK: Final = 2_000_000
 """The gas of refused calls that all operators together may have examined for each block, on
 average: a quarter of a second of execution."""
 
+LEAST_PAID_GAS: Final = 60_000
+"""What a block pays off for each operator at least: a refused call, which takes some 50 000. Then a
+call that waits, refused, in the pool of a large validator set keeps no vote of its operator from
+being examined."""
+
 OWED_GAS_LIMIT: Final = 2_000_000
 """An operator that owes as much has no call examined: forty refused ones, each of which takes some
 50 000."""
@@ -39,7 +44,8 @@ class ExaminationGas:
         """Pay off what operators owe; does nothing if the head is the same."""
         if head == self._head:
             return
-        paid = max(0, head - self._head) * (REFUSED_GAS_A_BLOCK // max(1, operator_count))
+        part = max(LEAST_PAID_GAS, REFUSED_GAS_A_BLOCK // max(1, operator_count))
+        paid = max(0, head - self._head) * part
         self._owed = {each: owed - paid for each, owed in self._owed.items() if owed > paid}
         self._head, self._refused, self._accepted = head, 0, {}
 

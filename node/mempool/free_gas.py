@@ -16,8 +16,9 @@ from chain.primitives import Address
 from chain.types.transaction import Transaction
 
 OPERATORS_SHARE: Final = 4
-"""The votes and duties of all operators that the contracts refuse may use, in one block, what free
-transactions may, divided by this number, and each operator an equal part of it."""
+"""The votes and duties of all operators that the contracts refuse may use a second of execution,
+divided by this number, in one block and in each second. Each operator has an equal part. After each
+ballot of a large validator set, a third of the votes on its result are late."""
 
 FREE_SECONDS: Final = 1
 """The most execution of free transactions in one block. Blocks of one second are still made in the
@@ -114,8 +115,8 @@ class OperatorGas:
     """A proposer's buckets for operators' votes and duties that the contracts refuse, one for each.
 
     An operator's next votes wait behind those that came too late, which may ask for much gas. So
-    they wait neither for strangers nor for other operators. All operators together get as much as
-    free transactions do, so that a lying one writes little to the disks of all.
+    they wait neither for strangers nor for other operators, and take little of the time of a block.
+    A refused call stores little for its gas.
     """
 
     buckets: Mapping[Address, FreeGasBucket]
@@ -123,11 +124,8 @@ class OperatorGas:
     def fill(self, policy: FreeGasPolicy, now_ms: int, operators: Collection[Address]) -> Self:
         """The buckets of the operators of the validator set at a later time."""
         count = len(operators)
-        own = replace(
-            policy,
-            gas_per_second=policy.gas_per_second // count,
-            block_gas=policy.block_gas // (OPERATORS_SHARE * count),
-        )
+        part = policy.block_gas // (OPERATORS_SHARE * count)
+        own = replace(policy, gas_per_second=part, block_gas=part)
         new = FreeGasBucket.full(own, now_ms)
         return replace(
             self,

@@ -32,6 +32,14 @@ def test_operator_that_owes_much_is_examined_after_blocks_have_paid_it_off() -> 
     assert given.may_examine(LIAR)
 
 
+def test_call_that_waits_refused_keeps_no_vote_from_being_examined() -> None:
+    given = begun()
+    for number in range(11, 1_011):
+        given.begin_block(BlockNumber(number), 100)
+        assert given.may_examine(HONEST)
+        given.count(HONEST, 50_000, is_accepted=False)
+
+
 def test_refused_calls_of_all_operators_are_bounded_in_a_block() -> None:
     given = begun()
     given.count(LIAR, REFUSED_GAS_AT_ONCE, is_accepted=False)

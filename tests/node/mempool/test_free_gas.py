@@ -97,9 +97,9 @@ def test_operators_share_a_quarter_of_a_block_for_refused_calls() -> None:
     assert [given.get_gas(each) for each in (*operators, Address(bytes(20)))] == [500_000] * 4 + [0]
     used = given.take({operators[0]: 3_000_000})
     assert [used.get_gas(each) for each in operators] == [-2_500_000, *[500_000] * 3]
-    # A quarter of a quarter of 500 000 in a second, since each validator gives its part.
-    later = used.fill(POLICY, 40_000, operators)
-    assert later.get_gas(operators[0]) == -2_500_000 + 40 * 31_250
+    # A quarter of 500 000 in a second, since each validator gives its part.
+    later = used.fill(POLICY, 8_000, operators)
+    assert later.get_gas(operators[0]) == -2_500_000 + 8 * 125_000
     assert later.get_gas(operators[1]) == 500_000
     assert used.fill(POLICY, 0, operators[1:]).get_gas(operators[0]) == 0
 

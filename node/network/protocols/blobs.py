@@ -255,7 +255,7 @@ class BlobExchange:
         except (BlobUnavailableError, OperatorError):
             if place.received_bytes:
                 self.pauses.end(place.content_id, place.task_id)
-            else:
+            elif peers:  # a node that has just started has none
                 self.pauses.note_empty(place.content_id, place.task_id)
             raise
         self.pauses.end(place.content_id, place.task_id)

@@ -369,6 +369,13 @@ async def test_peers_that_send_nothing_are_asked_ever_more_rarely(
     assert world.store.has(world.wanted)
 
 
+async def test_node_without_peers_fetches_once_it_has_some(world: World) -> None:
+    with pytest.raises(BlobUnavailableError):
+        await world.fetch({})
+    await world.fetch({"holder": world.hold})
+    assert world.store.has(world.wanted)
+
+
 async def test_fetch_that_gets_a_chunk_in_each_try_is_not_paused(
     world: World, autojump_clock: MockClock
 ) -> None:

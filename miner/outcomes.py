@@ -143,7 +143,8 @@ def describe_lost_bond(
             f"go on, {again}"
         )
     cure = "check this machine, or compute on another --device"
+    number = attempt_id.round_number + 1
     return (
-        f"{lost}, because of its gradient of round {attempt_id.round_number}: "
+        f"{lost}, because of its gradient of round {number}, counted from 1: "
         f"{describe_verdicts(receipts)}. To go on, {cure}; {again}"
     )

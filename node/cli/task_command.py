@@ -445,7 +445,9 @@ def download(
     output: Annotated[Path, typer.Option("--output", "-o", help="The safetensors file to write.")],
     number: Annotated[
         int | None,
-        typer.Option("--round", help="The model after this round; by default after the last."),
+        typer.Option(
+            "--round", min=1, help="The model after this round, from 1; by default after the last."
+        ),
     ] = None,
     rpc: RpcOption = DEFAULT_RPC_URL,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
@@ -458,7 +460,7 @@ def download(
     if output.exists() and not force:
         raise OperatorError(f"{output} exists; give another --output, or --force to overwrite it")
     client = RpcClient(rpc)
-    model = find_model(client, task, number)
+    model = find_model(client, task, None if number is None else number - 1)
     with progress_bar("downloading the model", model.byte_count) as progress:
         data = download_model(client, model, progress)
     output.write_bytes(data)
@@ -516,8 +518,8 @@ def verify(
     different = [result.round_number for result in results if not result.is_equal]
     if different:
         raise OperatorError(
-            f"round {different[0]} of task {task}: the chain settled another result than follows "
-            "from the gradients; its validators are not to be trusted"
+            f"round {different[0] + 1} of task {task}: the chain settled another result than "
+            "follows from the gradients; its validators are not to be trusted"
         )
     if not as_json:
         print_line(f"all {len(results)} rounds reproduced: states, models, rewards, payouts")

@@ -36,8 +36,16 @@ from node.cli.output import (
     print_json,
     print_line,
 )
+from node.cli.task_fee import name_token
 from node.cli.task_round import list_objects
-from node.client.rpc_client import RpcClient, decode_log, get_integer, get_objects, get_text
+from node.client.rpc_client import (
+    RpcClient,
+    decode_log,
+    get_integer,
+    get_objects,
+    get_text,
+    get_value,
+)
 from pot_common.errors import OperatorError
 from pot_common.keystore import read_address
 from pot_common.miner_options import EXAMPLE, MinerOptions, build_command
@@ -152,29 +160,34 @@ def status(
         print_fields(_describe_seat(seat))
 
 
-@app.command(epilog="Example:  pot miner receipt 1 0 --key miner-1")
+@app.command(epilog="Example:  pot miner receipt 1 3 --key miner-1")
 def receipt(
     task: TaskArgument,
-    round_number: Annotated[
-        int, typer.Argument(metavar="ROUND", help="The round, from 0 as in the miner's log.")
+    number: Annotated[
+        int,
+        typer.Argument(
+            metavar="ROUND",
+            min=1,
+            help="The round, from 1 as in pot task watch; a miner's log counts from 0.",
+        ),
     ],
     key: KeyOption,
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what became of your work in a round."""
+    """Show what became of your work in a round, and what it cost."""
     client = RpcClient(rpc)
     miner = read_address(find_key_file(key))
-    found = client.call_object("pot_getReceipt", task, round_number, to_hex(miner))
+    found = client.call_object("pot_getReceipt", task, number - 1, to_hex(miner))
     if found is None:
         raise OperatorError(
-            f"account {to_hex(miner)} took no part in round {round_number} of task {task}, or the "
+            f"account {to_hex(miner)} took no part in round {number} of task {task}, or the "
             "task has not come to it (`pot task show`)"
         )
     if as_json:
         print_json(found)
         return
-    print_fields(_describe_receipt(found))
+    print_fields([("round", f"{number} of task {task}"), *_describe_receipt(found)])
 
 
 def _describe_receipt(found: JsonObject) -> list[tuple[str, str]]:
@@ -184,10 +197,11 @@ def _describe_receipt(found: JsonObject) -> list[tuple[str, str]]:
     accepted = {True: "yes", False: "no"}.get(bool(found.get("accepted")), "")
     if found.get("accepted") is None:
         accepted = "not yet"
+    token = name_token(found["token"])
     rows = []
-    if get_integer(found, "units"):
+    if units := get_integer(found, "units"):
         rows = [
-            ("units", f"{get_integer(found, 'units')}, which are {count} samples"),
+            ("units", f"{units}, with {count} samples"),
             ("committed", "no" if block is None else f"in block {block}"),
         ]
     for verdict in get_objects(found, "verdicts"):
@@ -196,18 +210,37 @@ def _describe_receipt(found: JsonObject) -> list[tuple[str, str]]:
         rows.append((get_text(verdict, "validator")[:ADDRESS_DIGITS], told))
     rows += [
         ("accepted", f"{accepted}: {get_text(found, 'reason')}"),
-        ("pay", f"{format_amount(int(get_text(found, 'pay')))} of the task's token"),
+        ("pay", f"{format_amount(get_integer(found, 'pay'))} {token}"),
+        *_describe_fine("fine", found, token),
     ]
-    fine = found.get("fine")
-    absence = int(get_text(found, "absenceFine"))
-    cost = f", {format_amount(absence)} of the task's token" if absence else ""
-    rows.append(("fine", "none" if fine is None else f"{fine}{cost}"))
     for void in list_objects(found, "voidAttempts"):
         rows.append(("void attempt", f"{get_integer(void, 'ordinal')}: {get_text(void, 'reason')}"))
-        kind, amount = void.get("fine"), format_amount(get_integer(void, "amount"))
-        lost = f"{kind}: {amount} of the task's token, and a part of the seat bond"
-        rows.append(("", "no fine" if kind is None else lost))
+        rows += _describe_fine("", void, token)
     return rows
+
+
+def _describe_fine(name: str, found: JsonObject, token: str) -> list[tuple[str, str]]:
+    """What an attempt cost a miner, and whether that was taken."""
+    kind = get_value(found, "fine")
+    if kind is None:
+        return [(name, "none" if name else "no fine")]
+    amount = f"{format_amount(get_integer(found, 'fineAmount'))} {token}"
+    burnt = f"{format_amount(get_integer(found, 'fineSeatBond'))} POT of the seat bond"
+    match get_value(found, "fineState"):
+        case "taken":
+            return [(name, f"{kind}: {amount} and {burnt}")]
+        case "due" if kind == "absence":
+            return [
+                (name, f"{kind}: {amount} and {burnt}"),
+                ("", "not taken yet; of the seat bond it can be all that is left"),
+            ]
+        case "due":
+            return [(name, f"{kind}: at most {amount} and {burnt}"), ("", "not taken yet")]
+        case _:
+            return [
+                (name, f"{kind}: up to {amount} and a part of the seat bond"),
+                ("", "what was taken, this node does not know any more"),
+            ]
 
 
 def _list_task_ids(client: RpcClient) -> list[int]:

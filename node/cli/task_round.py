@@ -141,7 +141,11 @@ def count_costs(round_: JsonObject) -> str:
     """The absences, void attempts and fines of a round in a few words; empty without any."""
     void = list_objects(round_, "voidAttempts")
     attempts = [*void, round_]
-    absences = sum(len(list_objects(each, "absent")) for each in attempts)
+    absences = sum(
+        get_text(absent, "state") != "none"
+        for each in attempts
+        for absent in list_objects(each, "absent")
+    )
     fines = sum(
         len(list_objects(found, "fines"))
         for each in attempts
@@ -195,14 +199,25 @@ def describe_finable(found: Sequence[JsonObject], width: int = LINE_WIDTH) -> li
 def _describe_attempt(attempt: JsonObject, token: str) -> list[str]:
     lines = []
     for absent in list_objects(attempt, "absent"):
-        miner, amount = get_text(absent, "miner")[:ADDRESS_DIGITS], get_integer(absent, "amount")
-        lines += _wrap(
-            f"miner {miner}: absent, which costs {format_amount(amount)} {token} of its bond and "
-            "an eighth of its seat bond",
-            "  ",
-        )
+        miner = get_text(absent, "miner")[:ADDRESS_DIGITS]
+        lines += _wrap(f"miner {miner}: {describe_loss('absent', absent, token)}", "  ")
     fines = attempt.get("fines")
     return [*lines, *(describe_fines(fines, token) if isinstance(fines, dict) else [])]
+
+
+def describe_loss(kind: str, loss: JsonObject, token: str) -> str:
+    """What an absence or a fine cost a miner, and whether that was taken."""
+    amount = f"{format_amount(get_integer(loss, 'amount'))} {token}"
+    burnt = f"{format_amount(get_integer(loss, 'seatBond'))} POT of its seat bond"
+    match get_text(loss, "state"):
+        case "taken":
+            return f"{kind}, which cost {amount} of its bond and {burnt}"
+        case "due":
+            return f"{kind}, which will cost {amount} of its bond and at least {burnt}"
+        case "none":
+            return f"{kind}, and owes nothing: its seat had ended"
+        case _:
+            return f"{kind}, which cost up to {amount} of its bond; this node knows no more"
 
 
 def _wrap(text: str, indent: str = "", width: int = LINE_WIDTH) -> list[str]:

@@ -7,17 +7,16 @@ follow from the verdicts, so this node computes them as the judges do.
 from collections.abc import Mapping
 from typing import Final
 
-from chain.contracts.addresses import MINER_SEATS
-from chain.contracts.miner_seats import MISS_SHARE, Fine, FineKind, MinerFined
+from chain.contracts.miner_seats import Fine, FineKind
 from chain.hexadecimal import to_hex
-from chain.json_types import Json, JsonObject
+from chain.json_types import JsonObject
 from chain.primitives import Address, BlockNumber
 from chain.training.attempt_records import EndedAttempt
 from chain.training.fines import compute_bond, compute_miss
 from chain.training.slashing import FineTrees, build_fine_trees, get_heaviest
 from chain.training.task_spec import TaskSpec
 from node.rpc.chain_view import ChainView
-from node.rpc.logs import find_events
+from node.rpc.losses import ABSENCE, Loss, list_losses
 
 REASONS: Final = {
     FineKind.MISS: "validators could not get its gradient in time",
@@ -86,7 +85,7 @@ def _describe_fine(
     ended: EndedAttempt,
     fine: Fine,
     trees: FineTrees,
-    taken: Mapping[tuple[Address, FineKind], int],
+    taken: Mapping[tuple[Address, FineKind], Loss],
     spec: TaskSpec,
     seat_bond: int,
     head: BlockNumber,
@@ -95,7 +94,8 @@ def _describe_fine(
     pay = units * spec.reward.unit_price
     is_miss = fine.kind is FineKind.MISS
     most = compute_miss(pay) if is_miss else compute_bond(pay, spec.verification.audit_ppm)
-    amount = taken.get((fine.miner, fine.kind), most)
+    state = _find_state(ended, fine, trees, head)
+    loss = taken.get((fine.miner, fine.kind))
     validators = ended.validator_set.validators
     return {
         "miner": to_hex(fine.miner),
@@ -103,9 +103,9 @@ def _describe_fine(
         "ballot": fine.ballot,
         "kind": fine.kind.name.lower(),
         "reason": REASONS[fine.kind],
-        "amount": str(amount),
-        "seatBond": str(seat_bond // MISS_SHARE if is_miss else seat_bond),
-        "state": _find_state(ended, fine, trees, head),
+        "amount": str(most if loss is None else loss.amount),
+        "seatBond": str(seat_bond if loss is None else loss.seat_bond),
+        "state": state,
         "accusers": [
             to_hex(each) for place, each in enumerate(validators) if fine.accusers >> place & 1
         ],
@@ -125,28 +125,15 @@ def _find_state(ended: EndedAttempt, fine: Fine, trees: FineTrees, head: BlockNu
     return "lapsed" if head >= ended.voted_until else "due"
 
 
-def _find_taken(chain: ChainView, ended: EndedAttempt) -> Mapping[tuple[Address, FineKind], int]:
-    """What imposed fines took of the bonds in the task's token, as far as this node has blocks."""
-    if not ended.imposed:
+def _find_taken(chain: ChainView, ended: EndedAttempt) -> Mapping[tuple[Address, FineKind], Loss]:
+    """What imposed fines took of the bonds, as far as this node has blocks."""
+    miners = get_heaviest(ended.imposed)
+    if not miners:
         return {}
-    topics = (ended.attempt.id.task_id.to_bytes(32, "big"),)
     last = BlockNumber(min(chain.store.head_number(), ended.slashed_until))
+    task_id, ordinal = ended.attempt.id.task_id, ended.attempt.ordinal
     return {
-        (event.miner, event.kind): event.amount
-        for _, event in find_events(chain, MINER_SEATS, topics, ended.block_number, last)
-        if isinstance(event, MinerFined) and event.ordinal == ended.attempt.ordinal
+        (loss.miner, FineKind[loss.kind.upper()]): loss
+        for loss in list_losses(chain, task_id, sorted(miners), ended.block_number, last)
+        if loss.ordinal == ordinal and loss.kind != ABSENCE
     }
-
-
-def describe_absent(
-    participants: tuple[tuple[Address, int], ...], committed: frozenset[Address], unit_price: int
-) -> Json:
-    """The miners that took part in an attempt and did not commit, with what that costs.
-
-    `amount` is what that costs the bond in the task's token; no more than what is left is taken.
-    """
-    return [
-        {"miner": to_hex(miner), "units": units, "amount": str(compute_miss(units * unit_price))}
-        for miner, units in sorted(participants)
-        if miner not in committed
-    ]

@@ -54,7 +54,7 @@ def find_logs(chain: ChainView, log_filter: LogFilter) -> list[JsonObject]:
 def find_events(
     chain: ChainView,
     contract: Address,
-    topics: Sequence[bytes],
+    topics: Sequence[Sequence[bytes]],
     first: BlockNumber,
     last: BlockNumber,
 ) -> Iterator[tuple[BlockNumber, Event]]:
@@ -66,17 +66,19 @@ def find_events(
     Args:
         chain: The chain.
         contract: The contract.
-        topics: Words of 32 bytes, all of which are among the indexed arguments of the events.
+        topics: Groups of words of 32 bytes; the indexed arguments of the events have one of each.
         first: The first block.
         last: The last block, at most the head.
     """
     first = BlockNumber(max(first, chain.store.first_held(), last - BLOCK_RANGE_LIMIT + 1))
-    groups = ((contract,), *((topic,) for topic in topics))
+    groups = ((contract,), *topics)
     for number in chain.store.block_numbers_with_logs(first, last, groups):
         executed = chain.executed(number)
         assert executed is not None, "at most the head"
         for log in (each for receipt in executed.receipts for each in receipt.logs):
-            if log.address == contract and all(topic in log.topics for topic in topics):
+            if log.address == contract and all(
+                any(word in log.topics for word in group) for group in topics
+            ):
                 event = decode_event(log)
                 if event is not None:
                     yield number, event

@@ -24,7 +24,7 @@ from chain.training.architectures import count_parameters
 from chain.training.assignment import Assignment
 from chain.training.attempt_records import Attempt
 from chain.training.decisions import Guilt, Outcome
-from chain.training.fines import compute_miss, compute_pay
+from chain.training.fines import compute_pay
 from chain.training.history import (
     RoundOutcome,
     SettledRound,
@@ -35,7 +35,6 @@ from chain.training.history import (
 )
 from chain.training.openings import list_obstacles
 from chain.training.rounds import list_evaluated
-from chain.training.slashing import get_heaviest
 from chain.training.state import FLOAT32_BYTES
 from chain.training.task_spec import (
     TaskSpec,
@@ -45,10 +44,11 @@ from node.ipc.turns import SharedTurns
 from node.rpc.dispatch import Method
 from node.rpc.errors import ErrorCode, RpcError, history_not_held, invalid_params
 from node.rpc.kept_answers import KeptAnswers
+from node.rpc.losses import ABSENCE
 from node.rpc.parameters import BlockTag, Parameters, parse_address, parse_integer, parse_object
 from node.rpc.reward_proofs import RewardProofs
-from node.rpc.rounds import RoundView, count_finable
-from node.rpc.seats import ABSENCE, describe_seat
+from node.rpc.rounds import NO_FINE, RoundView, build_fine, count_finable
+from node.rpc.seats import describe_seat
 from node.rpc.training_encoding import (
     encode_account,
     encode_deadline,
@@ -383,6 +383,11 @@ class PotMethods:
         price = spec.reward.unit_price
         is_late = index in attempt.late_deliveries
         pay = compute_pay(declared, price, is_late=is_late) if is_accepted else 0
+        if is_absent:
+            absence = await self._rounds.describe_absence(history, spec, attempt, miner, units)
+            fine = build_fine(ABSENCE, absence)
+        else:
+            fine = await self._rounds.describe_own_fine(history, spec, attempt.ordinal, miner)
         reveal = self._view.reveals.get(attempt.id, miner)
         was_held = (
             outcome is not None
@@ -390,6 +395,7 @@ class PotMethods:
             and outcome.outcomes[index] in (Outcome.ACCEPTED, Outcome.REJECTED)
         )
         return {
+            "token": to_hex(spec.reward.token),
             "samples": samples,
             "units": units,
             "commitmentBlock": (None if index is None else attempt.commitments[index].block_number),
@@ -401,8 +407,7 @@ class PotMethods:
             "accepted": None if settled is None else is_accepted,
             "pay": str(pay),
             "reason": _explain(outcome, index, is_late=is_late),
-            "fine": ABSENCE if is_absent else self._find_fine(history, attempt, miner),
-            "absenceFine": str(compute_miss(declared * price) if is_absent else 0),
+            **fine,
             "voidAttempts": await self._rounds.describe_void_of(
                 history, spec, number, attempt, miner
             ),
@@ -432,9 +437,11 @@ class PotMethods:
         void = await self._rounds.describe_void_of(history, spec, number, attempt, miner)
         if not void:
             return None
-        nothing: JsonObject = dict.fromkeys(("commitmentBlock", "gradientRoot", "salt", "fine"))
+        nothing: JsonObject = dict.fromkeys(("commitmentBlock", "gradientRoot", "salt"))
         return {
             **nothing,
+            **NO_FINE,
+            "token": to_hex(spec.reward.token),
             "samples": [],
             "units": 0,
             "revealed": False,
@@ -443,7 +450,6 @@ class PotMethods:
             "accepted": False if is_over else None,
             "pay": "0",
             "reason": "the account took part in void attempts of this round only",
-            "absenceFine": "0",
             "voidAttempts": void,
             "seat": await self._encode_seat(history, miner),
         }
@@ -495,14 +501,6 @@ class PotMethods:
             return None
         validator = info.get("validator") if isinstance(info, dict) else None
         return validator.lower() if isinstance(validator, str) else None
-
-    def _find_fine(self, history: TaskHistory, attempt: Attempt, miner: Address) -> Json:
-        """The heaviest fine that a miner has paid for an attempt; None if it paid none."""
-        if all(mark.ordinal != attempt.ordinal for mark in history.ended):
-            return None
-        ended = self._view.index.ended(history.task_id, attempt.ordinal)
-        fines = get_heaviest(() if ended is None else ended.imposed)
-        return fines[miner].name.lower() if miner in fines else None
 
     # Rewards and models.
 

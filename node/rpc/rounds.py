@@ -3,9 +3,11 @@
 docs/spec/rpc.md, section 2, describes the answer.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from chain.contracts import miner_seats
+from chain.contracts import gradient_ledger, miner_seats
 from chain.contracts.gradient_ledger import Phase
 from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
@@ -15,8 +17,8 @@ from chain.training.fines import compute_miss
 from chain.training.history import SettledRound, TaskHistory, compute_outcome
 from chain.training.task_spec import TaskSpec
 from node.ipc.turns import SharedTurns
-from node.rpc.fines import describe_absent, describe_fines
-from node.rpc.seats import ABSENCE
+from node.rpc.fines import describe_fines
+from node.rpc.losses import ABSENCE, LossState, encode_absence, find_losses
 from node.rpc.training_encoding import (
     EVALUATION_NAMES,
     encode_evaluation,
@@ -30,8 +32,30 @@ from node.rpc.void_attempts import VoidAttempt, find_void_attempts
 FINES_LIMIT: Final = 16
 """The most attempts whose fines one answer has, the latest ones: each may have a thousand."""
 
+EXAMINED_MINERS: Final = 32
+"""The most absent miners of a round of which it is found out whether the absence was charged: each
+takes a call of a contract, and a round may have a thousand."""
+
+NO_FINE: Final[JsonObject] = {
+    "fine": None,
+    "fineState": None,
+    "fineAmount": "0",
+    "fineSeatBond": "0",
+}
+"""The fields of a receipt for an attempt that cost nothing."""
+
 COMMITTING: Final = (Phase.WAITING, Phase.COMMITMENT)
 """The phases of an attempt in which a miner may still commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Absences:
+    """The miners that took part in an attempt and did not commit."""
+
+    ordinal: int
+    open_block: BlockNumber
+    miners: tuple[tuple[Address, int], ...]
+    """With their units."""
 
 
 class RoundView:
@@ -106,9 +130,20 @@ class RoundView:
             phase, _ = await self._view.contracts.phase(history.task_id)
             if phase in COMMITTING:
                 return []
-        participants = await self._view.contracts.participants(history.task_id, attempt.open_block)
-        committed = frozenset(each.miner for each in attempt.commitments)
-        return describe_absent(participants, committed, spec.reward.unit_price)
+        missing = await self._list_absent(
+            history, attempt.open_block, frozenset(each.miner for each in attempt.commitments)
+        )
+        absences = Absences(attempt.ordinal, attempt.open_block, missing)
+        (rows,) = await self._describe_absences(history, spec, (absences,))
+        return [*rows]
+
+    async def describe_absence(
+        self, history: TaskHistory, spec: TaskSpec, attempt: Attempt, miner: Address, units: int
+    ) -> JsonObject:
+        """What it cost a miner that it did not commit to an attempt that is over."""
+        absences = Absences(attempt.ordinal, attempt.open_block, ((miner, units),))
+        ((row,),) = await self._describe_absences(history, spec, (absences,))
+        return row
 
     async def describe_finable(self, history: TaskHistory, spec: TaskSpec) -> Json:
         """The attempts with fines that judges vote on or that can be imposed now."""
@@ -128,46 +163,109 @@ class RoundView:
         miner: Address,
     ) -> list[Json]:
         """The void attempts of a round in which a miner took part, with what each cost it."""
+        found = await self._find_void(history, number, attempt)
         rows: list[Json] = []
-        for each in await self._find_void(history, number, attempt):
+        for each in found:
             participants = await self._view.contracts.participants(history.task_id, each.open_block)
             units = dict(participants).get(miner, 0)
             if not units:
                 continue
-            is_absent = all(committed != miner for committed, _ in each.commitments)
-            fines = None if is_absent else await self._describe_fines(history, spec, each.ordinal)
-            own = _find_own(fines, miner)
-            miss = str(compute_miss(units * spec.reward.unit_price))
-            rows.append(
-                {
-                    "attempt": each.attempt,
-                    "ordinal": each.ordinal,
-                    "reason": each.reason,
-                    "fine": ABSENCE if is_absent else own.get("kind"),
-                    "amount": miss if is_absent else own.get("amount", "0"),
-                }
-            )
+            if all(committed != miner for committed, _ in each.commitments):
+                absences = Absences(each.ordinal, each.open_block, ((miner, units),))
+                ((absence,),) = await self._describe_absences(history, spec, (absences,))
+                fine = build_fine(ABSENCE, absence)
+            else:
+                fine = await self.describe_own_fine(history, spec, each.ordinal, miner)
+            about: JsonObject = {
+                "attempt": each.attempt,
+                "ordinal": each.ordinal,
+                "reason": each.reason,
+            }
+            rows.append({**about, **fine})
         return rows
+
+    async def describe_own_fine(
+        self, history: TaskHistory, spec: TaskSpec, ordinal: int, miner: Address
+    ) -> JsonObject:
+        """The fine of a miner for its commitment to an attempt."""
+        fines = await self._describe_fines(history, spec, ordinal)
+        listed = [] if fines is None else fines["fines"]
+        assert isinstance(listed, list)
+        for each in listed:
+            if isinstance(each, dict) and each["miner"] == to_hex(miner):
+                return build_fine(str(each["kind"]), each)
+        return NO_FINE
 
     async def _describe_void(
         self, history: TaskHistory, spec: TaskSpec, number: int, attempt: Attempt | None
     ) -> list[Json]:
-        rows: list[Json] = []
-        for each in await self._find_void(history, number, attempt):
-            participants = await self._view.contracts.participants(history.task_id, each.open_block)
-            committed = frozenset(miner for miner, _ in each.commitments)
-            rows.append(
-                {
-                    "attempt": each.attempt,
-                    "ordinal": each.ordinal,
-                    "openBlock": each.open_block,
-                    "endBlock": each.end_block,
-                    "reason": each.reason,
-                    "commitments": encode_participants(each.commitments),
-                    "absent": describe_absent(participants, committed, spec.reward.unit_price),
-                    "fines": await self._describe_fines(history, spec, each.ordinal),
-                }
+        found = await self._find_void(history, number, attempt)
+        missing = [
+            Absences(
+                each.ordinal,
+                each.open_block,
+                await self._list_absent(
+                    history, each.open_block, frozenset(miner for miner, _ in each.commitments)
+                ),
             )
+            for each in found
+        ]
+        absent = await self._describe_absences(history, spec, missing)
+        return [
+            {
+                "attempt": each.attempt,
+                "ordinal": each.ordinal,
+                "openBlock": each.open_block,
+                "endBlock": each.end_block,
+                "reason": each.reason,
+                "commitments": encode_participants(each.commitments),
+                "absent": [*absences],
+                "fines": await self._describe_fines(history, spec, each.ordinal),
+            }
+            for each, absences in zip(found, absent, strict=True)
+        ]
+
+    async def _list_absent(
+        self, history: TaskHistory, open_block: BlockNumber, committed: frozenset[Address]
+    ) -> tuple[tuple[Address, int], ...]:
+        participants = await self._view.contracts.participants(history.task_id, open_block)
+        return tuple(each for each in sorted(participants) if each[0] not in committed)
+
+    async def _describe_absences(
+        self, history: TaskHistory, spec: TaskSpec, attempts: Sequence[Absences]
+    ) -> list[list[JsonObject]]:
+        """What attempts cost the miners that did not commit to them, by attempt."""
+        contracts, task = self._view.contracts, history.task_id
+        distinct = sorted({miner for each in attempts for miner, _ in each.miners})
+        miners = distinct[:EXAMINED_MINERS]
+        if not miners:
+            return [[] for _ in attempts]
+        first = min(each.open_block for each in attempts)
+        losses = await self._searches.run(find_losses, self._view.chain, task, miners, first)
+        progress = await contracts.read(gradient_ledger.get_round(task))
+        seats = {each: await contracts.read(miner_seats.get_seat(task, each)) for each in miners}
+        seat_bond = await contracts.read(miner_seats.seat_bond())
+        price = spec.reward.unit_price
+        rows: list[list[JsonObject]] = []
+        for each in attempts:
+            row: list[JsonObject] = []
+            for miner, units in each.miners:
+                state = LossState.UNKNOWN
+                if miner in seats:
+                    state = losses.find_state(miner, each.ordinal, seats[miner], progress)
+                row.append(
+                    {
+                        "miner": to_hex(miner),
+                        "units": units,
+                        **encode_absence(
+                            state,
+                            losses.by_attempt.get((miner, each.ordinal)),
+                            compute_miss(units * price),
+                            seat_bond,
+                        ),
+                    }
+                )
+            rows.append(row)
         return rows
 
     async def _find_void(
@@ -208,11 +306,18 @@ def count_finable(history: TaskHistory, head: BlockNumber) -> int:
     return sum(head < each.slashed_until for each in history.ended)
 
 
-def _find_own(fines: JsonObject | None, miner: Address) -> JsonObject:
-    """The fine of a miner; empty if it has none."""
-    listed = [] if fines is None else fines["fines"]
-    assert isinstance(listed, list)
-    for each in listed:
-        if isinstance(each, dict) and each["miner"] == to_hex(miner):
-            return each
-    return {}
+def build_fine(kind: str, found: JsonObject) -> JsonObject:
+    """The fields of a receipt for one absence or fine, if it was or may be taken."""
+    state = str(found["state"])
+    if state in (LossState.NONE.value, "lapsed"):
+        return NO_FINE
+    is_known = state in (LossState.TAKEN.value, LossState.DUE.value, LossState.UNKNOWN.value)
+    told = state if is_known else LossState.DUE.value
+    if state == "imposed":
+        told = LossState.TAKEN.value
+    return {
+        "fine": kind,
+        "fineState": told,
+        "fineAmount": found["amount"],
+        "fineSeatBond": found["seatBond"],
+    }

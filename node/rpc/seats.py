@@ -5,12 +5,10 @@ ended.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
 from chain.contracts import gradient_ledger, miner_seats, reward_distributor, task_registry
-from chain.contracts.addresses import MINER_SEATS
 from chain.contracts.gradient_ledger import (
     RoundState,
     compute_late_blocks,
@@ -20,8 +18,6 @@ from chain.contracts.miner_seats import (
     MAX_MISSES,
     MISS_SHARE,
     MISS_WINDOW,
-    MinerAbsent,
-    MinerFined,
     SeatState,
 )
 from chain.contracts.task_registry import TaskTerms
@@ -32,24 +28,11 @@ from chain.training.fines import compute_bond, compute_miss
 from chain.training.history import TaskHistory
 from node.ipc.turns import SharedTurns
 from node.rpc.chain_view import ChainView
-from node.rpc.logs import find_events
+from node.rpc.losses import ABSENCE, Loss, list_losses
 from node.rpc.training_view import TrainingView
-
-ABSENCE: Final = "absence"
-"""The kind of a loss for an attempt without a commitment; the others are kinds of fines."""
 
 MEASURED_BLOCKS: Final = 64
 """The time of a block is measured over so many of the latest ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class Loss:
-    """What one attempt cost a seat."""
-
-    ordinal: int
-    kind: str
-    amount: int
-    """Base units of the task's token."""
 
 
 async def describe_seat(
@@ -77,7 +60,10 @@ async def describe_seat(
     claimed = await contracts.read(reward_distributor.claimed_of(task, miner))
     known = await searches.run(find_losses, view.chain, task, miner, seat)
     miss = compute_miss(seat.units * terms.unit_price)
-    pending = tuple(Loss(each, ABSENCE, miss) for each in list_pending(seat, progress))
+    pending = tuple(
+        Loss(miner, each, ABSENCE, miss, seat_bond // MISS_SHARE)
+        for each in list_pending(seat, progress)
+    )
     losses = (*known, *pending)
     placed = compute_bond(seat.units * terms.unit_price, terms.audit_ppm)
     bond = max(0, seat.bond - len(pending) * miss)
@@ -105,7 +91,12 @@ async def describe_seat(
         "closed": history.is_closed,
         "owesAttempt": progress.open and seat.first_attempt <= progress.attempt_count <= last,
         "losses": [
-            {"attempt": each.ordinal, "kind": each.kind, "amount": str(each.amount)}
+            {
+                "attempt": each.ordinal,
+                "kind": each.kind,
+                "amount": str(each.amount),
+                "seatBond": str(each.seat_bond),
+            }
             for each in losses
         ],
         "lockedBlocks": blocks,
@@ -117,23 +108,14 @@ async def describe_seat(
 def find_losses(
     chain: ChainView, task: TaskId, miner: Address, seat: SeatState
 ) -> tuple[Loss, ...]:
-    """What the chain took from a seat's bond in the task's token.
+    """What the chain took from a seat's bonds.
 
     Only the last 10 000 blocks are searched.
     """
     # The losses of a seat that was taken again may be older than its registration.
     registered = seat.registered_block if seat.bonded_from == seat.first_attempt else 0
-    losses: list[Loss] = []
-    topics = (task.to_bytes(32, "big"), bytes(12) + miner)
     head = chain.store.head_number()
-    for _, event in find_events(chain, MINER_SEATS, topics, BlockNumber(registered), head):
-        match event:
-            case MinerAbsent():
-                losses.append(Loss(event.ordinal, ABSENCE, event.amount))
-            case MinerFined():
-                losses.append(Loss(event.ordinal, event.kind.name.lower(), event.amount))
-            case _:
-                pass
+    losses = list_losses(chain, task, (miner,), BlockNumber(registered), head)
     return tuple(each for each in losses if each.ordinal >= seat.bonded_from)
 
 

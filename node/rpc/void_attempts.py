@@ -58,7 +58,7 @@ def find_void_attempts(
 
     At most the last 10 000 of these blocks are searched. It decodes blocks, so call it in a thread.
     """
-    topics = tuple(number.to_bytes(32, "big") for number in (task, round_number))
+    topics = tuple((number.to_bytes(32, "big"),) for number in (task, round_number))
     found: list[VoidAttempt] = []
     current: VoidAttempt | None = None
     for number, event in find_events(chain, GRADIENT_LEDGER, topics, first, last):

@@ -48,6 +48,7 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
         "_encode_value",
         "_encode_verdicts",
         "_write_json",
+        "encode_absence",
         "encode_account",
         "encode_block",
         "encode_block_transaction",
@@ -117,9 +118,8 @@ EXCLUDED: Mapping[str, tuple[str, ...]] = {
         "fetch_spec",
     ),
     "writes topics to look for in the blooms of blocks; rpc tests find the events": (
-        "_find_taken",
-        "find_losses",
         "find_void_attempts",
+        "list_losses",
     ),
     "passes its arguments on to an encoder that is a line": (
         "ServedBlocks.encoded_block",

@@ -60,9 +60,9 @@ def test_absences_and_void_attempts_are_told_in_words(pot: Pot, tmp_path: Path) 
     assert round_ == (
         "round 1/10 is not settled yet\n"
         "attempt 1 of the task was void: no miner committed\n"
-        "  miner 0x229c784b: absent, which costs 0.25 POT of its bond and an eighth of\n"
-        "    its seat bond\n"
-        "  miner 0x63467b02: absent, which costs 0.125 POT of its bond and an eighth of\n"
-        "    its seat bond\n"
+        "  miner 0x229c784b: absent, which will cost 0.25 POT of its bond and at least\n"
+        "    0.125 POT of its seat bond\n"
+        "  miner 0x63467b02: absent, which will cost 0.125 POT of its bond and at least\n"
+        "    0.125 POT of its seat bond\n"
     )
     assert watched == "2 absences, 1 void attempt"

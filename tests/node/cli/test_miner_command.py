@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from chain.contracts.addresses import TRAINING_TOKEN
 from chain.primitives import PrivateKey
 from pot_common.keystore import save_key
 from tests.worlds.command_line import Pot, serve
@@ -60,8 +61,16 @@ RECEIPT = {
     "accepted": True,
     "pay": str(2 * 10**18),
     "reason": "accepted",
+    "token": "0x" + TRAINING_TOKEN.hex(),
     "fine": None,
-    "absenceFine": "0",
+}
+
+
+ABSENCE = {
+    "fine": "absence",
+    "fineState": "taken",
+    "fineAmount": str(10**18 // 4),
+    "fineSeatBond": str(10**18 // 8),
 }
 
 
@@ -74,14 +83,15 @@ def key_file(tmp_path: Path) -> Path:
 
 def test_receipt_says_what_became_of_the_work_of_a_round(pot: Pot, key_file: Path) -> None:
     with serve({"pot_getReceipt": lambda *_: RECEIPT}) as url:
-        shown = pot("miner", "receipt", 1, 0, "--key", key_file, "--rpc", url)
+        shown = pot("miner", "receipt", 1, 1, "--key", key_file, "--rpc", url)
     assert shown.splitlines() == [
-        "units       2, which are 128 samples",
+        "round       1 of task 1",
+        "units       2, with 128 samples",
         "committed   in block 9",
         "0xabababab  ok",
         "0xcdcdcdcd  cheat: distance 9 ppb",
         "accepted    yes: accepted",
-        "pay         2 of the task's token",
+        "pay         2 POT",
         "fine        none",
     ]
 
@@ -94,16 +104,17 @@ def test_receipt_shows_a_fine_for_absence(pot: Pot, key_file: Path) -> None:
         "accepted": False,
         "pay": "0",
         "reason": "no commitment in this attempt",
-        "fine": "absence",
-        "absenceFine": str(10**18 // 4),
+        **ABSENCE,
+        "fineState": "due",
     }
     with serve({"pot_getReceipt": lambda *_: absent}) as url:
-        shown = pot("miner", "receipt", 1, 0, "--key", key_file, "--rpc", url)
-    assert shown.splitlines()[1:] == [
+        shown = pot("miner", "receipt", 1, 1, "--key", key_file, "--rpc", url)
+    assert shown.splitlines()[2:] == [
         "committed  no",
         "accepted   no: no commitment in this attempt",
-        "pay        0 of the task's token",
-        "fine       absence, 0.25 of the task's token",
+        "pay        0 POT",
+        "fine       absence: 0.25 POT and 0.125 POT of the seat bond",
+        "           not taken yet; of the seat bond it can be all that is left",
     ]
 
 
@@ -112,16 +123,15 @@ def test_receipt_shows_what_void_attempts_cost(pot: Pot, key_file: Path) -> None
     fined = {
         **RECEIPT,
         "voidAttempts": [
-            {**void, "fine": "absence", "amount": str(10**18 // 4)},
-            {**void, "ordinal": 4, "reason": "validators accepted no gradient", "fine": None}
-            | {"amount": "0"},
+            {**void, **ABSENCE},
+            {**void, "ordinal": 4, "reason": "validators accepted no gradient", "fine": None},
         ],
     }
     with serve({"pot_getReceipt": lambda *_: fined}) as url:
-        shown = pot("miner", "receipt", 1, 0, "--key", key_file, "--rpc", url)
+        shown = pot("miner", "receipt", 1, 1, "--key", key_file, "--rpc", url)
     assert shown.splitlines()[-4:] == [
         "void attempt  3: no miner committed",
-        "              absence: 0.25 of the task's token, and a part of the seat bond",
+        "              absence: 0.25 POT and 0.125 POT of the seat bond",
         "void attempt  4: validators accepted no gradient",
         "              no fine",
     ]
@@ -138,16 +148,17 @@ def test_receipt_of_void_attempts_alone_names_them(pot: Pot, key_file: Path) -> 
         "accepted": None,
         "pay": "0",
         "reason": "void attempts only",
-        "voidAttempts": [{**void, "fine": "absence", "amount": str(10**18 // 4)}],
+        "voidAttempts": [{**void, **ABSENCE}],
     }
     with serve({"pot_getReceipt": lambda *_: receipt}) as url:
-        shown = pot("miner", "receipt", 1, 0, "--key", key_file, "--rpc", url)
+        shown = pot("miner", "receipt", 1, 1, "--key", key_file, "--rpc", url)
     assert shown.splitlines() == [
+        "round         1 of task 1",
         "accepted      not yet: void attempts only",
-        "pay           0 of the task's token",
+        "pay           0 POT",
         "fine          none",
         "void attempt  3: no miner committed",
-        "              absence: 0.25 of the task's token, and a part of the seat bond",
+        "              absence: 0.25 POT and 0.125 POT of the seat bond",
     ]
 
 

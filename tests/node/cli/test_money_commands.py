@@ -180,7 +180,8 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         for _ in range(3 * 64 + 1):
             chain.finalize()
         (seat,) = json.loads(pot(*status, "--json"))
-        assert seat["losses"] == [{"attempt": 4, "kind": "absence", "amount": str(POT // 8)}]
+        loss = {"attempt": 4, "kind": "absence", "amount": str(POT // 8), "seatBond": str(POT // 8)}
+        assert seat["losses"] == [loss]
         assert (seat["lockedBlocks"], seat["seatBond"], seat["lastAttempt"]) == (0, "0", 4)
         credit = ("wallet", "credit", *account(OPERATORS[0]), "--rpc", url)
         assert "received 0.034 POT" in pot(*credit)

@@ -6,7 +6,7 @@ from chain.contracts import gradient_ledger
 from chain.crypto import keccak256
 from chain.training.acceptance import Verdict, encode_verdicts
 from tests.worlds.rpc import rpc_harness
-from tests.worlds.training_chain import ANN, BEN, OPERATORS, SPEC, TASK, TrainingChain
+from tests.worlds.training_chain import ANN, BEN, OPERATORS, POT, SPEC, TASK, TrainingChain
 
 
 def test_receipt_of_an_absent_miner_shows_its_fine(tmp_path: Path) -> None:
@@ -27,6 +27,7 @@ def test_receipt_of_an_absent_miner_shows_its_fine(tmp_path: Path) -> None:
     with rpc_harness(tmp_path, chain.local) as rpc:
         ann = rpc.result("pot_getReceipt", TASK, 0, ANN.address)
         ben = rpc.result("pot_getReceipt", TASK, 0, BEN.address)
-    assert (ann["accepted"], ann["fine"], ann["absenceFine"]) == (True, None, "0")
+    assert (ann["accepted"], ann["fine"], ann["fineAmount"]) == (True, None, "0")
     assert (ben["accepted"], ben["fine"]) == (False, "absence")
-    assert ben["absenceFine"] == str(2 * SPEC.reward.unit_price // 8)
+    assert ben["fineAmount"] == str(2 * SPEC.reward.unit_price // 8)
+    assert (ben["fineState"], ben["fineSeatBond"]) == ("due", str(POT // 8))

@@ -6,15 +6,17 @@ from pathlib import Path
 import pytest
 
 from chain.contracts import gradient_ledger, miner_seats
-from chain.contracts.gradient_ledger import ResultKind
+from chain.contracts.gradient_ledger import ResultKind, RoundState
+from chain.contracts.miner_seats import SeatState
 from chain.crypto import keccak256
 from chain.hexadecimal import to_hex
-from chain.primitives import BlockNumber
+from chain.primitives import ZERO_HASH, BlockNumber
 from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.fines import compute_bond, compute_miss
 from chain.training.history import compute_outcome
 from chain.training.result_vote import build_empty_vote, build_result_vote
 from chain.training.slashing import build_fine_trees
+from node.rpc.losses import FoundLosses, LossState
 from node.rpc.void_attempts import VoidAttempt
 from tests.worlds.rpc import rpc_harness
 from tests.worlds.stored_chain import CHAIN_ID
@@ -29,8 +31,14 @@ from tests.worlds.training_chain import (
     TASK,
     VALIDATORS,
     TrainingChain,
+    address_of,
 )
 
+NO_SEAT = SeatState(*(0, 0, 0, 0, 0, 0, 0, True, False, BlockNumber(0), False, 0, 0, False))
+NO_ROUND = RoundState(
+    *(0, 0, 0, 0, 0, 0, True, BlockNumber(0), 0, BlockNumber(0), 0, BlockNumber(0), 0, 0, 0, 0),
+    *(0, 0, ZERO_HASH, ZERO_HASH, 0),
+)
 PRICE = SPEC.reward.unit_price
 BEN_BOND = compute_bond(2 * PRICE, SPEC.verification.audit_ppm)
 NAMES = [to_hex(each) for each in VALIDATORS]
@@ -144,8 +152,10 @@ def test_receipt_shows_what_a_late_delivery_loses(tmp_path: Path) -> None:
 
 def test_absences_are_shown_in_attempts_rounds_and_receipts(tmp_path: Path) -> None:
     chain = play(TrainingChain(tmp_path / "database"))
-    ann = {"miner": ANN.address.lower(), "units": 1, "amount": str(compute_miss(PRICE))}
-    ben = {"miner": BEN.address.lower(), "units": 2, "amount": str(compute_miss(2 * PRICE))}
+    due = {"state": "due", "seatBond": str(POT // 8)}
+    ann = {"miner": ANN.address.lower(), "units": 1, "amount": str(compute_miss(PRICE)), **due}
+    ben = {"miner": BEN.address.lower(), "units": 2, "amount": str(compute_miss(2 * PRICE)), **due}
+    charged = {**ann, "state": "taken"}
     with rpc_harness(tmp_path, chain.local) as rpc:
         assert rpc.result("pot_getAttempt", TASK)["absent"] == [], "they may still commit"
         let_attempt_pass(chain)
@@ -172,7 +182,8 @@ def test_absences_are_shown_in_attempts_rounds_and_receipts(tmp_path: Path) -> N
         (void,) = shown["voidAttempts"]
         assert (void["attempt"], void["ordinal"]) == (0, 1)
         assert (void["reason"], void["commitments"]) == ("no miner committed", [])
-        assert void["absent"] == sorted([ann, ben], key=lambda each: str(each["miner"]))
+        # Ann's commitment to the second attempt charged her for the first.
+        assert void["absent"] == sorted([charged, ben], key=lambda each: str(each["miner"]))
         assert void["openBlock"] < void["endBlock"] <= shown["openBlock"]
     assert receipt["voidAttempts"] == [
         {
@@ -180,9 +191,45 @@ def test_absences_are_shown_in_attempts_rounds_and_receipts(tmp_path: Path) -> N
             "ordinal": 1,
             "reason": "no miner committed",
             "fine": "absence",
-            "amount": ann["amount"],
+            "fineState": "taken",
+            "fineAmount": ann["amount"],
+            "fineSeatBond": str(POT // 8),
         }
     ]
+
+
+def test_seat_that_had_ended_owes_nothing_for_a_later_attempt(tmp_path: Path) -> None:
+    """Two misses end a seat, but the chain may notice after the next attempt has opened."""
+    chain = play(TrainingChain(tmp_path / "database"))
+    miss, eighth = str(compute_miss(2 * PRICE)), str(POT // 8)
+    with rpc_harness(tmp_path, chain.local) as rpc:
+        let_attempt_pass(chain)
+        let_attempt_pass(chain)
+        assert len(rpc.result("pot_getAttempt", TASK)["participants"]) == 2
+        chain.finalize(chain.call(OPERATORS[0], miner_seats.end_seats(TASK, [address_of(BEN)])))
+        end_commitments(chain)
+        chain.finalize(chain.call(OPERATORS[0], gradient_ledger.advance_round(TASK)))
+        void = rpc.result("pot_getRound", TASK, 0)["voidAttempts"]
+        receipt = rpc.result("pot_getReceipt", TASK, 0, BEN.address)
+    ben = [
+        {each["miner"]: each for each in attempt["absent"]}[BEN.address.lower()] for attempt in void
+    ]
+    known = {"miner": BEN.address.lower(), "units": 2}
+    assert ben == [
+        {**known, "state": "taken", "amount": miss, "seatBond": eighth},
+        # The second miss within eight attempts burns all that is left.
+        {**known, "state": "taken", "amount": miss, "seatBond": str(POT - POT // 8)},
+        {**known, "state": "none", "amount": "0", "seatBond": "0"},
+    ]
+    assert [each["fine"] for each in receipt["voidAttempts"]] == ["absence", "absence", None]
+
+
+def test_absence_that_was_charged_before_this_node_began_is_not_known() -> None:
+    given = FoundLosses({}, is_complete=False)
+    progress = replace(NO_ROUND, attempt_count=3)
+    seat = replace(NO_SEAT, units=2, position=1, accounted_attempt=2)
+    states = [given.find_state(address_of(BEN), each, seat, progress) for each in (2, 3, 4)]
+    assert states == [LossState.UNKNOWN, LossState.DUE, LossState.UNKNOWN]
 
 
 def test_round_without_an_attempt_in_progress_shows_its_void_ones(tmp_path: Path) -> None:

@@ -379,9 +379,9 @@ def test_miner_that_lost_its_bond_says_what_was_lost_why_and_what_to_do(tmp_path
     next_round = {"phase": "commitment", "round_number": 1, "is_slashed": True}
     node = registered(receipt=UNPAID)
     lost = (
-        r"task 1: the bonds of this account are lost, .* its gradient of round 0: 3 of 4 "
-        r"validators said missing, .*. To go on, check this machine.*; start the miner again, "
-        r"which pays new bonds"
+        r"task 1: the bonds of this account are lost, .* its gradient of round 1, counted from 1: "
+        r"3 of 4 validators said missing, .*. To go on, check this machine.*; start the miner "
+        r"again, which pays new bonds"
     )
     with pytest.raises(ClientError, match=lost):
         Stage(tmp_path, node, [COMMITMENT, VERDICT, next_round]).play()

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from decimal import Decimal, localcontext
 from typing import Annotated, Final
@@ -54,6 +55,24 @@ def print_note(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
+def print_warning(text: str) -> None:
+    """Print a warning on standard error, in lines that fit a terminal."""
+    for line in wrap_line(f"warning: {text}"):
+        print_note(line)
+
+
+def wrap_line(text: str, indent: str = "", width: int = LINE_WIDTH) -> list[str]:
+    """A line in as many lines as fit a terminal; all but the first are indented further."""
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent + "  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table, one a row. Cells are neither cut nor wrapped, so lines can be piped."""
     lines = [columns, *rows] if any(columns) else list(rows)
@@ -71,8 +90,27 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_fields(fields: Sequence[tuple[str, str]]) -> None:
-    """Print names and their values, aligned."""
-    print_table(("", ""), fields)
+    """Print names and their values, aligned; a long value takes several lines."""
+    for line in format_fields(fields):
+        print_line(line)
+
+
+def format_fields(fields: Sequence[tuple[str, str]]) -> list[str]:
+    """The lines of names and their values, aligned; a long value takes several lines."""
+    room = LINE_WIDTH - 2 - max((len(name) for name, _ in fields), default=0)
+    rows = [
+        (name if at == 0 else "", line)
+        for name, value in fields
+        for at, line in enumerate(_split_value(value, room))
+    ]
+    return format_table(("", ""), rows)
+
+
+def _split_value(value: str, room: int) -> list[str]:
+    """A value in lines, unless it is so long as no words can be, such as a path or a hash."""
+    if len(value) <= room:
+        return [value]
+    return wrap_line(value, width=room) or [value]
 
 
 def parse_address(text: str) -> Address:

@@ -1,6 +1,5 @@
 """`pot task round`: what came of a round, with absences, void attempts and fines."""
 
-import textwrap
 from collections.abc import Sequence
 from typing import Annotated, Final
 
@@ -16,6 +15,7 @@ from node.cli.output import (
     format_rounded,
     print_json,
     print_line,
+    wrap_line,
 )
 from node.cli.task_fee import name_token
 from node.cli.task_money_command import get_task
@@ -125,7 +125,7 @@ def describe_costs(round_: JsonObject, token: str) -> list[str]:
     """
     lines = []
     for void in list_objects(round_, "voidAttempts"):
-        lines += _wrap(
+        lines += wrap_line(
             f"attempt {get_integer(void, 'ordinal')} of the task was void: "
             f"{get_text(void, 'reason')}"
         )
@@ -138,7 +138,10 @@ def describe_costs(round_: JsonObject, token: str) -> list[str]:
 
 
 def count_costs(round_: JsonObject) -> str:
-    """The absences, void attempts and fines of a round in a few words; empty without any."""
+    """The absences, void attempts and fines of a round in a few words; empty without any.
+
+    With void attempts, they say how long the round took with them.
+    """
     void = list_objects(round_, "voidAttempts")
     attempts = [*void, round_]
     absences = sum(
@@ -152,7 +155,11 @@ def count_costs(round_: JsonObject) -> str:
         if isinstance(found := each.get("fines"), dict)
     )
     counts = ((absences, "absence"), (fines, "fine"), (len(void), "void attempt"))
-    return ", ".join(f"{count} {name}{'s'[: count > 1]}" for count, name in counts if count)
+    told = [f"{count} {name}{'s'[: count > 1]}" for count, name in counts if count]
+    total = round_.get("totalSeconds")
+    if void and total is not None:
+        told.append(f"{total} s in all")
+    return ", ".join(told)
 
 
 def describe_fines(found: JsonObject, token: str, width: int = LINE_WIDTH) -> list[str]:
@@ -162,7 +169,7 @@ def describe_fines(found: JsonObject, token: str, width: int = LINE_WIDTH) -> li
         miner, amount = get_text(fine, "miner")[:ADDRESS_DIGITS], get_integer(fine, "amount")
         state = get_text(fine, "state")
         at_most = "" if state == "imposed" else "at most "
-        lines += _wrap(
+        lines += wrap_line(
             f"miner {miner}: {get_text(fine, 'kind')}, {at_most}{format_amount(amount)} {token} "
             f"and {format_amount(get_integer(fine, 'seatBond'))} POT of its seat bond, because "
             f"{get_text(fine, 'reason')}, in ballot {get_integer(fine, 'ballot') + 1}; "
@@ -176,7 +183,7 @@ def describe_fines(found: JsonObject, token: str, width: int = LINE_WIDTH) -> li
     missing = [str(each)[:ADDRESS_DIGITS] for each in silent] if isinstance(silent, list) else []
     if lines and len(voters) < needed:
         silence = f"{len(voters)} votes of {needed}; no vote of {', '.join(missing)}"
-        lines += _wrap(silence, "  ", width)
+        lines += wrap_line(silence, "  ", width)
     return lines
 
 
@@ -200,7 +207,7 @@ def _describe_attempt(attempt: JsonObject, token: str) -> list[str]:
     lines = []
     for absent in list_objects(attempt, "absent"):
         miner = get_text(absent, "miner")[:ADDRESS_DIGITS]
-        lines += _wrap(f"miner {miner}: {describe_loss('absent', absent, token)}", "  ")
+        lines += wrap_line(f"miner {miner}: {describe_loss('absent', absent, token)}", "  ")
     fines = attempt.get("fines")
     return [*lines, *(describe_fines(fines, token) if isinstance(fines, dict) else [])]
 
@@ -218,7 +225,3 @@ def describe_loss(kind: str, loss: JsonObject, token: str) -> str:
             return f"{kind}, and owes nothing: its seat had ended"
         case _:
             return f"{kind}, which cost up to {amount} of its bond; this node knows no more"
-
-
-def _wrap(text: str, indent: str = "", width: int = LINE_WIDTH) -> list[str]:
-    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent + "  ")

@@ -32,6 +32,9 @@ from node.rpc.void_attempts import VoidAttempt, find_void_attempts
 FINES_LIMIT: Final = 16
 """The most attempts whose fines one answer has, the latest ones: each may have a thousand."""
 
+TIME_NAMES: Final = ("seconds", "totalSeconds")
+"""The fields that tell how long a settled round took: its last attempt, and all of them."""
+
 EXAMINED_MINERS: Final = 32
 """The most absent miners of a round of which it is found out whether the absence was charged: each
 takes a call of a contract, and a round may have a thousand."""
@@ -84,7 +87,8 @@ class RoundView:
             return None
         if attempt is None and number != history.rounds_settled:
             return None
-        void = await self._describe_void(history, spec, number, attempt)
+        found_void = await self._find_void(history, number, attempt)
+        void = await self._describe_void(history, spec, found_void)
         if attempt is None:
             return {"round": number, "voidAttempts": void} if void else None
         seed = self._view.describe(spec, attempt).seed
@@ -105,7 +109,7 @@ class RoundView:
         }
         if settled is None:
             nothing: JsonObject = dict.fromkeys(
-                ("blockNumber", "result", "payout", "seconds", "fines", *EVALUATION_NAMES)
+                ("blockNumber", "result", "payout", "fines", *TIME_NAMES, *EVALUATION_NAMES)
             )
             return {**found, **nothing, "accepted": []}
         outcome = await self._computations.run(
@@ -119,6 +123,7 @@ class RoundView:
             "result": encode_vote(settled.vote),
             "payout": str(settled.vote.payout),
             "seconds": settled.timestamp - attempt.open_timestamp,
+            "totalSeconds": settled.timestamp - self._find_begin(attempt, found_void),
             "fines": await self._describe_fines(history, spec, attempt.ordinal),
         }
 
@@ -197,9 +202,8 @@ class RoundView:
         return NO_FINE
 
     async def _describe_void(
-        self, history: TaskHistory, spec: TaskSpec, number: int, attempt: Attempt | None
+        self, history: TaskHistory, spec: TaskSpec, found: Sequence[VoidAttempt]
     ) -> list[Json]:
-        found = await self._find_void(history, number, attempt)
         missing = [
             Absences(
                 each.ordinal,
@@ -267,6 +271,11 @@ class RoundView:
                 )
             rows.append(row)
         return rows
+
+    def _find_begin(self, attempt: Attempt, void: Sequence[VoidAttempt]) -> int:
+        """When the first attempt at a round opened that is known, in seconds since 1970."""
+        header = self._view.chain.store.header(void[0].open_block) if void else None
+        return attempt.open_timestamp if header is None else header.timestamp
 
     async def _find_void(
         self, history: TaskHistory, number: int, attempt: Attempt | None

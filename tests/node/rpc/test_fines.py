@@ -16,6 +16,7 @@ from chain.training.fines import compute_bond, compute_miss
 from chain.training.history import compute_outcome
 from chain.training.result_vote import build_empty_vote, build_result_vote
 from chain.training.slashing import build_fine_trees
+from node.cli.task_round import count_costs
 from node.rpc.losses import FoundLosses, LossState
 from node.rpc.void_attempts import VoidAttempt
 from tests.worlds.rpc import rpc_harness
@@ -177,6 +178,9 @@ def test_absences_are_shown_in_attempts_rounds_and_receipts(tmp_path: Path) -> N
         chain.settle()
         settled = rpc.result("pot_getRound", TASK, 0)
         receipt = rpc.result("pot_getReceipt", TASK, 0, ANN.address)
+    assert settled["totalSeconds"] >= settled["seconds"] + SPEC.phases.commit_seconds
+    told = f"3 absences, 1 void attempt, {settled['totalSeconds']} s in all"
+    assert count_costs(settled) == told
     for shown in (in_progress, settled):
         assert (shown["attempt"], shown["ordinal"], shown["absent"]) == (1, 2, [ben])
         (void,) = shown["voidAttempts"]

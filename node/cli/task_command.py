@@ -24,13 +24,15 @@ from node.cli.output import (
     JsonOption,
     RpcOption,
     TaskArgument,
-    format_table,
+    format_fields,
     parse_amount,
     print_fields,
     print_json,
     print_line,
     print_note,
     print_table,
+    print_warning,
+    wrap_line,
 )
 from node.cli.progress import progress_bar
 from node.cli.readiness import (
@@ -154,15 +156,15 @@ def submit(
     account = unlock_account(clients[0], key, password_file, gas_price)
     bundle = _declare(bundle, blob_bytes_per_second, dry_run=dry_run)
     offer = make_offer(clients[0], bundle, read_wishes(lifetime, attempts, max_fee))
+    planned = compute_full_budget(bundle.spec) if amount is None else amount
     if not as_json:
-        planned = compute_full_budget(bundle.spec) if amount is None else amount
-        for line in format_table(("", ""), describe_offer(bundle.spec, offer, planned)):
+        for line in format_fields(describe_offer(bundle.spec, offer, planned)):
             print_note(line)
-    _warn(bundle, offer)
+    _warn(bundle, offer, planned)
     name = bundle.spec.name
     namesake = find_open_namesake(clients[0], get_address(account.private_key), name)
     if namesake is not None:
-        print_note(f"warning: task {namesake} of this account is open, too, and is named {name}")
+        print_warning(f"task {namesake} of this account is open, too, and is named {name}")
     submission = submit_task(clients[0], account.private_key, bundle, offer, amount)
     _upload(clients, submission.task_id, bundle, file, rounds)
     if as_json:
@@ -207,17 +209,17 @@ def price(
     bundle = _declare(bundle, blob_bytes_per_second, dry_run=True)
     offer = make_offer(client, bundle, read_wishes(lifetime, attempts, None))
     budget = compute_full_budget(bundle.spec)
-    _warn(bundle, offer)
+    _warn(bundle, offer, budget)
     if as_json:
         print_json({**encode_offer(bundle.spec, offer), "budget": str(budget)})
     else:
         print_fields(describe_offer(bundle.spec, offer, budget))
 
 
-def _warn(bundle: TaskBundle, offer: Offer) -> None:
+def _warn(bundle: TaskBundle, offer: Offer, budget: int) -> None:
     """Tell a submitter that what it buys may not be enough for all rounds."""
-    for warning in find_shortages(bundle.spec, offer.purchase):
-        print_note(f"warning: {warning}")
+    for warning in find_shortages(bundle.spec, offer.purchase, budget):
+        print_warning(warning)
 
 
 def _declare(bundle: TaskBundle, blob_bytes_per_second: int, *, dry_run: bool) -> TaskBundle:
@@ -246,7 +248,7 @@ def _declare(bundle: TaskBundle, blob_bytes_per_second: int, *, dry_run: bool) -
     )
     declared = bundle if bundle.is_measured else declare_resources(bundle, measured)
     for warning in find_inflated(declared.spec.resources, measured):
-        print_note(f"warning: {warning}")
+        print_warning(warning)
     check_times(declared, blob_bytes_per_second)
     return declared
 
@@ -366,14 +368,19 @@ def show(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = Fa
         ("phase", str(get_value(found, "phase"))),
         *([("no attempt", obstacles)] if obstacles else []),
         ("submitter", get_text(found, "submitter")),
-        ("spec hash", get_text(found, "specHash")),
         ("rounds settled", f"{found['roundsSettled']} of {count_planned_rounds(found)}"),
         *describe_lease(found, int(time.time())),
         *describe_money(found),
-        ("model root", str(found["modelRoot"])),
-        ("training state root", str(found["trainingStateRoot"])),
     ]
     print_fields(rows)
+    # The hashes fit a terminal beside short names only.
+    print_fields(
+        [
+            ("spec hash", get_text(found, "specHash")),
+            ("model root", str(found["modelRoot"])),
+            ("state root", str(found["trainingStateRoot"])),
+        ]
+    )
     is_new = is_new_task(found, int(time.time()))
     lines = (
         describe_readiness(task, answers, is_new=is_new)
@@ -409,7 +416,10 @@ def watch(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = F
             else:
                 print_line(describe_round(round_, count_planned_rounds(found), name_unit(found)))
                 if costs := count_costs(round_):
-                    print_line(f"  with {costs}: pot task round {task} {number + 1}")
+                    for line in wrap_line(
+                        f"with {costs}: pot task round {task} {number + 1}", "  "
+                    ):
+                        print_line(line)
             sys.stdout.flush()
         shown = settled
         status = get_text(found, "status")
@@ -420,7 +430,8 @@ def watch(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = F
         waiting_for = status
         obstacles = describe_obstacles(found)
         if not as_json and obstacles and obstacles != told_obstacles:
-            print_note(f"the task opens no attempt: {obstacles}")
+            for line in wrap_line(f"the task opens no attempt: {obstacles}"):
+                print_note(line)
         told_obstacles = obstacles
         if not as_json and status == "pending":
             is_new = is_new_task(found, int(time.time()))

@@ -16,7 +16,7 @@ from chain.training.fees import (
 )
 from chain.training.task_spec import PPM, TaskSpec
 from node.client.rpc_client import get_integer, get_objects, get_text, get_value
-from node.client.task_submission import Offer
+from node.client.task_submission import Offer, compute_full_budget, compute_round_budget
 from pot_common.errors import OperatorError
 
 UNIT_SECONDS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
@@ -96,10 +96,14 @@ def describe_offer(spec: TaskSpec, offer: Offer, budget: int) -> list[tuple[str,
     times += f"{resources.evaluation_milliseconds} ms an evaluation,"
     sizes = f"{format_bytes(resources.peak_bytes)} of memory, "
     sizes += f"{format_bytes(resources.disk_bytes)} of disk"
-    pending = f"burnt now: until they have, at most {format_duration(offer.pending_seconds)}"
+    pending = f"burnt now, for that time: at most {format_duration(offer.pending_seconds)}"
+    reward = spec.reward
+    miners = f"at least {reward.min_miners}, with {reward.min_units} of {reward.max_units} units, "
+    miners += "to open an attempt"
     return [
         ("declared", times),
         ("", sizes),
+        ("miners", miners),
         ("lifetime", f"{format_duration(bought.lifetime_seconds)}, {bought.attempts} attempts"),
         ("examination", f"{_pot(quote.examination)}  {validators} validators answer"),
         ("pending", f"{_pot(quote.pending_rent)}  {pending}"),
@@ -110,10 +114,17 @@ def describe_offer(spec: TaskSpec, offer: Offer, budget: int) -> list[tuple[str,
     ]
 
 
-def find_shortages(spec: TaskSpec, purchase: Purchase) -> list[str]:
+def find_shortages(spec: TaskSpec, purchase: Purchase, budget: int) -> list[str]:
     """Why what is bought may not be enough for all rounds of a task: a sentence for each reason."""
     found = []
     rounds, phases = spec.round_count, spec.phases
+    full, token = compute_full_budget(spec), name_token(to_hex(spec.reward.token))
+    if budget < full:
+        found.append(
+            f"{format_amount(budget)} {token} pay for {budget // compute_round_budget(spec)} of "
+            f"{rounds} rounds if all their units are done; then the task waits for money. Give "
+            f"--budget {format_amount(full)}, or add to it later with pot task fund"
+        )
     if purchase.attempts < rounds:
         found.append(
             f"{purchase.attempts} attempts are too few for {rounds} rounds; give --attempts "
@@ -175,11 +186,30 @@ def describe_early_end(task: JsonObject, settled: int, planned: int) -> str:
     return f"{text}; `pot task refund {number}` takes back what is left"
 
 
+CURES: Final = {
+    "escrow": "pot task fund {id} --amount AMOUNT",
+    "attempts": "pot task extend {id} --attempts N",
+    "lifetime": "pot task extend {id} --lifetime TIME",
+    "paused": "pot task resume {id}",
+}
+"""What to do about a condition that a task lacks to open an attempt, by its kind."""
+
+
 def describe_obstacles(task: JsonObject) -> str:
-    """Why an active or paused task opens no attempt; empty if one is in progress, or can open."""
+    """Why an active or paused task opens no attempt, and the cures.
+
+    Empty if an attempt is in progress, or can open.
+    """
     found = get_objects(task, "obstacles")
-    is_stopped = get_value(task, "status") in ("active", "paused")
-    return "; ".join(get_text(each, "reason") for each in found) if is_stopped else ""
+    if get_value(task, "status") not in ("active", "paused"):
+        return ""
+    cures = [
+        CURES[kind].format(id=task["id"])
+        for each in found
+        if (kind := get_text(each, "kind")) in CURES
+    ]
+    reasons = "; ".join(get_text(each, "reason") for each in found)
+    return f"{reasons}; next: {' and '.join(cures)}" if cures else reasons
 
 
 def describe_lease(task: JsonObject, now: int) -> Sequence[tuple[str, str]]:
@@ -218,7 +248,11 @@ def describe_money(task: JsonObject) -> Sequence[tuple[str, str]]:
     number, account = get_integer(task, "id"), task["account"]
     is_closed = get_value(task, "status") == "closed"
     token = name_token(get_value(task, "terms", "token"))
-    left = f"to take back: pot task refund {number}" if is_closed else "for further rounds"
+    left = "for further rounds"
+    if is_closed:
+        left = f"to take back: pot task refund {number}"
+    elif get_value(account, "cancelling") is True:
+        left = "to take back once its round has ended"
     parts = [
         ("to miners", "paidToMiners", "for accepted work"),
         ("to validators", "paidToValidators", "for their votes"),

@@ -23,7 +23,7 @@ from node.cli.output import (
     JsonOption,
     RpcOption,
     TaskArgument,
-    format_table,
+    format_fields,
     parse_amount,
     print_fields,
     print_json,
@@ -80,7 +80,8 @@ def fund(
 ) -> None:
     """Add to a task's escrow.
 
-    Any account may do so. A round that waited for money then starts.
+    Any account may do so. A round that waited for money then starts. What the task does not spend
+    goes to its submitter, whoever added it.
     """
     base_units = parse_amount(amount)
     if base_units == 0:
@@ -99,8 +100,13 @@ def extend(
         Path | None,
         typer.Option("--key", help="The account that pays; not needed with --dry-run."),
     ] = None,
-    lifetime: LifetimeOption = None,
-    attempts: AttemptsOption = None,
+    lifetime: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="How much longer it may be open, such as 36h or 2d."),
+    ] = None,
+    attempts: Annotated[
+        int | None, typer.Option(help="How many more attempts at rounds may open.")
+    ] = None,
     max_fee: MaxFeeOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the price, and pay nothing.")
@@ -112,8 +118,8 @@ def extend(
 ) -> None:
     """Buy more lifetime or attempts for an open task.
 
-    Any account may do so, at today's price, which is shown before it is paid. With --dry-run the
-    price is all that is shown.
+    They are added to what the task has. Any account may do so, at today's price, which is shown
+    before it is paid. With --dry-run the price is all that is shown.
     """
     # 0 attempts beside a lifetime are as good as none.
     wishes = read_wishes(lifetime, attempts or None, max_fee)
@@ -133,7 +139,7 @@ def extend(
         return
     assert key is not None, "it was asked for above"
     if not as_json:
-        for line in format_table(("", ""), describe_extension(offer)):
+        for line in format_fields(describe_extension(offer)):
             print_note(line)
     account = unlock_account(client, key, password_file, gas_price)
     receipt = extend_task(client, account.private_key, TaskId(task), offer)

@@ -116,7 +116,7 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         longer_by = ("task", "extend", TASK, "--rpc", url, "--lifetime", "2h")
         assert pot(*longer_by, "--dry-run") == priced
         assert "--key is missing" in pot.fails(*longer_by)
-        assert "attempts left        1000" in pot("task", "show", TASK, "--rpc", url)
+        assert "attempts left   1000" in pot("task", "show", TASK, "--rpc", url)
         longer = pot(*task("extend", ANN, "--lifetime", "2h", "--attempts", "5"))
         assert "added 2 h, 5 attempts for about 0." in longer
         assert "attempts left  1005" in longer
@@ -129,7 +129,7 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         assert "nothing to buy" in pot.fails(*task("extend", ANN))
         assert "is not a duration" in pot.fails(*task("extend", ANN, "--lifetime", "soon"))
         shown = pot("task", "show", TASK, "--rpc", url)
-        assert "attempts left        1005" in shown
+        assert "attempts left   1005" in shown
         assert "unless validators are ready" in shown
 
         # Three attempts with commitments and without pay pause it.

@@ -72,6 +72,7 @@ min_miners = 1
 
 
 RESOURCES = TaskResources(50, 50, 2**29, 2**20)
+POT = 10**18
 PURCHASE = Purchase(3_600, 5)
 PRICES = Prices(64, 10**13, 10**14, 10**17, 10**16, 5_400, 30 * 86_400, 86_400, 5_000, 8)
 QUOTE = Quote(10**15, 10**16, 4 * 10**16, 3 * 10**15, 10**14, 44_100_000_000_000_000)
@@ -454,9 +455,10 @@ def test_price_shows_the_parts_of_the_fee_in_80_columns(
     assert shown == (
         "declared     50 ms a unit, 50 ms an evaluation,\n"
         "             512 MiB of memory, 1 MiB of disk\n"
+        "miners       at least 1, with 2 of 4 units, to open an attempt\n"
         "lifetime     1 h 12 m, 5 attempts\n"
         "examination  0.04 POT  4 validators answer\n"
-        "pending      0.001 POT  burnt now: until they have, at most 1 h 30 m\n"
+        "pending      0.001 POT  burnt now, for that time: at most 1 h 30 m\n"
         "rent         0.003 POT  slot, memory and disk for the lifetime\n"
         "computation  0.0001 POT  1.2 % of a worker, promised for the lifetime\n"
         "fee          0.0441 POT  at most 0.04851 POT\n"
@@ -554,10 +556,24 @@ def test_far_more_than_the_dry_run_took_is_warned_of() -> None:
 
 def test_purchase_that_is_too_short_for_the_rounds_is_warned_of(registry: FakeRegistry) -> None:
     seconds = 2 * (12 + 16 + 5)
-    assert find_shortages(registry.spec, Purchase(seconds, 2)) == []
-    attempts, lifetime = find_shortages(registry.spec, Purchase(seconds - 1, 1))
+    assert find_shortages(registry.spec, Purchase(seconds, 2), 13 * POT) == []
+    attempts, lifetime = find_shortages(registry.spec, Purchase(seconds - 1, 1), 13 * POT)
     assert attempts == "1 attempts are too few for 2 rounds; give --attempts 2 or more"
     assert lifetime.startswith("2 rounds can take 1 m 6 s if their phases last to the end, and the")
+
+
+def test_budget_that_does_not_pay_all_rounds_is_warned_of(
+    pot: Pot, task_file: Path, registry: FakeRegistry, key: list[str]
+) -> None:
+    task_file.write_text(TASK_FILE + DECLARED)
+    submit = ("task", "submit", task_file, *key, "--no-dry-run", "--budget", "12.9")
+    with serve(registry.answers(), {}) as url:
+        status, _, notes = pot._run((*submit, "--rpc", url))
+    warning = (
+        "warning: 12.9 POT pay for 1 of 2 rounds if all their units are done; then the\n"
+        "  task waits for money. Give --budget 13, or add to it later with pot task fund\n"
+    )
+    assert (status, warning in notes) == (0, True)
 
 
 def test_open_task_of_the_same_submitter_and_name_is_found(registry: FakeRegistry) -> None:
@@ -617,14 +633,17 @@ OBSTACLES: list[object] = [
     {"kind": "miners", "reason": "too few miners: 1 of 3"},
     {"kind": "attempts", "reason": "no attempts are left of those that were bought"},
 ]
-WHY_NO_ATTEMPT = "too few miners: 1 of 3; no attempts are left of those that were bought"
+WHY_NO_ATTEMPT = """\
+too few miners: 1 of 3; no attempts are left of those that were bought; next: pot task extend 1 \
+--attempts N"""
 
 
 def test_show_says_why_an_active_task_opens_no_attempt(pot: Pot, registry: FakeRegistry) -> None:
     registry.status, registry.obstacles = "active", OBSTACLES
     with serve(registry.answers()) as url:
         shown = pot("task", "show", 1, "--rpc", url)
-        assert f"no attempt           {WHY_NO_ATTEMPT}\n" in shown
+        assert f"no attempt {WHY_NO_ATTEMPT} submitter" in " ".join(shown.split())
+        assert max(map(len, shown.splitlines())) <= 80
         registry.obstacles = []
         assert "no attempt" not in pot("task", "show", 1, "--rpc", url)
 
@@ -640,7 +659,9 @@ def test_watch_says_once_why_a_task_opens_no_attempt(pot: Pot, registry: FakeReg
 
     with serve({**registry.answers(), "pot_getTask": active_at_first}) as url:
         _, _, notes = pot._run(("task", "watch", 1, "--rpc", url))
-    assert notes.count(f"the task opens no attempt: {WHY_NO_ATTEMPT}") == 1
+    told = " ".join(notes.split())
+    assert told.count(f"the task opens no attempt: {WHY_NO_ATTEMPT}") == 1
+    assert max(map(len, notes.splitlines())) <= 80
 
 
 def test_show_says_why_a_validator_is_not_ready_in_80_columns(
@@ -751,7 +772,7 @@ def test_watch_of_a_task_that_closed_early_fails(pot: Pot, registry: FakeRegistr
             registry.close_reason, registry.refusal = reason, refusal
             assert text in pot.fails("task", "watch", 1, "--rpc", url)
         shown = pot("task", "show", 1, "--rpc", url)
-    assert "closed               cancelled" in shown
+    assert "closed           cancelled" in shown
 
 
 def test_list_and_show_print_what_the_chain_says(pot: Pot, registry: FakeRegistry) -> None:
@@ -767,7 +788,7 @@ def list_money(shown: str) -> list[str]:
     """The lines about the budget and the fee."""
     lines = shown.splitlines()
     first = next(place for place, line in enumerate(lines) if line.startswith("budget "))
-    last = next(place for place, line in enumerate(lines) if line.startswith("model root"))
+    last = next(place for place, line in enumerate(lines) if line.startswith("spec hash"))
     return lines[first:last]
 
 
@@ -781,22 +802,22 @@ def test_show_says_where_budget_and_fee_went_in_80_columns(
         registry.account = {**ACCOUNT, "reserved": str(10**18), "refundable": str(55 * 10**18)}
         active = list_money(pot("task", "show", 1, "--rpc", url))
     assert closed == [
-        "budget               100 POT",
-        "  to miners          40 POT for accepted work",
-        "  to validators      4 POT for their votes",
-        "  left               56 POT to take back: pot task refund 1",
-        "fee                  3 POT",
-        "  burnt              2 POT for slot and validators' time",
-        "  to validators      0.1 POT for their answers",
-        "  held               0.1 POT for answers",
-        "  left               0.6 POT to take back: pot task refund 1",
-        "  given back         0.2 POT to the submitter",
+        "budget           100 POT",
+        "  to miners      40 POT for accepted work",
+        "  to validators  4 POT for their votes",
+        "  left           56 POT to take back: pot task refund 1",
+        "fee              3 POT",
+        "  burnt          2 POT for slot and validators' time",
+        "  to validators  0.1 POT for their answers",
+        "  held           0.1 POT for answers",
+        "  left           0.6 POT to take back: pot task refund 1",
+        "  given back     0.2 POT to the submitter",
     ]
     assert active[3:5] == [
-        "  reserved           1 POT for the attempt in progress",
-        "  left               55 POT for further rounds",
+        "  reserved       1 POT for the attempt in progress",
+        "  left           55 POT for further rounds",
     ]
-    assert active[8] == "  held               0.7 POT for answers"
+    assert active[8] == "  held           0.7 POT for answers"
     assert max(map(len, closed)) <= 80
 
 
@@ -808,10 +829,10 @@ def test_show_of_a_node_that_is_younger_than_the_task_says_so(
     with serve(registry.answers()) as url:
         lines = list_money(pot("task", "show", 1, "--rpc", url))
     assert lines[1:] == [
-        "  paid               44 POT to miners and validators",
-        "  left               56 POT to take back: pot task refund 1",
-        "fee                  not known to this younger node; ask another with --rpc",
-        "  left               0.6 POT to take back: pot task refund 1",
+        "  paid          44 POT to miners and validators",
+        "  left          56 POT to take back: pot task refund 1",
+        "fee             not known to this younger node; ask another with --rpc",
+        "  left          0.6 POT to take back: pot task refund 1",
     ]
 
 

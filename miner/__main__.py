@@ -18,6 +18,7 @@ from miner.light import LightClient
 from miner.limits import DAY_SECONDS, GIB, MinerLimits, get_machine_memory_bytes
 from miner.miner import Miner
 from miner.outcomes import OutOfTaskError
+from miner.task_choice import require_known
 from miner.trust import find_network
 from pot_common.errors import OperatorError
 from pot_common.keystore import unlock_key
@@ -51,6 +52,9 @@ def run(options: MinerOptions, load_task_opener: Callable[[MinerOptions], OpenTa
         # Before torch is loaded, so that a wrong URL shows at once.
         light = LightClient(client, find_network(client, options.genesis, options.key))
         light.prefer_highest(len(options.rpc))
+        task = None if options.task == "auto" else TaskId(int(options.task))
+        if task is not None:
+            require_known(client, light, task)
         miner = Miner(
             client,
             light,
@@ -65,7 +69,7 @@ def run(options: MinerOptions, load_task_opener: Callable[[MinerOptions], OpenTa
         )
         if options.leave_at_end:
             _end_when_stopped(miner)
-        mine(miner, None if options.task == "auto" else TaskId(int(options.task)))
+        mine(miner, task)
 
 
 def mine(miner: Miner, task: TaskId | None) -> None:

@@ -247,6 +247,27 @@ class TaskChoice:
         require_short_lock(task, lock_seconds, self._limits)
 
 
+def require_known(client: FailoverClient, light: LightClient, task: TaskId) -> None:
+    """Refuse a task that the chain does not have.
+
+    Raises:
+        ClientError: There is no such task, or no node answers.
+    """
+    while True:
+        try:
+            _, status = light.task(task)
+        except DishonestNodeError as error:
+            client.drop(error)
+            continue
+        if status is TaskStatus.NONE:
+            raise _build_unknown(task)
+        return
+
+
+def _build_unknown(task: TaskId) -> ClientError:
+    return ClientError(f"there is no task {task}; `pot task list` lists all tasks")
+
+
 def fetch_spec(
     client: FailoverClient, light: LightClient, task: TaskId
 ) -> tuple[TaskSpec, TaskStatus]:
@@ -258,7 +279,7 @@ def fetch_spec(
     """
     spec_hash, status = light.task(task)
     if status is TaskStatus.NONE:
-        raise ClientError(f"there is no task {task}; `pot task list` lists all tasks")
+        raise _build_unknown(task)
     spec = client.task_spec(task)
     encoded = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     try:

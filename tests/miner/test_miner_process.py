@@ -4,10 +4,14 @@ from pathlib import Path
 import eth_keyfile
 import pytest
 
+from chain.crypto import get_address
+from chain.primitives import PrivateKey
 from miner.__main__ import main
 from miner.builder import OpenTask
+from miner.client import FailoverClient
 from pot_common.lock_file import lock
 from pot_common.miner_options import MinerOptions
+from tests.worlds.node_for_miners import FakeNode
 
 KEY = b"\x11" * 32
 
@@ -114,3 +118,19 @@ def test_second_miner_on_a_directory_is_refused(
         )
     assert f"the miner's directory {tmp_path} is in use by the process" in error
     assert "--data-dir" in error
+
+
+def test_unknown_task_ends_the_miner_before_torch_is_loaded(
+    tmp_path: Path,
+    key_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def connect(urls: list[str], **settings: object) -> FailoverClient:
+        return FailoverClient(urls, FakeNode(get_address(PrivateKey(KEY))).transport())
+
+    monkeypatch.setattr("miner.__main__.FailoverClient", connect)
+    secret = str(password_file(tmp_path, "secret"))
+    options = ["--key", str(key_file), "--password-file", secret, "--data-dir", str(tmp_path / "d")]
+    with pytest.raises(SystemExit) as end:
+        main(["--rpc", "http://127.0.0.1:9", *options, "--task", "99"], fail)
+    assert end.value.code == "error: there is no task 99; `pot task list` lists all tasks"

@@ -71,6 +71,9 @@ REFUSED_FOR_THE_PRICE: Final = ("transaction underpriced", "txpool is full")
 """Beginnings of the errors of a transaction that a node would take for a higher price: it asks for
 more gas than is included for nothing, or others offer more."""
 
+REFUSED_FOR_FUNDS: Final = "insufficient funds"
+"""Beginning of the error of a transaction that the balance cannot pay, as in geth."""
+
 REVERT_CODE: Final = 3
 """The code of an error of JSON-RPC for a call that reverts."""
 
@@ -467,11 +470,21 @@ class ChainClient(ABC):
         try:
             self.call("eth_sendRawTransaction", to_hex(transaction.raw))
         except RpcCallError as error:
+            if str(error).startswith(REFUSED_FOR_FUNDS):
+                raise RpcCallError(error.code, f"{error}; {self._name_coins_cure()}") from error
             if not str(error).startswith(REFUSED_FOR_THE_PRICE):
                 raise
             hint = self._find_price(transaction)
             option = "--gas-price" if hint is None else str(hint)
             raise RpcCallError(error.code, f"{error}; give {option}") from error
+
+    def _name_coins_cure(self) -> str:
+        """What an account does that has too few coins for gas."""
+        cure = (
+            "get coins: pot wallet faucet on a development network, else from another account with "
+            "pot wallet send --token coin"
+        )
+        return f"leave --gas-price out and wait for free gas, or {cure}" if self.gas_price else cure
 
     def _may_raise(self, offer: GasOffer, transaction: Transaction) -> bool:
         """Whether a transaction may be sent again for more; a price that was given stays."""

@@ -297,6 +297,21 @@ def test_refusal_for_the_price_names_the_option(refusal: str, suggested: int, to
         client.transact(KEY, ContractCall(TO, b""))
 
 
+@pytest.mark.parametrize("price", [0, 10**9])
+def test_account_without_coins_is_told_how_to_get_them(price: int) -> None:
+    def refuse(_raw: Json) -> Json:
+        raise RpcCallError(-32000, "insufficient funds for gas * price + value: 0 coins, needs 1")
+
+    client = ScriptedClient(eth_sendRawTransaction=refuse)
+    client.gas_price = price
+    with pytest.raises(RpcCallError) as refused:
+        client.transact(KEY, ContractCall(TO, b""))
+    told = str(refused.value)
+    assert told.startswith("insufficient funds for gas * price + value: 0 coins, needs 1; ")
+    assert ("leave --gas-price out and wait for free gas" in told) == (price > 0)
+    assert "get coins: pot wallet faucet on a development network" in told
+
+
 def test_user_is_told_once_why_a_free_transaction_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = FullChain(Clock(monkeypatch), base_fee=0)
     told: list[GasHint] = []

@@ -5,13 +5,14 @@ and the initial weights. All of it is deterministic on every machine, so a file 
 same task.
 """
 
+import difflib
 import hashlib
 import math
 import struct
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from decimal import Context, Decimal, Inexact
 from io import BytesIO
@@ -331,6 +332,8 @@ class _Table:
             raise OperatorError(message)
         self._settings = dict(value)
         self._path = path
+        self._known: set[str] = set()
+        """The settings that were asked for, of which an unknown one may be a misspelling."""
 
     def refuse(self, key: str, problem: str) -> NoReturn:
         message = f"task file: {f'[{self._path}] ' if self._path else ''}{key} {problem}"
@@ -338,7 +341,8 @@ class _Table:
 
     def finish(self) -> None:
         if self._settings:
-            self.refuse(min(self._settings), "is not a known setting")
+            unknown = min(self._settings)
+            self.refuse(unknown, f"is not a known setting{_suggest(unknown, self._known)}")
 
     @property
     def is_empty(self) -> bool:
@@ -347,19 +351,24 @@ class _Table:
 
     def has(self, key: str) -> bool:
         """Whether the setting is there and was not read yet."""
+        self._known.add(key)
         return key in self._settings
 
     def child(self, key: str, *, is_optional: bool = False) -> "_Table":
         """The table under `key`; an empty one if it is absent and optional."""
+        self._known.add(key)
         return _Table(self._settings.pop(key, {}) if is_optional else self._take(key), key)
 
     def _take(self, key: str) -> Toml:
+        self._known.add(key)
         if key not in self._settings:
-            self.refuse(key, "is missing")
+            given = _suggest(key, set(self._settings) - self._known)
+            self.refuse(key, f"is missing{given}")
         return self._settings.pop(key)
 
     def get(self, key: str, kind: type[Kind], default: Kind | None = None) -> Kind:
         """The setting `key`; `default` if it is absent and a default is given."""
+        self._known.add(key)
         if default is not None and key not in self._settings:
             return default
         value = self._take(key)
@@ -387,6 +396,7 @@ class _Table:
         return numbers
 
     def strings(self, key: str) -> tuple[str, ...]:
+        self._known.add(key)
         values = self._settings.pop(key, [])
         if not isinstance(values, list):
             self.refuse(key, "must be an array of strings")
@@ -396,6 +406,7 @@ class _Table:
         return strings
 
     def number(self, key: str, default: str | None = None) -> Decimal:
+        self._known.add(key)
         if default is not None and key not in self._settings:
             return Decimal(default)
         value = self._take(key)
@@ -511,3 +522,9 @@ def _draw_uniform(label: str, size: int, bound: float) -> bytes:
     bits = np.frombuffer(data, ">u4")[:size].astype(np.int64) >> (32 - DRAW_BITS)
     values = (2 * bits + 1 - 2**DRAW_BITS) * (bound / 2**DRAW_BITS)
     return values.astype("<f4").tobytes()
+
+
+def _suggest(name: str, others: Collection[str]) -> str:
+    """The end of an error about a setting: the one of the others that may be meant, if any."""
+    close = difflib.get_close_matches(name, sorted(others), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

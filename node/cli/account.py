@@ -11,10 +11,10 @@ from chain.contracts.abi import ContractCall
 from chain.crypto import get_address
 from chain.json_types import JsonObject
 from chain.primitives import Address, PrivateKey
-from node.cli.output import print_note
+from node.cli.output import parse_address, print_note
 from node.client.rpc_client import RpcClient
 from pot_common.gas_offer import GasHint
-from pot_common.keystore import unlock_key
+from pot_common.keystore import read_address, unlock_key
 
 DEFAULT_WALLET: Final = Path.home() / ".pot" / "wallet"
 """The directory in which `pot wallet new` stores keystores."""
@@ -75,6 +75,16 @@ def find_key_file(key: Path) -> Path:
     named = DEFAULT_WALLET / f"{key}.json"
     is_name = ACCOUNT_NAME.fullmatch(str(key)) is not None
     return named if is_name and not key.is_file() and named.is_file() else key
+
+
+def parse_account(text: str) -> Address:
+    """The account that is named by its address, its keystore, or its name in `pot wallet`.
+
+    Raises:
+        OperatorError: The text is none of these, or the address is mistyped.
+    """
+    path = find_key_file(Path(text))
+    return read_address(path) if path.is_file() else parse_address(text)
 
 
 def unlock_account(

@@ -32,11 +32,14 @@ from node.cli.output import (
     JsonOption,
     RpcOption,
     TaskArgument,
+    print_done,
     print_fields,
     print_json,
     print_line,
+    wrap_line,
 )
 from node.cli.task_fee import name_token
+from node.cli.task_money_command import get_task
 from node.cli.task_round import list_objects
 from node.client.rpc_client import (
     RpcClient,
@@ -331,12 +334,15 @@ def _send_to_seats(
             }
         )
         return
-    print_line(f"task {task}: {done} in {transaction}")
+    print_done(f"task {task}: {done}", transaction)
     if seat is not None and (bond or seat_bond):
         print_line(f"bonds: {describe_amounts(seat, bond, seat_bond)}")
-        print_line(f"they are {describe_lock(seat)}; next: {name_next_command(seat)}")
+        next_step = f"they are {describe_lock(seat)}; next: {name_next_command(seat)}"
+        for line in wrap_line(next_step):
+            print_line(line)
     if received or received_pot or seat is None:
+        token = name_token(get_value(get_task(client, task), "terms", "token"))
         print_line(
-            f"received {format_amount(received)} of the task's token and "
-            f"{format_amount(received_pot)} POT of the seat's bond"
+            f"received {format_amount(received)} {token} of the bond and "
+            f"{format_amount(received_pot)} POT of the seat bond"
         )

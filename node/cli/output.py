@@ -50,6 +50,12 @@ def print_line(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def print_done(text: str, transaction: str) -> None:
+    """Print what was done and the transaction that did it, in one line if that fits a terminal."""
+    for line in wrap_line(f"{text} in {transaction}"):
+        print_line(line)
+
+
 def print_note(text: str) -> None:
     """Print one line on standard error, so that it is not in the output that a script reads."""
     sys.stderr.write(text + "\n")
@@ -120,7 +126,10 @@ def parse_address(text: str) -> Address:
         OperatorError: The text is not an address, or its checksum is wrong.
     """
     if not _ADDRESS.fullmatch(text):
-        raise OperatorError(f"{text!r} is not an account; give 0x and 40 hex digits")
+        raise OperatorError(
+            f"{text!r} is not an account; give 0x and 40 hex digits, or where accounts of this "
+            "machine are taken, a name of pot wallet list"
+        )
 
     digits = text.removeprefix("0x")
     is_checked = digits not in (digits.lower(), digits.upper())

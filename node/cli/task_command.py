@@ -26,6 +26,7 @@ from node.cli.output import (
     TaskArgument,
     format_fields,
     parse_amount,
+    print_done,
     print_fields,
     print_json,
     print_line,
@@ -178,7 +179,7 @@ def submit(
             }
         )
         return
-    print_line(f"task {submission.task_id} submitted in {submission.transaction_hash}")
+    print_done(f"task {submission.task_id} submitted", submission.transaction_hash)
     escrowed = f"{format_amount(submission.budget)} {token}"
     print_line(f"escrowed {escrowed}; what is not spent can be taken back")
     print_line(f"next: pot task watch {submission.task_id}")

@@ -25,9 +25,9 @@ from node.cli.output import (
     TaskArgument,
     format_fields,
     parse_amount,
+    print_done,
     print_fields,
     print_json,
-    print_line,
     print_note,
 )
 from node.cli.task_fee import (
@@ -251,7 +251,7 @@ def _print_done(
             }
         )
         return
-    print_line(f"task {task}: {done} in {transaction}")
+    print_done(f"task {task}: {done}", transaction)
     print_fields(
         [
             ("status", f"{status}, closes with its round" if is_cancelling else status),

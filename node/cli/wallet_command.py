@@ -24,6 +24,7 @@ from node.cli.account import (
     KeyOption,
     PasswordOption,
     find_key_file,
+    parse_account,
     unlock_account,
 )
 from node.cli.output import (
@@ -31,10 +32,12 @@ from node.cli.output import (
     RpcOption,
     parse_address,
     parse_amount,
+    print_done,
     print_fields,
     print_json,
     print_line,
     print_table,
+    wrap_line,
 )
 from node.cli.task_money_command import get_task
 from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
@@ -119,7 +122,7 @@ def balance(
     as_json: JsonOption = False,
 ) -> None:
     """Print the POT and the native coins of an account."""
-    address = _parse_account(account)
+    address = parse_account(account)
     client = RpcClient(rpc)
     tokens = _token_balance(client, address)
     coins = client.balance(address)
@@ -133,7 +136,9 @@ def balance(
 @app.command(epilog="Example:  pot wallet send --key alice.json --to 0xAb… --amount 12.5")
 def send(
     key: KeyOption,
-    to: Annotated[str, typer.Option(help="The receiving account.")],
+    to: Annotated[
+        str, typer.Option(help="The receiver: 0x..., a keystore, or an account of pot wallet.")
+    ],
     amount: Annotated[str, typer.Option(help="The amount in whole tokens, such as 12.5.")],
     asset: Annotated[str, typer.Option("--token", help="POT, or coin: the native one.")] = POT,
     password_file: PasswordOption = None,
@@ -142,7 +147,7 @@ def send(
     as_json: JsonOption = False,
 ) -> None:
     """Send POT or native coins."""
-    receiver, base_units = parse_address(to), parse_amount(amount)
+    receiver, base_units = parse_account(to), parse_amount(amount)
     if asset not in (POT, COIN):
         raise OperatorError(f"--token is {asset!r}; give {POT} or {COIN}")
     client = RpcClient(rpc)
@@ -158,7 +163,7 @@ def send(
     if as_json:
         print_json(receipt)
         return
-    print_line(f"sent {format_amount(base_units)} {asset} in {receipt['transactionHash']}")
+    print_done(f"sent {format_amount(base_units)} {asset}", get_text(receipt, "transactionHash"))
 
 
 @app.command(epilog="Example:  pot wallet claim --key miner.json --task 1")
@@ -168,6 +173,9 @@ def claim(
     account: Annotated[
         str | None, typer.Option("--for", help="Claim for another account, which gets the money.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what can be claimed of which task.")
+    ] = False,
     password_file: PasswordOption = None,
     gas_price: GasPriceOption = 0,
     rpc: RpcOption = DEFAULT_RPC_URL,
@@ -178,14 +186,16 @@ def claim(
     If the token of one task refuses to pay, the rewards of the others are claimed all the same.
     """
     client = RpcClient(rpc)
-    sender = unlock_account(client, key, password_file, gas_price)
-    owner = sender.address if account is None else parse_address(account)
+    owner = read_address(find_key_file(key)) if account is None else parse_account(account)
     claims: list[RewardClaim] = []
     rewards: dict[TaskId, tuple[Address, int]] = {}
+    earned: list[int] = []
     for each in _list_task_ids(client) if task is None else [task]:
         task_id, reward = TaskId(each), client.reward_proof(each, owner)
         if reward is None:
             raise OperatorError(f"there is no task {task_id}; `pot task list` lists all tasks")
+        if reward.cumulative:
+            earned.append(each)
         if reward.claimable == 0:
             continue
         token = Address(read_bytes(get_value(get_task(client, each), "terms", "token")))
@@ -195,7 +205,14 @@ def claim(
                 task_id=task_id, account=owner, cumulative=reward.cumulative, proof=reward.proof
             )
         )
-    transactions, refused = _send_claims(sender, claims)
+    if not as_json:
+        for task_id, (token, amount) in rewards.items():
+            print_line(f"task {task_id}: {describe_amount(amount, token)}")
+    transactions: dict[TaskId, str] = {}
+    refused: dict[TaskId, str] = {}
+    if claims and not dry_run:
+        sender = unlock_account(client, key, password_file, gas_price)
+        transactions, refused = _send_claims(sender, claims)
     claimed: dict[Address, int] = {}
     transaction_of: dict[Address, str] = {}
     for task_id, transaction in transactions.items():
@@ -205,28 +222,42 @@ def claim(
     if as_json:
         print_json(
             {
+                "claimable": {str(each): str(amount) for each, (_, amount) in rewards.items()},
                 "claimed": {to_hex(token): str(amount) for token, amount in claimed.items()},
                 "tasks": list(transactions),
                 "transactionHash": next(reversed(transactions.values()), None),
             }
         )
-    elif claimed:
-        for token, amount in claimed.items():
-            print_line(f"claimed {describe_amount(amount, token)} in {transaction_of[token]}")
-    elif not refused:
-        print_line("nothing to claim")
+    elif not rewards:
+        for line in wrap_line(f"nothing to claim: {_explain_no_reward(owner, task, earned)}"):
+            print_line(line)
+    for token, amount in ({} if as_json else claimed).items():
+        print_done(f"claimed {describe_amount(amount, token)}", transaction_of[token])
     if refused:
         raise OperatorError(
             "; ".join(f"task {task_id} does not pay: {refused[task_id]}" for task_id in refused)
         )
 
 
+def _explain_no_reward(owner: Address, task: int | None, earned: Sequence[int]) -> str:
+    """Why an account has nothing to claim.
+
+    Args:
+        owner: The account.
+        task: The only task that was looked at; None for all.
+        earned: The tasks in which the account has earned something.
+    """
+    if earned:
+        names = f"task{'s'[: len(earned) > 1]} {', '.join(map(str, earned))}"
+        return f"all that the account has earned in {names} so far is claimed"
+    where = "any task" if task is None else f"task {task}"
+    return f"no settled round of {where} has paid account {to_hex(owner)}"
+
+
 def _send_claims(
     sender: Account, claims: Sequence[RewardClaim]
 ) -> tuple[dict[TaskId, str], dict[TaskId, str]]:
     """The transactions that paid, and the reasons of those that refused; both by task."""
-    if not claims:
-        return {}, {}
     try:
         transaction = get_text(sender.send_call(claim_many(claims)), "transactionHash")
     except RpcCallError:
@@ -302,7 +333,7 @@ def credit(
     elif transaction is None:
         print_line("no credit")
     else:
-        print_line(f"received {format_amount(amount)} {unit} in {transaction}")
+        print_done(f"received {format_amount(amount)} {unit}", str(transaction))
 
 
 @app.command(epilog="Example:  pot wallet faucet --key alice.json")
@@ -325,12 +356,6 @@ def faucet(
         print_json({"received": str(received), "transactionHash": receipt["transactionHash"]})
         return
     print_line(f"received {format_amount(received)} POT")
-
-
-def _parse_account(text: str) -> Address:
-
-    path = find_key_file(Path(text))
-    return read_address(path) if path.is_file() else parse_address(text)
 
 
 def _token_balance(client: RpcClient, account: Address) -> int:

@@ -498,7 +498,7 @@ def test_task_in_another_token_is_told_no_pot_that_it_does_not_pay(
         "escrowed 0.000000000000000077 of the task's token; what is not spent can be taken back"
         in submitted
     )
-    assert funded.startswith("task 1: added 2.5 of the task's token in ")
+    assert funded.startswith("task 1: added 2.5 of the task's token in\n")
     assert all("2 tokens  4 s" in line for line in watched.splitlines()[:2])
     assert "pays for no round: one costs up to 6.5 of the task's token" in few
     assert f"has 3 of token {token}, and needs 13 of token {token}: a budget of 13" in poor
@@ -592,7 +592,9 @@ def test_open_task_of_the_same_submitter_and_name_is_found(registry: FakeRegistr
     [
         (("min_miners = 1", "min_miners = 1\n[fee]\nlife = 3"), "[fee] life is not a known"),
         (("min_miners = 1", "min_miners = 1\n[resources]\npeak_bytes = 3"), "unit_milliseconds"),
-        (("rounds = 2", "round = 2"), "rounds is missing"),
+        (("rounds = 2", "round = 2"), "rounds is missing; did you mean round?"),
+        (("max_units = 4", "max_units = 4\nmin_unit = 2"), "setting; did you mean min_units?"),
+        (("max_units = 4", "max_units = 4\nzebra = 2"), "zebra is not a known setting"),
         (('"mean"', '"median"'), "aggregator must be one of"),
         (("rows.npz", "none.npz"), "none.npz"),
         (("[data]", "[data"), "not TOML"),

@@ -143,6 +143,21 @@ def test_send_moves_tokens_or_coins(pot: Pot, account: tuple[str, list[str]]) ->
     assert "0x" + coins.sender.hex() == account[0]
 
 
+def test_send_takes_the_name_of_an_account(
+    pot: Pot, tmp_path: Path, account: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.cli.account.DEFAULT_WALLET", tmp_path / "wallet")
+    chain = FakeChain()
+    options = (*account[1], "--amount", "1", "--token", "coin")
+    with serve(chain.answers()) as url:
+        pot("wallet", "send", *options, "--to", "alice", "--rpc", url)
+        unknown = pot.fails("wallet", "send", *options, "--to", "bob", "--rpc", url)
+    assert "'bob' is not an account; give 0x and 40 hex digits, or" in unknown
+    (sent,) = chain.transactions
+    assert sent.to is not None
+    assert "0x" + sent.to.hex() == account[0]
+
+
 def test_user_learns_why_a_transaction_waits_and_what_would_help(
     pot: Pot, account: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,9 +196,11 @@ def test_claim_takes_the_rewards_of_every_task_in_one_transaction(
         claimed = pot.json("wallet", "claim", *account[1], "--rpc", url)
         assert claimed["claimed"] == {"0x" + TRAINING_TOKEN.hex(): "12"}
         assert claimed["tasks"] == [1, 3]
-        assert pot("wallet", "claim", *account[1], "--task", 2, "--rpc", url) == (
-            "nothing to claim\n"
+        told = pot("wallet", "claim", *account[1], "--task", 2, "--rpc", url)
+        assert " ".join(told.split()) == (
+            f"nothing to claim: no settled round of task 2 has paid account {account[0]}"
         )
+        assert max(map(len, told.splitlines())) <= 80
         assert "there is no task 9" in pot.fails(
             "wallet", "claim", *account[1], "--task", 9, "--rpc", url
         )
@@ -194,6 +211,16 @@ def test_claim_takes_the_rewards_of_every_task_in_one_transaction(
         == reward_distributor.claim_many(
             [RewardClaim(TaskId(1), owner, 5, proof), RewardClaim(TaskId(3), owner, 7, proof)]
         ).data
+    )
+
+
+def test_claim_says_that_all_is_claimed_already(pot: Pot, account: tuple[str, list[str]]) -> None:
+    paid = {"cumulative": "9", "claimable": "0", "claimed": "9", "proof": [PROOF]}
+    answers = {**FakeChain().answers(), "pot_getRewardProof": lambda task, account: paid}
+    with serve(answers) as url:
+        told = pot("wallet", "claim", *account[1], "--rpc", url)
+    assert " ".join(told.split()) == (
+        "nothing to claim: all that the account has earned in tasks 1, 2, 3 so far is claimed"
     )
 
 
@@ -249,13 +276,21 @@ def test_rewards_in_different_tokens_are_not_added_up(
     chain.claimable = {1: 10**18, 2: 2 * 10**18, 3: 5 * 10**17}
     chain.other_tokens = {2: token}
     with serve(chain.answers()) as url:
+        shown = pot("wallet", "claim", "--key", account[1][1], "--dry-run", "--rpc", url)
+        assert chain.transactions == []
         told = pot("wallet", "claim", *account[1], "--rpc", url)
         claimed = pot.json("wallet", "claim", *account[1], "--rpc", url)["claimed"]
     name = "0x" + chain.transactions[0].hash.hex()
     assert told.splitlines() == [
-        f"claimed 1.5 POT in {name}",
-        f"claimed 2 of token 0x{token.hex()} in {name}",
+        "task 1: 1 POT",
+        f"task 2: 2 of token 0x{token.hex()}",
+        "task 3: 0.5 POT",
+        "claimed 1.5 POT in",
+        f"  {name}",
+        f"claimed 2 of token 0x{token.hex()} in",
+        f"  {name}",
     ]
+    assert shown.splitlines() == told.splitlines()[:3]
     assert claimed == {
         "0x" + TRAINING_TOKEN.hex(): str(15 * 10**17),
         "0x" + token.hex(): str(2 * 10**18),
@@ -315,6 +350,6 @@ def test_credit_in_the_token_of_a_task_is_taken(pot: Pot, account: tuple[str, li
     chain, token = FakeChain(), Address(b"\x44" * 20)
     with serve(chain.answers()) as url:
         taken = pot("wallet", "credit", *account[1], "--token", "0x" + token.hex(), "--rpc", url)
-    assert f"received 1 of token 0x{token.hex()} in " in taken
+    assert f"received 1 of token 0x{token.hex()} in\n" in taken
     (share,) = chain.transactions
     assert share.data == miner_seats.withdraw_credit(token).data

@@ -109,6 +109,7 @@ class TrainingHost:
         self._phase_floor_blocks = parameters.phase_floor_blocks
         self._index = index
         self._contracts = contracts
+        self._blobs = blobs
         self._announced = announced
         self._workers = workers
         self._clock = clock
@@ -260,24 +261,24 @@ class TrainingHost:
                 await self._jobs.wait_changed(self._due.get_wait_seconds())
 
     async def _count_promises(self) -> None:
-        """Count the tasks that this validator was ready for before it started.
-
-        Those of which it was ready before they became active were promised time, and come first.
-        """
+        """Count the tasks that it was ready for, first those that were promised time, or kept."""
         now = self._clock.now_ms() // 1000
-        late: list[tuple[TaskId, Promise]] = []
+        promises: list[tuple[bool, TaskId, Promise]] = []
         for task_id in await trio.to_thread.run_sync(self._list_paid, now):
             history = self._index.history(task_id)
             spec = None if history is None else self._index.spec(history)
-            if history is not None and spec is not None and self._is_ready(history):
-                if history.is_closed:
+            if history is None or spec is None:
+                continue
+            if history.is_closed:
+                # One that it refused is served with disk as well once others have made it active.
+                is_kept = history.rounds_settled > 0 and self._blobs.has(spec.initial_weights)
+                if self._is_ready(history) or is_kept:
                     self._closed_disk.add(history, spec)
-                elif self._was_ready_early(history):
-                    self._capacity.promise(task_id, compute_promise(spec))
-                else:
-                    late.append((task_id, compute_promise(spec)))
+            elif self._is_ready(history):
+                is_late = not self._was_ready_early(history)
+                promises.append((is_late, task_id, compute_promise(spec)))
             await trio.lowlevel.checkpoint()
-        for task_id, promise in late:
+        for _, task_id, promise in sorted(promises, key=lambda each: each[:2]):
             self._capacity.promise(task_id, promise)
 
     def _list_paid(self, now: int) -> list[TaskId]:

@@ -243,11 +243,11 @@ class Preparation:
             WorkerFailedError: The dry run did not finish.
         """
         spec, work = task.spec, task.work
-        is_examined = self._rows.find(task) is not None
-        if work.answer_code == READY_CODE or (work.is_accepted is None and is_examined):
+        is_accepted = work.is_accepted is None and self._rows.is_examined(task)
+        if work.answer_code == READY_CODE or is_accepted:
             self._accept(task)
             return
-        if work.is_accepted is False and is_examined:
+        if work.is_accepted is False and self._rows.find(task) is not None:
             work.can_check = True
         if work.is_accepted is False and work.can_check is not None:
             return

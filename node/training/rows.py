@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ from pot_common.atomic_file import write_atomically
 
 _RECORD_NAME: Final = re.compile(r"\d{1,20}")
 _ID_BYTES: Final = 32
+_REFUSED_MARK: Final = b"-"
 
 
 class RowRecords:
@@ -39,17 +41,26 @@ class RowRecords:
         self._directory = directory / "rows"
         self._directory.mkdir(parents=True, exist_ok=True)
 
-    def put(self, task_id: TaskId, rows_id: Hash32) -> None:
-        """Record the blob with a task's rows."""
-        write_atomically(self._path(task_id), rows_id)
+    def put(self, task_id: TaskId, rows_id: Hash32, *, is_refused: bool = False) -> None:
+        """Record the blob with a task's rows, and whether this validator refused the task."""
+        write_atomically(self._path(task_id), rows_id + (_REFUSED_MARK if is_refused else b""))
 
     def find(self, task_id: TaskId) -> Hash32 | None:
         """The blob with a task's rows; None if it is not known."""
+        data = self._read(task_id)
+        rows_id, mark = data[:_ID_BYTES], data[_ID_BYTES:]
+        is_whole = len(rows_id) == _ID_BYTES and mark in (b"", _REFUSED_MARK)
+        return Hash32(rows_id) if is_whole else None
+
+    def is_refused(self, task_id: TaskId) -> bool:
+        """Whether this validator refused the task when its rows were recorded."""
+        return self._read(task_id)[_ID_BYTES:] == _REFUSED_MARK
+
+    def _read(self, task_id: TaskId) -> bytes:
         try:
-            data = self._path(task_id).read_bytes()
+            return self._path(task_id).read_bytes()
         except FileNotFoundError:
-            return None
-        return Hash32(data) if len(data) == _ID_BYTES else None
+            return b""
 
     def list(self) -> Iterator[tuple[TaskId, Hash32]]:
         """All tasks that have a record, with their blobs."""
@@ -104,6 +115,14 @@ class TaskRows:
             self._blobs.delete(rows_id)
         return None
 
+    def is_examined(self, task: ServedTask) -> bool:
+        """Whether a dry run for which this validator would be ready has stored a task's rows.
+
+        After a refusal, rows are stored for the duties to a task that is active all the same. The
+        refusal may never have come to the chain, so it must not become *ready* after a restart.
+        """
+        return self.find(task) is not None and not self._records.is_refused(task.task_id)
+
     @asynccontextmanager
     async def open(self, task: ServedTask) -> AsyncIterator[RowsFile]:
         """The rows, or a file that a worker is to fill with them, which `keep` stores.
@@ -125,14 +144,19 @@ class TaskRows:
                 yield RowsFile({"rows": str(upload.path), "shards": [*shards]}, upload)
 
     async def keep(self, task: ServedTask, file: RowsFile) -> None:
-        """Store the rows with which a worker has filled a file.
+        """Store the rows with which a worker has filled a file, and whether the task is refused.
 
         Raises:
             BlobDiskError: The disk refused.
         """
+        rows_id = self._records.find(task.task_id)
         if file.upload is not None:
             rows_id = await trio.to_thread.run_sync(file.upload.finish_written)
-            await trio.to_thread.run_sync(self._records.put, task.task_id, rows_id)
+        elif rows_id is None or not self._records.is_refused(task.task_id):
+            return
+        is_refused = task.work.is_accepted is False
+        put = partial(self._records.put, task.task_id, rows_id, is_refused=is_refused)
+        await trio.to_thread.run_sync(put)
 
     async def ensure(self, task: ServedTask) -> Hash32:
         """The blob with a task's rows, which are unpacked again if they are lost.

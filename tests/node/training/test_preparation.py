@@ -494,17 +494,19 @@ async def test_a_task_waits_for_disk_and_is_refused_when_it_has_waited_too_long(
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("answer", [{"ready": VALIDATORS[:1]}, {"refusals": ((VALIDATORS[0], 7),)}])
 async def test_closed_task_keeps_no_other_out_for_longer_than_it_has_paid(
-    autojump_clock: MockClock, tmp_path: Path
+    autojump_clock: MockClock, tmp_path: Path, answer: Mapping[str, object]
 ) -> None:
+    """One that was active is kept, whatever this validator answered before it was started again."""
     pending = replace(pending_history(), task_id=TaskId(2))
     closed_at = NOW + int(trio.current_time()) - KEPT_SECONDS + 100
     closed = replace(
         pending_history(),
         status=TaskStatus.CLOSED,
-        ready=VALIDATORS[:1],
         closed=BlockContext(BlockNumber(90), closed_at),
         rounds_settled=1,
+        **answer,
     )
     node = Node(tmp_path, FakeChain({TASK: closed, TaskId(2): pending}), quota_bytes=2 * DISK_BYTES)
     async with trio.open_nursery() as nursery:
@@ -514,6 +516,24 @@ async def test_closed_task_keeps_no_other_out_for_longer_than_it_has_paid(
         await trio.sleep(60)
         assert answers(node) == [(2, READY_CODE)]
         nursery.cancel_scope.cancel()
+
+
+async def test_refused_task_that_is_not_held_keeps_no_other_out(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    pending = replace(pending_history(), task_id=TaskId(2))
+    closed = replace(
+        pending_history(),
+        status=TaskStatus.CLOSED,
+        refusals=((VALIDATORS[0], 14),),
+        closed=BlockContext(BlockNumber(90), NOW),
+        rounds_settled=1,
+    )
+    chain = FakeChain({TASK: closed, TaskId(2): pending})
+    chain.specs = {TASK: replace(SPEC, initial_weights=Hash32(bytes(32)))}
+    node = Node(tmp_path, chain, quota_bytes=2 * DISK_BYTES)
+    await node.run(lambda: bool(node.sent), seconds=10)
+    assert answers(node) == [(2, READY_CODE)]
 
 
 async def test_ready_is_not_posted_beyond_the_disk_quota(

@@ -273,6 +273,33 @@ async def test_a_pending_task_that_was_answered_costs_nothing_after_a_restart(
     assert again.chain.histories[TASK].status is TaskStatus.PENDING
 
 
+async def test_refusal_that_never_reached_the_chain_is_none_to_be_ready(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """The rows that a refused task needs when it is active looked like those of a good dry run."""
+    chain = FakeChain({TASK: pending_history()})
+    node = Node(tmp_path, chain)
+    node.verifier.answers = slow_worker
+    node.hold(0, 1, 2)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.host.run)
+        await until(lambda: bool(node.sent))
+        chain.histories = judging().histories
+        node.host.on_new_head([TASK])
+        await until(lambda: bool(node.verdicts()), seconds=5)
+        nursery.cancel_scope.cancel()
+    again = Node(tmp_path, chain)
+    again.verifier.answers = slow_worker
+    await again.run(lambda: bool(again.verdicts()), seconds=20)
+    assert again.host.describe_readiness(TASK)["code"] == "resources_exceeded"
+    # A dry run that turns out well is remembered.
+    for dry_runs in (1, 0):
+        better = Node(tmp_path, chain)
+        await better.run(lambda started=better: bool(started.verdicts()), seconds=20)
+        assert better.verifier.asked.count("dry_run") == dry_runs
+        assert better.host.describe_readiness(TASK)["state"] == "ready"
+
+
 @pytest.mark.parametrize("is_refused", [False, True])
 async def test_dry_run_before_a_restart_counts_as_long_as_its_rows_are_held(
     autojump_clock: MockClock, tmp_path: Path, is_refused: bool

@@ -15,7 +15,9 @@ from chain.params import BOUNDS, ChainParameters, compute_attempt_seconds
 from chain.types.validator_set import compute_quorum
 from tests.worlds.contracts import (
     MINERS,
+    OK,
     PRICES,
+    UNCHECKED,
     World,
     account,
     deploy_contracts,
@@ -33,12 +35,13 @@ class Ballot:
     Attributes:
         quick_verdicts: So many blocks come at first, and end just before the deadline of verdicts.
             All others are as slow as those of a healthy chain may be.
-        has_quorum: Whether a quorum of verdicts comes then.
+        said: The verdict of a quorum that comes then; None if none comes. A verdict that is not
+            complete lets the phase last to its deadline.
         quick_results: As the first one, in the result phase.
     """
 
     quick_verdicts: int = 1_200
-    has_quorum: bool = True
+    said: int | None = OK
     quick_results: int = 0
 
 
@@ -56,7 +59,7 @@ class Course:
 
 
 BLOCKS = st.sampled_from((0, 1, 7, 1_200, 10**6))
-BALLOTS = st.builds(Ballot, BLOCKS, st.booleans(), BLOCKS)
+BALLOTS = st.builds(Ballot, BLOCKS, st.sampled_from((None, OK, UNCHECKED)), BLOCKS)
 SECONDS = st.sampled_from((4, 5, 30, 600, 86_400))
 
 COURSES = st.builds(
@@ -157,9 +160,11 @@ def run_attempt(course: Course) -> None:
     slow.advance_late()
     for ballot, pace in enumerate(course.ballots):
         slow.mine_quickly(pace.quick_verdicts)
-        if pace.has_quorum:
+        if pace.said is not None:
             # Another validator is missing each time, so that it is waited for.
-            world.judge((0,), (slow.operators[ballot:] + slow.operators[:ballot])[: slow.quorum])
+            world.judge(
+                (pace.said,), (slow.operators[ballot:] + slow.operators[:ballot])[: slow.quorum]
+            )
         slow.end_phase(Phase.VERDICT)
         slow.advance_late()
         for phase in (Phase.RESULT, Phase.PAYMENT):

@@ -40,6 +40,34 @@ def test_a_state_of_two_tasks_is_forgotten_for_each(tmp_path: Path) -> None:
     assert store.get(ROOT) is None
 
 
+def test_question_for_an_unknown_root_searches_no_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any peer may ask, as often as its limits allow; one thread answers all of them."""
+    StatePartStore(tmp_path).put(TASK, 1, PARTS)
+    store = StatePartStore(tmp_path)
+    monkeypatch.setattr(Path, "glob", lambda *_: pytest.fail("it lists the folders of all tasks"))
+    monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("it reads a file"))
+    assert store.get(Hash32(bytes(32))) is None
+
+
+def test_root_that_is_written_while_it_is_removed_stays_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = StatePartStore(tmp_path)
+    store.put(TASK, 1, PARTS)
+    unlink = Path.unlink
+
+    def unlink_and_write(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok)
+        StatePartStore.put(store, TASK, 2, PARTS)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", unlink_and_write)
+        store.remove(TASK, ROOT)
+    assert store.get(ROOT) == PARTS
+
+
 @pytest.mark.parametrize("damage", [b"", b"short", b"\x01" * 96, b"".join(PARTS) + b"x"], ids=len)
 def test_damaged_file_is_ignored_and_written_again(tmp_path: Path, damage: bytes) -> None:
     store = StatePartStore(tmp_path)

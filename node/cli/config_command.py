@@ -8,7 +8,7 @@ import typer
 from chain.genesis import build_genesis
 from chain.hexadecimal import to_hex
 from node.cli.output import JsonOption, print_fields, print_json, print_line
-from node.config import load_config
+from node.config import MempoolSection, MetricsSection, load_config
 from pot_common.keystore import get_password, read_address
 
 app = typer.Typer(no_args_is_help=True)
@@ -55,7 +55,8 @@ def check(
             ("listens for peers", ", ".join(loaded.network.listen)),
             ("starts from", f"{len(loaded.network.bootstrap)} other nodes"),
             ("RPC", f"http://{loaded.rpc.host}:{loaded.rpc.port}" if serves else "none"),
-            ("metrics", f"http://{loaded.metrics.host}:{loaded.metrics.port}/metrics"),
+            ("metrics", _describe_metrics(loaded.metrics)),
+            ("free gas", _describe_free_gas(loaded.mempool)),
         ]
     )
     if "consensus" in accounts:
@@ -65,3 +66,16 @@ def check(
                 "note: the consensus account is not among the validators of the genesis: the node "
                 "follows until it joins (pot validator propose join)"
             )
+
+
+def _describe_metrics(section: MetricsSection) -> str:
+    return f"http://{section.host}:{section.port}/metrics" if section.enabled else "none"
+
+
+def _describe_free_gas(section: MempoolSection) -> str:
+    if not section.gas_price_wei:
+        return "without a limit, because mempool.gas_price_wei is 0"
+    return (
+        f"{section.free_gas_per_second} units a second, below a price of "
+        f"{section.gas_price_wei} wei"
+    )

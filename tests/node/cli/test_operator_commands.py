@@ -135,7 +135,9 @@ def test_init_without_a_genesis_gives_the_accounts_that_the_genesis_needs(
     )
 
 
-def test_following_node_has_a_configuration_and_no_keys(pot: Pot, tmp_path: Path) -> None:
+def test_following_node_has_a_configuration_and_no_keys(
+    pot: Pot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     genesis, directory = tmp_path / "genesis.json", tmp_path / "node"
     new_genesis(pot, genesis)
     assert "is not JSON" in pot.fails("init", "--data-dir", directory, "--genesis", __file__)
@@ -148,6 +150,14 @@ def test_following_node_has_a_configuration_and_no_keys(pot: Pot, tmp_path: Path
     checked = pot("config", "check", "--config", config_of(directory))
     assert str(made["genesisHash"]) in checked
     assert "follows the chain" in checked
+    assert "http://127.0.0.1:6060/metrics" in checked
+    assert "500000 units a second, below a price of 1000000000 wei" in checked
+    assert max(map(len, checked.splitlines()[1:])) <= 80 + len(str(tmp_path))
+    monkeypatch.setenv("POT_METRICS__ENABLED", "false")
+    monkeypatch.setenv("POT_MEMPOOL__GAS_PRICE_WEI", "0")
+    shown = pot("config", "check", "--config", config_of(directory)).splitlines()
+    assert "metrics            none" in shown
+    assert "free gas           without a limit, because mempool.gas_price_wei is 0" in shown
 
 
 def test_settings_that_init_writes_as_comments_are_settings(

@@ -170,8 +170,9 @@ class MempoolSection(_Section):
 
     gas_price_wei: Annotated[int, Field(ge=0, le=2**63)] = 10**9
     """Transactions that pay less for a unit of gas share a ration; 0 for no ration."""
-    free_gas_per_second: Annotated[int, Field(ge=1, le=10**12)] = 500_000
-    """The ration of the whole network. A validator gives its part of it in its own blocks."""
+    free_gas_per_second: Annotated[int, Field(ge=0, le=10**12)] = 500_000
+    """The ration of the whole network; 0 for none. A validator gives its part of it in its own
+    blocks."""
 
 
 class LogsSection(_Section):

@@ -288,6 +288,7 @@ class _Node:
             consensus=consensus,
             peers=network.requests,
             sync=sync,
+            mempool=mempool,
         )
         self._workers = _build_workers(config.verifier)
         operator = None

@@ -75,6 +75,8 @@ def _describe_metrics(section: MetricsSection) -> str:
 def _describe_free_gas(section: MempoolSection) -> str:
     if not section.gas_price_wei:
         return "without a limit, because mempool.gas_price_wei is 0"
+    if not section.free_gas_per_second:
+        return "none, because mempool.free_gas_per_second is 0"
     return (
         f"{section.free_gas_per_second} units a second, below a price of "
         f"{section.gas_price_wei} wei"

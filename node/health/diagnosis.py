@@ -154,6 +154,10 @@ class NodeHealth:
     """Seconds by which the proposal's time was behind our clock when it came, if `step` is TOO_OLD.
     """
     disk_free_bytes: int = 2**40
+    free_gas_seconds: float = 0.0
+    """For how long the transactions that pay nothing would fill the ration of free gas."""
+    suggested_price_wei: int = 0
+    """What a transaction has to offer for a unit of gas so as not to wait; 0 if nothing."""
 
     @property
     def overdue_seconds(self) -> float:
@@ -185,6 +189,7 @@ def diagnose(health: NodeHealth) -> tuple[Finding, ...]:
         *_check_peers(health),
         *_check_progress(health),
         *_check_silent(health),
+        *_check_free_gas(health),
     ]
     return tuple(sorted(found, key=lambda finding: finding.severity is Severity.WARNING))
 
@@ -346,6 +351,20 @@ def _check_silent(health: NodeHealth) -> Iterable[Finding]:
                 f"{validator.label} does not take part: {_describe_absence(validator)}.",
                 _cure_of_absent([validator]),
             )
+
+
+def _check_free_gas(health: NodeHealth) -> Iterable[Finding]:
+    # Without a ration, none can be exhausted.
+    if health.suggested_price_wei and health.free_gas_seconds:
+        yield Finding(
+            "free_gas_exhausted",
+            Severity.WARNING,
+            "Too many transactions that pay nothing wait: they ask for the free gas of "
+            f"{_span(health.free_gas_seconds)}.",
+            f"Whoever cannot wait offers {health.suggested_price_wei} wei for a unit of gas "
+            "(--gas-price). If such transactions are wanted, the validators agree on a larger "
+            "mempool.free_gas_per_second, which costs disk (docs/prices.md).",
+        )
 
 
 # Sentences.

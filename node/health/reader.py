@@ -15,6 +15,7 @@ from chain.types.validator_set import ValidatorSet, compute_max_faulty, compute_
 from node.clock import Clock
 from node.consensus.host import ConsensusHost
 from node.health.diagnosis import NodeHealth, Step, ValidatorStatus
+from node.mempool.pool import Mempool
 from node.network.peers import PeerInfo
 from node.network.requests import ConnectedPeers
 from node.storage.block_store import BlockStore
@@ -39,6 +40,7 @@ class HealthReader:
         consensus: ConsensusHost,
         peers: ConnectedPeers,
         sync: BlockSync,
+        mempool: Mempool,
     ) -> None:
         self._due_seconds = DUE_MARGIN_SECONDS + (
             (parameters.empty_block_interval_ms + 2 * parameters.view_timeout_base_ms) / 1000
@@ -51,6 +53,7 @@ class HealthReader:
         self._consensus = consensus
         self._peers = peers
         self._sync = sync
+        self._mempool = mempool
         self._started_at = trio.current_time()
         self._connected_at: dict[Address, float] = {}
 
@@ -81,6 +84,8 @@ class HealthReader:
             held_seconds=None if state is None else self._find_held_seconds(state),
             late_seconds=None if state is None else self._find_late_seconds(state),
             disk_free_bytes=shutil.disk_usage(self._data_dir).free,
+            free_gas_seconds=self._mempool.free_gas_seconds,
+            suggested_price_wei=self._mempool.suggest_price(),
         )
 
     def _read_validators(

@@ -36,14 +36,15 @@ class FreeGasPolicy:
     price_wei: int
     """A transaction that pays less for a unit of gas is free. With 0 none is."""
     gas_per_second: int
-    """The ration of the whole network."""
+    """The ration of the whole network; with 0 nothing is included for less than the price."""
     block_gas: int
     """The most gas of all free transactions in a block, and so the largest gas limit of one."""
 
     @classmethod
     def build(cls, config: GenesisConfig, *, price_wei: int, gas_per_second: int) -> Self:
         """The policy of a node's settings on a network."""
-        block_gas = FREE_SECONDS * config.parameters.execution_gas_per_second
+        seconds = FREE_SECONDS if gas_per_second else 0
+        block_gas = seconds * config.parameters.execution_gas_per_second
         return cls(price_wei, gas_per_second, min(block_gas, config.gas_limit))
 
     def is_free(self, transaction: Transaction, base_fee_per_gas: int) -> bool:
@@ -57,16 +58,17 @@ class FreeGasPolicy:
             InvalidTransaction: UNDERPRICED, with the price that would do.
         """
         if free_gas > self.block_gas:
+            most = f"gas limit {free_gas}; without a price, validators include at most "
+            limit = f"{most}{self.block_gas}" if self.block_gas else "no gas is free at this node"
             raise InvalidTransaction(
                 RejectionReason.UNDERPRICED,
-                f"gas limit {free_gas}; without a price, validators include at most "
-                f"{self.block_gas}: offer {self.price_wei} wei for a unit of gas",
+                f"{limit}: offer {self.price_wei} wei for a unit of gas",
             )
 
     def suggest_price(self, waiting_gas: int) -> int:
         """What to offer for a unit of gas, in wei, if free transactions ask for `waiting_gas`."""
         is_crowded = waiting_gas > CROWDED_SECONDS * self.gas_per_second
-        return self.price_wei if is_crowded else 0
+        return self.price_wei if is_crowded or not self.gas_per_second else 0
 
 
 NO_RATION: Final = FreeGasPolicy(price_wei=0, gas_per_second=0, block_gas=0)

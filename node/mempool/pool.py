@@ -109,6 +109,12 @@ class Mempool:
         """The gas limits of all transactions that share the ration of free gas."""
         return self._held.waiting_free_gas
 
+    @property
+    def free_gas_seconds(self) -> float:
+        """For how long those transactions would fill the ration; 0 without a ration."""
+        rate = self.free_gas.gas_per_second
+        return self._held.waiting_free_gas / rate if rate else 0.0
+
     def suggest_price(self) -> int:
         """What to offer for a unit of gas, in wei, so as not to wait long."""
         return self.free_gas.suggest_price(self._held.waiting_free_gas)

@@ -277,3 +277,12 @@ def test_a_finding_is_json() -> None:
     finding = only(replace(HEALTHY, disk_free_bytes=0))
     assert set(finding.to_json()) == {"code", "severity", "text", "cure"}
     assert finding.to_json()["severity"] == "critical"
+
+
+def test_exhausted_ration_of_free_gas_is_found_with_the_price() -> None:
+    given = replace(HEALTHY, free_gas_seconds=4_000, suggested_price_wei=7)
+    (finding,) = diagnose(given)
+    assert (finding.code, finding.severity) == ("free_gas_exhausted", Severity.WARNING)
+    assert "the free gas of 67 min" in finding.text
+    assert "offers 7 wei for a unit of gas (--gas-price)" in finding.cure
+    assert diagnose(replace(given, free_gas_seconds=0)) == (), "this node gives no free gas"

@@ -35,6 +35,7 @@ async def test_proposal_that_is_too_old_is_a_step_of_its_own(
             consensus=node.host,
             peers=node,
             sync=node.sync,
+            mempool=node.mempool,
         )
         await until(lambda: reader.read().step is Step.TOO_OLD)
         health = reader.read()

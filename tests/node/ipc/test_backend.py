@@ -91,6 +91,7 @@ async def running_backend(path: Path) -> AsyncIterator[tuple[Backend, ClusterNod
                     consensus=node.host,
                     peers=node,
                     sync=node.sync,
+                    mempool=node.mempool,
                 ),
                 wake_training=notified.wake,
                 take_reveal=notified.reveals.append,
@@ -128,6 +129,12 @@ async def test_gas_price_is_suggested_while_free_transactions_wait(
         free = sign(ALICE, 0, get_address(BOB), maxFeePerGas=0, maxPriorityFeePerGas=0)
         await backend.submit_transaction(free.raw)
         assert backend.get_gas_price() == 10**9
+        findings = backend.get_consensus_state()["findings"]
+        assert isinstance(findings, list)
+        told = [each for each in findings if isinstance(each, dict)]
+        assert [each["text"] for each in told if each["code"] == "free_gas_exhausted"] == [
+            "Too many transactions that pay nothing wait: they ask for the free gas of 10 s."
+        ]
         large = sign(BOB, 0, None, data=b"", gas=60_000, maxFeePerGas=0, maxPriorityFeePerGas=0)
         with pytest.raises(RejectedInputError) as refused:
             await backend.submit_transaction(large.raw)

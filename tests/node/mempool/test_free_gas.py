@@ -328,3 +328,17 @@ def test_nothing_is_suggested_without_a_ration(head: FakeHead) -> None:
         pool.add(with_gas(16_000_000, nonce=nonce))
     assert pool.suggest_price() == 0
     assert pool.candidates().free == frozenset()
+
+
+def test_node_without_a_ration_takes_and_gives_nothing_below_the_price(head: FakeHead) -> None:
+    policy = FreeGasPolicy.build(genesis_config(), price_wei=GWEI, gas_per_second=0)
+    pool = Mempool(head, free_gas=policy)
+    with pytest.raises(InvalidTransaction) as refused:
+        pool.add(transaction(ALICE, 0))
+    assert refused.value.reason is RejectionReason.UNDERPRICED
+    assert refused.value.detail == (
+        "no gas is free at this node: offer 1000000000 wei for a unit of gas"
+    )
+    assert pool.suggest_price() == GWEI
+    assert pool.free_gas_seconds == 0
+    assert FreeGasBucket.full(policy, 0).fill(policy, 10**9, 1).gas == 0

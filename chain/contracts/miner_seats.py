@@ -82,7 +82,7 @@ class SeatState:
     bonded_from: int
     """The bonds answer for attempts from this ordinal on, before the seat was taken again, too."""
     has_displaced: bool
-    """Whether other seats ended to make room when it was taken last."""
+    """Whether seats past their term ended to make room when it was taken last."""
 
     def get_last_attempt(self, attempt_count: int) -> int:
         """The ordinal of the last attempt that the seat takes part in; 0 if there is none.

@@ -81,7 +81,8 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
     "SeatsAttemptOwed": lambda task, _miner: (
         f"a new seat in task {task} must take part in one attempt first; leave once that attempt "
         f"has opened, after {IDLE_BLOCKS} blocks in which none opens, or while an attempt without "
-        "the seat takes commitments"
+        "the seat takes commitments; but a seat that has displaced others waits until an attempt "
+        "opens or the task is closed, unless it is paused or lacks miners or units"
     ),
     "SeatsBondLocked": lambda task, _miner: (
         f"the bonds in task {task} are locked while the seat goes on, and as long as its last "
@@ -104,8 +105,8 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
     ),
     "SeatsNotDisplaceable": lambda task, miner: (
         f"the seat of {miner} in task {task} cannot be displaced: its term is not over, there is "
-        "room without it, it has more than twice the units of the new seat, or too few units for "
-        "an attempt would be left; try again"
+        "room without it, it has more than twice the units of the new seat, or too few seats or "
+        "units for an attempt would be left; try again"
     ),
     "SeatsTooManyMiners": lambda limit: (
         f"the task has {limit} miners, as many as a task can have; mine another"

@@ -100,19 +100,8 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         uint32 least = _leastUnits(task);
         if (units < least) revert SeatsTooFewUnits(least);
         address[] storage members = _members[taskId];
-        uint256 displaceable = DISPLACED_PER_UNIT * units;
-        if (displaced.length != 0) {
-            // A paused task opens no attempt that the newcomer would owe.
-            if (!_isActive(taskId)) revert SeatsNotActive(taskId);
-            _requireNotOpening(taskId, progress);
-        }
-        for (uint256 i = 0; i < displaced.length; ++i) {
-            displaceable -= _displace(taskId, task, progress, displaced[i], units, displaceable);
-        }
-        // Without this, a newcomer could take the units away without which no attempt opens, and then owes none.
-        if (displaced.length != 0 && task.registeredUnits + units < task.minUnits) {
-            revert SeatsNotDisplaceable(taskId, displaced[0]);
-        }
+        bool hasDisplaced = displaced.length != 0
+            && _makeRoom(taskId, task, progress, displaced, units, isReturning && seat.isDisplaced);
         if (members.length == MAX_MINERS) revert SeatsTooManyMiners(MAX_MINERS);
         // Each miner does the units that it declared. Nothing is drawn, so no choice of an address or of the
         // seed brings more work.
@@ -134,7 +123,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         seat.position = uint32(members.length);
         seat.registeredBlock = uint32(block.number);
         seat.isDisplaced = false;
-        seat.hasDisplaced = displaced.length != 0;
+        seat.hasDisplaced = hasDisplaced;
         emit MinerRegistered(taskId, msg.sender, units, bond, _seatBondLeft(seat));
 
         if (isReturning) return;
@@ -392,19 +381,34 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
 
     /// @dev Whether a seat that has not taken part since it was taken may be given up. While an attempt takes
     /// commitments, the others still have time to take the room before the next one opens. Later, a seat could
-    /// keep them out at no cost, and leave. One that ended other seats would have taken them for nothing.
+    /// keep them out at no cost, and leave. One that ended other seats would have taken them for nothing. So it
+    /// owes the next attempt, however late that opens, unless those miners can take their seats back.
     function _owesNothing(uint256 taskId, IGradientLedger.Progress memory progress, Seat storage seat)
         private
         view
         returns (bool)
     {
-        if (!_isActive(taskId) && !seat.hasDisplaced) return true;
-        if (progress.isOpen) {
-            return !seat.hasDisplaced && LEDGER.phase(taskId) == IGradientLedger.Phase.Commitment;
+        if (seat.hasDisplaced) {
+            if (!_isStalled(taskId, _tasks[taskId], progress)) return false;
+        } else {
+            if (!_isActive(taskId)) return true;
+            if (progress.isOpen) return LEDGER.phase(taskId) == IGradientLedger.Phase.Commitment;
         }
         uint256 quietSince =
             seat.registeredBlock > progress.endedBlock ? seat.registeredBlock : progress.endedBlock;
         return block.number >= quietSince + IDLE_BLOCKS;
+    }
+
+    /// @dev Whether only its miners or its submitter can have the task open an attempt: it is paused, or lacks
+    /// seats or units. Time, attempts and money can be bought by any account.
+    function _isStalled(uint256 taskId, TaskSeats storage task, IGradientLedger.Progress memory progress)
+        private
+        view
+        returns (bool)
+    {
+        if (progress.isOpen) return false;
+        return !_isActive(taskId) || _members[taskId].length < task.minMiners
+            || task.registeredUnits < task.minUnits;
     }
 
     /// @dev An account whose seat has ended takes it again with the bonds that it still has there. They answer
@@ -424,25 +428,45 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         if (units != seat.units) revert SeatsInvalidUnits(units);
     }
 
-    /// @dev Displaces one seat, and returns its units. Reverts if the newcomer does not need the room, if the
-    /// term of the seat is not over, or if the seat has more than `displaceable` units.
-    function _displace(
+    /// @dev Ends seats to make room for the caller's, and returns whether it has to owe an attempt for that. A
+    /// displacement is final once the newcomer takes part in an attempt. Before that, those that were displaced
+    /// take their seats back from it if the task is stalled: otherwise newcomers could displace miners, see to it
+    /// that no attempt opens that they would owe, and keep the task for nothing.
+    function _makeRoom(
         uint256 taskId,
         TaskSeats storage task,
         IGradientLedger.Progress memory progress,
-        address miner,
+        address[] calldata displaced,
         uint32 units,
-        uint256 displaceable
-    ) private returns (uint32) {
-        Seat storage seat = _seats[taskId][miner];
-        bool isFull = _members[taskId].length == MAX_MINERS || units > _freeUnits(taskId, task);
-        bool isTermOver =
-            seat.position != 0 && uint256(seat.firstAttempt) + seatAttempts <= progress.attemptCount + 1;
-        if (!isFull || !isTermOver || seat.units > displaceable) revert SeatsNotDisplaceable(taskId, miner);
-        _account(taskId, progress, seat, miner);
-        if (seat.position != 0) _endSeat(taskId, progress, seat, miner);
-        seat.isDisplaced = true;
-        return seat.units;
+        bool isDisplaced
+    ) private returns (bool hasDisplaced) {
+        _requireNotOpening(taskId, progress);
+        // A miner that was displaced since the last attempt opened has taken part in that one.
+        bool takesBack = isDisplaced && _seats[taskId][msg.sender].lastAttempt == progress.attemptCount
+            && _isStalled(taskId, task, progress);
+        uint256 displaceable = DISPLACED_PER_UNIT * units;
+        for (uint256 i = 0; i < displaced.length; ++i) {
+            Seat storage seat = _seats[taskId][displaced[i]];
+            bool isFull = _members[taskId].length == MAX_MINERS || units > _freeUnits(taskId, task);
+            if (!isFull || seat.position == 0) revert SeatsNotDisplaceable(taskId, displaced[i]);
+            if (!takesBack || !seat.hasDisplaced || seat.firstAttempt <= progress.attemptCount) {
+                bool isTermOver = uint256(seat.firstAttempt) + seatAttempts <= progress.attemptCount + 1;
+                if (!isTermOver || seat.units > displaceable) {
+                    revert SeatsNotDisplaceable(taskId, displaced[i]);
+                }
+                displaceable -= seat.units;
+                hasDisplaced = true;
+            }
+            _account(taskId, progress, seat, displaced[i]);
+            if (seat.position != 0) _endSeat(taskId, progress, seat, displaced[i]);
+            seat.isDisplaced = true;
+        }
+        if (!hasDisplaced) return false;
+        // A paused task opens no attempt that the newcomer would owe, nor does one without enough seats or units.
+        if (!_isActive(taskId)) revert SeatsNotActive(taskId);
+        if (_members[taskId].length + 1 < task.minMiners || task.registeredUnits + units < task.minUnits) {
+            revert SeatsNotDisplaceable(taskId, displaced[0]);
+        }
     }
 
     /// @dev The seat takes part in no attempt that opens from now on; it still finishes the open one.

@@ -132,7 +132,8 @@ SEATS: Final = "seats"
 Two misses in eight attempts, a miss in the last attempt and a fraud burn what is left, and nothing
 else does. All seats together have no more units than a round, and an attempt opens only with enough
 of them. A newcomer displaces only seats whose term is over and whose units it needs, leaves enough
-for an attempt, and is refused for no other reason.
+for an attempt, and is refused for no other reason. It owes the next attempt; as long as none opens
+because seats or units are missing or the task is paused, those it displaced take their seats back.
 """
 VOTES: Final = "votes"
 """Operators' votes change something, and few of a ballot do."""
@@ -240,7 +241,9 @@ class Seat:
     """The first attempt since the seat was taken last."""
     since_block: int
     has_displaced: bool = False
-    """Whether other seats ended for it when it was taken last."""
+    """Whether seats past their term ended for it when it was taken last."""
+    is_displaced: bool = False
+    """Whether it ended to make room for another one."""
     last_attempt: int | None = None
     """None while the seat has not ended; 0 if it took part in none."""
     earlier: list[int] = field(default_factory=list)
@@ -483,7 +486,7 @@ class Checkers:
         number, units, names = decode(["uint256", "uint32", "address[]"], transaction.call.data[4:])
         task_id, displaced = TaskId(number), [Address(bytes.fromhex(each[2:])) for each in names]
         objection = self._find_return_objection(task_id, units, transaction.sender)
-        objection = objection or self._find_objection(task_id, units, displaced)
+        objection = objection or self._find_objection(task_id, units, displaced, transaction.sender)
         name = "" if error is None else error if isinstance(error, str) else error.name
         text = f"{transaction.label}: {objection or 'it has a right to its place'}, {error}"
         if error is None:
@@ -492,7 +495,12 @@ class Checkers:
             self.require(SEATS, bool(objection), text)
         if error is None and displaced:
             self._cluster.counts["seats displaced"] += len(displaced)
-            self._displacing.add((task_id, transaction.sender))
+            back = self._list_reversible(task_id, transaction.sender)
+            self._cluster.counts["seats taken back"] += len(back & set(displaced))
+            if not back.issuperset(displaced):
+                self._displacing.add((task_id, transaction.sender))
+            for miner in displaced:
+                self._seats[task_id, miner].is_displaced = True
 
     def _find_return_objection(self, task_id: TaskId, units: int, miner: Address) -> str:
         """Why an account may not take its ended seat again; empty if it may, or has none."""
@@ -539,19 +547,46 @@ class Checkers:
         committed = self._committed[task_id]
         return not is_over and not (committed and expected <= committed)
 
-    def _find_objection(self, task_id: TaskId, units: int, displaced: Sequence[Address]) -> str:
-        """Why a newcomer has no right to its place; empty if it has one."""
-        is_open = task_id in self._open
-        if displaced and is_open and self._open_block[task_id] == self._chain.view.number:
-            return "an attempt has just opened"
-        if displaced and self._chain.view.histories[task_id].status is not TaskStatus.ACTIVE:
-            return "no attempt opens that it would owe"
-        ordinal, term = self._attempt_count.get(task_id, 0), self._cluster.world.seat_attempts
-        live = {
+    def _list_live(self, task_id: TaskId) -> dict[Address, Seat]:
+        """The seats of a task that have not ended."""
+        return {
             miner: seat
             for (of_task, miner), seat in self._seats.items()
             if of_task == task_id and seat.last_attempt is None
         }
+
+    def _is_stalled(self, task_id: TaskId) -> bool:
+        """Whether no attempt opens until its submitter or further miners do something."""
+        if task_id in self._open:
+            return False
+        reward = self._spec(task_id).reward
+        units = [seat.units for seat in self._list_live(task_id).values()]
+        is_active = self._chain.view.histories[task_id].status is TaskStatus.ACTIVE
+        return not is_active or len(units) < reward.min_miners or sum(units) < reward.min_units
+
+    def _list_reversible(self, task_id: TaskId, miner: Address) -> set[Address]:
+        """The seats from which a displaced miner may take its place back."""
+        seat, count = self._seats.get((task_id, miner)), self._attempt_count.get(task_id, 0)
+        is_displaced = seat is not None and seat.is_displaced and seat.last_attempt == count
+        if not is_displaced or not self._is_stalled(task_id):
+            return set()
+        live = self._list_live(task_id)
+        return {
+            each for each in live if live[each].has_displaced and live[each].since_attempt > count
+        }
+
+    def _find_objection(
+        self, task_id: TaskId, units: int, displaced: Sequence[Address], newcomer: Address
+    ) -> str:
+        """Why a newcomer has no right to its place; empty if it has one."""
+        is_open = task_id in self._open
+        if displaced and is_open and self._open_block[task_id] == self._chain.view.number:
+            return "an attempt has just opened"
+        ordinal, term = self._attempt_count.get(task_id, 0), self._cluster.world.seat_attempts
+        live, reversible = self._list_live(task_id), self._list_reversible(task_id, newcomer)
+        final = [each for each in displaced if each not in reversible]
+        if final and self._chain.view.histories[task_id].status is not TaskStatus.ACTIVE:
+            return "no attempt opens that it would owe"
         spec, most = self._spec(task_id), formats.DISPLACED_PER_UNIT * units
 
         def count_free() -> int:
@@ -563,13 +598,17 @@ class Checkers:
             seat = live.pop(miner, None)
             if seat is None:
                 return "it names a miner without a seat"
+            if miner in reversible:
+                continue
             if seat.since_attempt + term > ordinal + 1:
                 return "it names a seat within its term"
             most -= seat.units
             if most < 0:
                 return "it displaces too many units"
-        if displaced and units + sum(seat.units for seat in live.values()) < spec.reward.min_units:
+        if final and units + sum(seat.units for seat in live.values()) < spec.reward.min_units:
             return "it leaves fewer units than an attempt needs"
+        if final and len(live) + 1 < spec.reward.min_miners:
+            return "it leaves fewer seats than an attempt needs"
         return "the task is full" if units > count_free() else ""
 
     def _apply(self, event: object) -> None:
@@ -748,7 +787,7 @@ class Checkers:
                 self.require(MONEY, amounts == (old.bond, old.seat_bond), f"{event} of {old}")
                 old.earlier = sorted(old.list_attempts(first - 1))
                 old.since_attempt, old.since_block, old.last_attempt = first, number, None
-                old.has_displaced = has_displaced
+                old.has_displaced, old.is_displaced = has_displaced, False
                 self._cluster.counts["seats taken again"] += 1
                 return
             self._old_seats.append((key, old))
@@ -760,14 +799,19 @@ class Checkers:
     def _check_leaving(self, event: MinerLeft, seat: Seat) -> None:
         """A newcomer owes an attempt, unless none opens or others have time to take its place."""
         view = self._chain.view
+        status = view.histories[event.task_id].status
         # A seat that was taken again may end at once for an attempt before that.
-        is_over = seat.is_fraud or len(seat.missed) >= formats.MISSES
-        is_owed = view.histories[event.task_id].status is TaskStatus.ACTIVE and not is_over
-        is_owed = is_owed and view.number < seat.since_block + IDLE_BLOCKS
-        is_owed = is_owed and (seat.has_displaced or not self._takes_commitments(event.task_id))
+        is_free = seat.is_fraud or len(seat.missed) >= formats.MISSES or seat.is_displaced
+        is_free = is_free or status is TaskStatus.CLOSED
+        is_quiet = view.number >= seat.since_block + IDLE_BLOCKS
+        if seat.has_displaced:
+            is_free = is_free or (is_quiet and self._is_stalled(event.task_id))
+        else:
+            is_free = is_free or is_quiet or status is not TaskStatus.ACTIVE
+            is_free = is_free or self._takes_commitments(event.task_id)
         has_taken_part = self._attempt_count.get(event.task_id, 0) >= seat.since_attempt
         text = f"{self._name(event.miner)} leaves before its first attempt"
-        self.require(SEATS, has_taken_part or not is_owed, text)
+        self.require(SEATS, has_taken_part or is_free, text)
         # Else it would be expected in an attempt whose participants do not have it.
         is_opening = event.task_id in self._open and self._open_block[event.task_id] == view.number
         text = f"{self._name(event.miner)} leaves in the block that opens an attempt"

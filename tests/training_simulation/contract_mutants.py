@@ -115,8 +115,8 @@ CONTRACT_MUTANTS: Final = {
         "a newcomer displaces seats of any size",
         SEATS,
         (
-            (" || seat.units > displaceable) revert", ") revert"),
-            ("displaceable -= _displace(", "_displace("),
+            ("if (!isTermOver || seat.units > displaceable) {", "if (!isTermOver) {"),
+            ("displaceable -= seat.units;", "displaceable = 0;"),
         ),
     ),
     "no-room-for-missing-seats": Mutant(
@@ -204,18 +204,15 @@ CONTRACT_MUTANTS: Final = {
         SEATS,
         (
             (
-                (
-                    "seat.position != 0 && uint256(seat.firstAttempt) + seatAttempts"
-                    " <= progress.attemptCount + 1;"
-                ),
-                "seat.position != 0;",
+                "uint256(seat.firstAttempt) + seatAttempts <= progress.attemptCount + 1;",
+                "seat.firstAttempt != 0;",
             ),
         ),
     ),
     "displaced-for-nothing": Mutant(
         "a newcomer ends seats whose units it does not need",
         SEATS,
-        (("if (!isFull || !isTermOver ||", "if (!isTermOver ||"),),
+        (("if (!isFull || seat.position == 0)", "if (seat.position == 0)"),),
     ),
     "displacement-exceeds-the-capacity": Mutant(
         "a newcomer that displaces a seat gets more units than are free",

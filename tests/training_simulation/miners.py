@@ -9,7 +9,7 @@ from chain.contracts import gradient_ledger, miner_seats, reward_distributor, tr
 from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import MINER_SEATS, REWARD_DISTRIBUTOR, TRAINING_TOKEN
 from chain.contracts.gradient_ledger import Phase
-from chain.contracts.miner_seats import ListedSeat
+from chain.contracts.miner_seats import ListedSeat, SeatState
 from chain.contracts.task_registry import TaskStatus
 from chain.crypto import keccak256
 from chain.primitives import Address, Hash32, TaskId
@@ -217,7 +217,8 @@ class Miner(Actor):
         for each in self._list_over(seats):
             is_full = count_free_units(spec, list(taken.values())) < self.units
             left = sum(taken.values()) - each.units + self.units
-            if is_full and each.units <= most and left >= spec.reward.min_units:
+            is_enough = left >= spec.reward.min_units and len(taken) >= spec.reward.min_miners
+            if is_full and each.units <= most and is_enough:
                 displaced.append(each.miner)
                 most -= taken.pop(each.miner)
         return tuple(displaced)
@@ -279,7 +280,7 @@ class Miner(Actor):
             return True
         if self._comes_back is None:
             self._comes_back = self.random.random() < 0.7
-        displaced = self._list_displaced(spec)
+        displaced = self._list_displaced(spec) or self._list_reversible(history, spec, seat)
         seats = self.view.contracts.read(miner_seats.list_seats(self.task_id))
         taken = [each.units for each in seats if each.miner not in displaced]
         is_active = history.status is TaskStatus.ACTIVE
@@ -292,6 +293,25 @@ class Miner(Actor):
             call = miner_seats.withdraw_bond(self.task_id)
             self._once(("withdraw",), call, "withdraw after its displacement")
         return False
+
+    def _list_reversible(
+        self, history: TaskHistory, spec: TaskSpec, seat: SeatState
+    ) -> tuple[Address, ...]:
+        """The first seat that has displaced others, if no attempt opens that it would owe."""
+        contracts = self.view.contracts
+        seats = contracts.read(miner_seats.list_seats(self.task_id))
+        taken = [each.units for each in seats]
+        reward = spec.reward
+        is_stalled = len(taken) < reward.min_miners or sum(taken) < reward.min_units
+        count = contracts.read(gradient_ledger.get_round(self.task_id)).attempt_count
+        is_last = seat.is_displaced and seat.last_attempt == count
+        if history.attempt is not None or not is_stalled or not is_last:
+            return ()
+        if count_free_units(spec, taken) >= self.units:
+            return ()
+        new = [each.miner for each in seats if each.first_attempt > count]
+        found = {each: contracts.read(miner_seats.get_seat(self.task_id, each)) for each in new}
+        return tuple(each for each in new if found[each].has_displaced)[:1]
 
     def _leave_and_return(self) -> None:
         if (self.task_id, self.address) not in self.cluster.chain.registrations:

@@ -27,7 +27,7 @@ interface IMinerSeats {
         bool isDisplaced; // whether a newcomer ended the seat
         uint208 bond; // what is left of it, in base units of the task's token
         uint32 bondedFrom; // its bonds answer for attempts from this one on, before it was taken again, too
-        bool hasDisplaced; // whether other seats ended to make room when it was taken last
+        bool hasDisplaced; // whether seats past their term ended to make room when it was taken last
     }
 
     /// @dev A leaf of an attempt's tree of fines.
@@ -83,16 +83,19 @@ interface IMinerSeats {
 
     /// @notice Take a seat with `units` of work in each round, from the next attempt on. Pulls
     /// requiredBond(taskId, units) in the task's token, and the seat bond in POT. The task must be active or
-    /// paused, and `units` at least a 1024th of the task's. A newcomer to a full task names in `displaced` the
-    /// miners whose seats end to make room. Their terms must be over, and together they may have at most twice
-    /// as many units as the newcomer. Afterwards the seats of the task must still have the units that an attempt
+    /// paused, and `units` at least a 1024th of the task's. A newcomer to a full, active task names in `displaced`
+    /// the miners whose seats end to make room. Their terms must be over, and together they may have at most twice
+    /// as many units as the newcomer. Afterwards the task must still have the seats and the units that an attempt
     /// needs. An account whose seat has ended may take it again with the same units, as soon as its last attempt
-    /// has ended: its bonds stay as they are, and its misses count on.
+    /// has ended: its bonds stay as they are, and its misses count on. If it was displaced since the last attempt
+    /// opened, and the task is paused or lacks seats or units, it may also name seats that have displaced others
+    /// since then.
     function register(uint256 taskId, uint32 units, address[] calldata displaced) external;
 
     /// @notice Leave the task at the end of the attempt in progress. Reverts before the seat has taken part
-    /// in an attempt, unless the task opened none for 256 blocks, or no seat was displaced for this one and the
-    /// task is not active or has an attempt in its commitment phase.
+    /// in an attempt, unless the task opened none for 256 blocks, is not active, or has an attempt in its
+    /// commitment phase. If other seats were displaced for this one, it may leave only if the task opened none for
+    /// 256 blocks and is not active, or lacks seats or units.
     function leave(uint256 taskId) external;
 
     /// @notice Pay the caller what is left of both its bonds. The caller's seat must have ended, or the task

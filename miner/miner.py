@@ -23,6 +23,7 @@ from miner.idle_watch import IdleWatch
 from miner.light import LightClient
 from miner.limits import MinerLimits, require_enough_time, require_room
 from miner.outcomes import OutOfTaskError
+from miner.places import list_seats_to_take_back
 from miner.stopping import describe_stop, describe_wait
 from miner.task_choice import TaskChoice, fetch_spec
 from miner.task_files import TaskFiles
@@ -181,17 +182,24 @@ class Miner:
         Newcomers may leave soon, so the chain is asked every second. Once the bonds can be
         withdrawn, an account of the miner may do so by hand; then it registers as a newcomer.
         """
-        reward = self._ask_honest(lambda: fetch_spec(self._client, self._light, task))[0].reward
+        spec = self._ask_honest(lambda: fetch_spec(self._client, self._light, task))[0]
+        account, reward = self._identity.address, spec.reward
         while not self.is_ending:
             try:
-                standing = self._light.standing(task, self._identity.address)
+                standing = self._light.standing(task, account)
                 seats = self._client.read(miner_seats.list_seats(task))
                 taken = [each.units for each in seats]
                 free = compute_free_units(reward.max_units, reward.min_miners, taken)
                 if standing.opening.status is TaskStatus.CLOSED:
                     return False
-                is_active = standing.opening.status is TaskStatus.ACTIVE
-                if is_active and (not standing.seat.can_return or free >= standing.seat.units):
+                units = standing.seat.units
+                if standing.opening.status is TaskStatus.ACTIVE and (
+                    not standing.seat.can_return
+                    or free >= units
+                    or list_seats_to_take_back(
+                        self._client, self._light, account, task, spec, units
+                    )
+                ):
                     return True
             except ClientError as error:
                 self._try_another(error, RETRY_SECONDS)
@@ -294,7 +302,7 @@ class Miner:
         )
         watch = worker.build_watch()
         while self._get_status(task) is not TaskStatus.CLOSED:
-            if worker.is_out or self._has_left(worker, watch, stays=stays):
+            if worker.is_out or self._has_left(worker, watch, task, stays=stays):
                 self._bonds.expect(task)
                 if self._claims:
                     worker.claim()
@@ -352,7 +360,7 @@ class Miner:
             is_at_work=worker is None or worker.is_at_work,
         )
 
-    def _has_left(self, worker: TaskWorker, watch: IdleWatch, *, stays: bool) -> bool:
+    def _has_left(self, worker: TaskWorker, watch: IdleWatch, task: TaskId, *, stays: bool) -> bool:
         """Whether the miner is out of the task, which it leaves if the task opens no attempt.
 
         Raises:
@@ -367,7 +375,7 @@ class Miner:
             if standing.seat.has_seat:
                 self._leave_if_ending(worker)
                 if standing.is_idle and not stays and not self.is_ending:
-                    worker.leave()
+                    self._leave_idle(worker, task)
             elif worker.has_left and not worker.gave_up:
                 return True
             else:
@@ -474,6 +482,23 @@ class Miner:
         if self._has_waited_long():
             self._choose_next_node()
         time.sleep(self._poll_seconds)
+
+    def _leave_idle(self, worker: TaskWorker, task: TaskId) -> None:
+        """Leave a task that opens no attempt.
+
+        A seat that has displaced others owes an attempt, also if money is missing for it.
+
+        Raises:
+            ClientError: No node answers.
+        """
+        now = time.monotonic()
+        if now < self._other_due:
+            return
+        try:
+            worker.leave()
+        except RpcCallError as error:
+            self._other_due = now + OWED_SECONDS
+            _log.info(f"not left: {error}", task=task)
 
     def _leave_if_in_vain(self, worker: TaskWorker, watch: IdleWatch, task: TaskId) -> None:
         """Leave a task that has kept the miner waiting for long, if there is another one.

@@ -33,6 +33,48 @@ class Place:
     """The miners whose seats end to make room, the oldest seats first."""
 
 
+def list_seats_to_take_back(
+    client: FailoverClient,
+    light: LightClient,
+    account: Address,
+    task: TaskId,
+    spec: TaskSpec,
+    units: int,
+) -> tuple[Address, ...]:
+    """The seats that a displaced miner may end to have its own again; empty if it may not.
+
+    They have displaced miners since the last attempt opened, and the task lacks seats or units for
+    an attempt that they would owe. What a node answers is not proven; the contract checks it.
+
+    Raises:
+        ClientError: No node answers.
+    """
+    reward = spec.reward
+    standing = light.standing(task, account)
+    opening = standing.opening
+    is_enough = opening.seat_count >= reward.min_miners
+    is_enough = is_enough and opening.registered_units >= reward.min_units
+    if opening.is_open or is_enough or not standing.seat.can_return:
+        return ()
+    ordinal = light.progress(task, account).attempt.ordinal
+    if client.read(miner_seats.get_seat(task, account)).last_attempt != ordinal:
+        return ()
+    seats = client.read(miner_seats.list_seats(task))
+    taken = {each.miner: each.units for each in seats}
+    found: list[Address] = []
+    for each in seats:
+        free = compute_free_units(reward.max_units, reward.min_miners, tuple(taken.values()))
+        if free >= units:
+            break
+        if each.first_attempt <= ordinal:
+            continue
+        if client.read(miner_seats.get_seat(task, each.miner)).has_displaced:
+            found.append(each.miner)
+            del taken[each.miner]
+    free = compute_free_units(reward.max_units, reward.min_miners, tuple(taken.values()))
+    return tuple(found) if free >= units else ()
+
+
 class Places:
     """Finds room for a seat in one task, and pays for it."""
 
@@ -61,6 +103,11 @@ class Places:
         """
         place = self._find(units)
         if is_returning and place.units < units:
+            back = list_seats_to_take_back(
+                self._client, self._light, self._account, self._task, self._spec, units
+            )
+            if back:
+                return Place(units, back)
             raise NoRoomError(
                 f"other miners do the {units} units of task {self._task} for which this account "
                 "has bonds there"
@@ -95,8 +142,9 @@ class Places:
             free_then = compute_free_units(reward.max_units, reward.min_miners, left)
             # Fewer units than wanted may be declared in the end, and displace fewer.
             is_worth_it = DISPLACED_PER_UNIT * (free_then - free) >= freed
-            # No attempt would open with fewer units, so the contract refuses that.
+            # No attempt would open with fewer units or seats, so the contract refuses that.
             is_enough = sum(left) + min(wanted, free_then) >= reward.min_units
+            is_enough = is_enough and len(left) + 1 >= reward.min_miners
             if freed <= displaceable and is_worth_it and is_enough:
                 displaced.append(miner)
                 del taken[miner]

@@ -192,6 +192,18 @@ def test_miner_that_may_not_leave_for_another_task_asks_seldom(
     assert len([each for each in events if each.startswith("not left: ")]) == 2
 
 
+def test_miner_that_may_not_leave_an_idle_task_asks_seldom(
+    tmp_path: Path, clocks: Callable[[FakeNode, float], Clock]
+) -> None:
+    """A newcomer that has displaced a seat waits for an attempt, also if money is missing."""
+    node = IdleNode()
+    node.locked = ("leave",)
+    clocks(node, IDLE_BLOCKS + 1_000)
+    events = mine_all(tmp_path, node)
+    assert node.names == ["approve", "register"]
+    assert len([each for each in events if each.startswith("not left: ")]) == 2
+
+
 def test_miner_that_takes_part_in_an_attempt_of_hours_stays(
     tmp_path: Path,
     clocks: Callable[[FakeNode, float], Clock],

@@ -120,8 +120,11 @@ class BondReturns:
         standing = self._light.standing(task, self._identity.address)
         seat = standing.seat
         is_taken_again = seat.has_seat and standing.opening.status is not TaskStatus.CLOSED
-        if seat.units == 0 or seat.is_slashed or is_taken_again:
-            return True  # they were withdrawn by hand, or lost, or answer for the seat again
+        if seat.units == 0:
+            _log.info("the bonds were taken back by another command", task=task)
+            return True
+        if seat.is_slashed or is_taken_again:
+            return True  # they are lost, or answer for the seat again
         try:
             self._transact(miner_seats.withdraw_bond(task))
         except (NodeUnreachableError, DishonestNodeError):

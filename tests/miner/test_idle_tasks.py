@@ -374,6 +374,19 @@ def test_miner_that_is_told_to_end_leaves_and_takes_its_bonds_back(
     )
 
 
+def test_miner_says_that_its_bonds_were_taken_back_elsewhere(
+    tmp_path: Path, clocks: Callable[[FakeNode, float], Clock]
+) -> None:
+    node = IdleNode(units=1, status="closed")
+    clock = clocks(node, 1_000)
+    node.locked = ("withdraw", "withdraw POT")
+    clock.at[100] = lambda: setattr(node, "units", 0)
+    with capture_logs() as logs:
+        miner_of(tmp_path, node, leaves_at_end=True).mine_one(TASK)
+    assert node.names == []
+    assert logs[-1]["event"] == "the bonds were taken back by another command"
+
+
 def test_miner_of_any_task_ends_when_it_is_told_to(
     tmp_path: Path, clocks: Callable[[FakeNode, float], Clock]
 ) -> None:

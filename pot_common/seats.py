@@ -127,11 +127,12 @@ def describe_ended_seat(seat: SeatReply) -> str:
             head = f"{ended}, because it missed {seat.misses} attempts"
         case "fraud":
             head = f"{ended}, because of a fraud"
+        case "displaced":
+            head = f"{ended}, because another miner took its place after its term"
+        case "left":
+            head = f"this account has left task {seat.task}"
         case _:
-            head = (
-                f"this account has left task {seat.task}, or another miner took its place after "
-                "its term"
-            )
+            head = ended
     left = describe_amounts(seat, seat.bond, seat.seat_bond)
     command = name_next_command(seat)
     parts = [

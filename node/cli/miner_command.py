@@ -70,7 +70,8 @@ ADDRESS_DIGITS: Final = 10
 END_REASONS: Final = {
     "misses": "it missed too many attempts",
     "fraud": "a fraud took both bonds",
-    "left": "the account left, or was displaced after its term",
+    "left": "the account left",
+    "displaced": "another miner took its place after its term",
 }
 """Why a seat has ended."""
 

@@ -87,7 +87,7 @@ async def describe_seat(
         "committedAttempt": seat.committed_attempt or None,
         "termAttempts": max(0, seat.first_attempt + term - progress.attempt_count - 1),
         "ended": has_ended,
-        "endReason": _find_reason(seat, misses) if has_ended else None,
+        "endReason": find_reason(seat, misses) if has_ended else None,
         "closed": history.is_closed,
         "owesAttempt": progress.open and seat.first_attempt <= progress.attempt_count <= last,
         "losses": [
@@ -189,7 +189,10 @@ def measure_block_ms(chain: ChainView) -> int:
     return 1000 * (head.timestamp - earlier.timestamp) // (head.number - earlier.number)
 
 
-def _find_reason(seat: SeatState, misses: int) -> str:
+def find_reason(seat: SeatState, misses: int) -> str:
+    """Why a seat has ended."""
     if seat.is_slashed:
         return "fraud"
-    return "misses" if misses >= MAX_MISSES else "left"
+    if misses >= MAX_MISSES:
+        return "misses"
+    return "displaced" if seat.is_displaced else "left"

@@ -242,6 +242,13 @@ class FakeNode:
         return self.is_slashed or self.has_left or self.is_displaced or self.miss_count >= 2
 
     @property
+    def end_reason(self) -> str:
+        """Why the seat has ended, if it has."""
+        if self.miss_count > 1:
+            return "misses"
+        return "displaced" if self.is_displaced else "left"
+
+    @property
     def others(self) -> tuple[tuple[Address, int], ...]:
         """The registered miners other than the one under test."""
         return tuple(each for each in self.participants if each[0] != self.miner)
@@ -382,7 +389,7 @@ class FakeNode:
             "committedAttempt": None,
             "termAttempts": 256,
             "ended": self.has_lost_its_seat,
-            "endReason": "misses" if self.miss_count > 1 else "left",
+            "endReason": self.end_reason,
             "closed": False,
             "owesAttempt": False,
             "losses": [

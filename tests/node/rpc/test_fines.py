@@ -18,6 +18,7 @@ from chain.training.result_vote import build_empty_vote, build_result_vote
 from chain.training.slashing import build_fine_trees
 from node.cli.task_round import count_costs
 from node.rpc.losses import FoundLosses, LossState
+from node.rpc.seats import find_reason
 from node.rpc.void_attempts import VoidAttempt
 from tests.worlds.rpc import rpc_harness
 from tests.worlds.stored_chain import CHAIN_ID
@@ -288,3 +289,18 @@ def test_void_attempt_with_commitments_says_why(
         is_paid=is_paid,
     )
     assert void.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("seat", "misses", "reason"),
+    [
+        (NO_SEAT, 0, "left"),
+        (replace(NO_SEAT, is_displaced=True), 1, "displaced"),
+        (NO_SEAT, 2, "misses"),
+        (replace(NO_SEAT, is_slashed=True), 2, "fraud"),
+    ],
+)
+def test_ended_seat_says_whether_its_miner_left_or_was_displaced(
+    seat: SeatState, misses: int, reason: str
+) -> None:
+    assert find_reason(seat, misses) == reason

@@ -236,7 +236,7 @@ def submit_task(
             raise OperatorError(
                 f"account {to_hex(submitter)} has {describe_amount(balance, each)}, and needs "
                 f"{describe_amount(sum_, each)}: a budget of {describe_amount(amount, token)} and "
-                f"a fee of {format_amount(fee)} POT; send it more, or give a smaller --budget"
+                f"a fee of {format_amount(fee)} POT; {name_cure(each)}, or give a smaller --budget"
             )
     allowed = {**needed, TRAINING_TOKEN: needed[TRAINING_TOKEN] - fee + offer.max_fee}
     if waiting is None:
@@ -277,6 +277,7 @@ def fund_task(
         OperatorError: There is no such open task, or the account cannot pay.
     """
     token = client.read(task_registry.get_terms(task_id)).token
+    _require_balance(client, get_address(private_key), token, amount)
     _approve(client, private_key, token, amount)
     return client.transact(private_key, task_registry.fund_task(task_id, amount))
 
@@ -330,6 +331,7 @@ def extend_task(
     extension = task_registry.extend_task(task_id, offer.purchase, limit)
     waiting = _find_waiting(client, private_key, extension, _read_extension, fee)
     if waiting is None:
+        _require_balance(client, get_address(private_key), TRAINING_TOKEN, fee)
         _approve(client, private_key, TRAINING_TOKEN, limit)
     return client.transact(private_key, waiting or extension, is_repeat=True)
 
@@ -377,6 +379,28 @@ def _read_submission(data: bytes) -> Order | None:
 
 def _read_extension(data: bytes) -> Order:
     return data[:-WORD_BYTES], int.from_bytes(data[-WORD_BYTES:], "big")
+
+
+def _require_balance(client: RpcClient, account: Address, token: Address, amount: int) -> None:
+    """Refuse a payment that the account cannot make.
+
+    Raises:
+        OperatorError: It has less of the token.
+    """
+    balance = client.read(training_token.balance_of(token, account))
+    if balance < amount:
+        raise OperatorError(
+            f"account {to_hex(account)} has {describe_amount(balance, token)}, and needs "
+            f"{describe_amount(amount, token)}; {name_cure(token)}"
+        )
+
+
+def name_cure(token: Address) -> str:
+    """How an account gets more of a token."""
+    cure = "send it more"
+    if token == TRAINING_TOKEN:
+        cure += ", on a development network with pot wallet faucet"
+    return cure
 
 
 def _approve(client: RpcClient, private_key: PrivateKey, token: Address, amount: int) -> None:

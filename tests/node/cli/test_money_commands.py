@@ -103,7 +103,7 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         assert "is pending, so this is not possible" in pot.fails(*task("resume", SUBMITTER))
         assert "refunded once they are closed" in pot.fails(*task("refund", SUBMITTER))
         poor = pot.fails(*task("fund", BEN, "--amount", "9999"))
-        assert "of the token and needs 9999 (with 18 decimals" in poor
+        assert " POT, and needs 9999 POT; send it more, on a development network with pot" in poor
         assert "give what is to be added" in pot.fails(*task("fund", ANN, "--amount", "0"))
         unknown = ("task", "cancel", 9, *account(SUBMITTER), "--rpc", url)
         assert "there is no task 9; `pot task list`" in pot.fails(*unknown)
@@ -173,7 +173,7 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         refunded = "nothing of task 1 is left to refund"
         assert refunded in pot.fails(*task("refund", SUBMITTER))
         assert pot.fails(*miner("withdraw", ANN)) == (
-            "error: this account has left task 1, or another miner took its place after its term; "
+            "error: this account has left task 1; "
             "it paid 0.125 POT of its bond and 1 POT of its seat bond for no commitment in "
             "attempt 4; 1.125 POT of its bond and 0 POT of its seat bond are left; they are free "
             "in 191 blocks (about 6 min): pot miner withdraw 1"

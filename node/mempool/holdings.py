@@ -144,11 +144,16 @@ class Holdings:
     def _find_free_victim(
         self, entry: Entry, chosen: Collection[Hash32], demoted: Collection[Hash32]
     ) -> Entry | None:
-        """The newest of the free transactions of least standing, if that is less than `entry`'s."""
+        """The newest of the free transactions of least standing, if that is less than `entry`'s.
+
+        None of the same sender: `entry` may have to wait behind it.
+        """
+        sender = entry.transaction.sender
         for standing in range(entry.standing):
             for name, each in reversed(self.entries.items()):
                 current = 0 if name in demoted else each.standing
-                if each.is_free and current == standing and name not in chosen:
+                is_other = each.transaction.sender != sender
+                if each.is_free and current == standing and is_other and name not in chosen:
                     return each
         return None
 
@@ -164,7 +169,7 @@ class Holdings:
             worth, transaction_hash = self._cheapest[0]
             held = self.entries.get(transaction_hash)
             if held is not None and held.worth == worth:
-                if transaction_hash not in chosen and not self._is_carried(held):
+                if transaction_hash not in chosen and not self._is_kept(held, entry, chosen):
                     break
                 skipped.append(self._cheapest[0])
             held = None
@@ -178,12 +183,20 @@ class Holdings:
         may_evict = not entry.is_free or entry.priority is Priority.COMMITMENT
         return entries[last] if may_evict or entries[last].is_free else None
 
-    def _is_carried(self, entry: Entry) -> bool:
-        """Whether an ordinary transaction goes with a later vote of its sender."""
-        if entry.priority is Priority.OPERATOR_VOTE:
+    def _is_kept(self, held: Entry, entry: Entry, chosen: Collection[Hash32]) -> bool:
+        """Whether an entry makes no room for `entry`, since a call with priority is behind it."""
+        queue = self.queues[held.transaction.sender]
+        if held.priority is not Priority.ORDINARY:
             return False
-        queue = self.queues[entry.transaction.sender]
-        return entry.transaction.nonce - queue.nonce < queue.count_carried()
+        if held.transaction.nonce - queue.nonce < queue.count_carried():
+            return True
+        if held.transaction.sender == entry.transaction.sender:
+            return entry.priority is not Priority.ORDINARY
+        last = max(
+            each for each in queue.entries if queue.entries[each].transaction.hash not in chosen
+        )
+        is_due = queue.entries[last].priority is Priority.COMMITMENT
+        return is_due and entry.priority is Priority.ORDINARY
 
     def insert(self, entry: Entry, account_nonce: int) -> None:
         """Hold an entry; its sender's next nonce is `account_nonce`."""

@@ -512,6 +512,44 @@ def test_due_commitment_takes_the_place_of_one_that_is_early(pool, head):
     assert [each.hash in pool for each in (*early, due)] == [True, False, False, True]
 
 
+def test_due_commitment_is_not_refused_for_what_its_miner_sent_before(pool, head):
+    """The newest free transaction was its own, which may not make room for it."""
+    stranger, claim = transaction(ALICE, 0, fee=0), transaction(CAROL, 0, fee=0)
+    due = transaction(CAROL, 1, fee=0, to=BOB)
+    for given in (stranger, claim, due):
+        pool.add(given)
+    assert [each.hash in pool for each in (stranger, claim, due)] == [False, True, True]
+
+
+def test_vote_is_not_refused_for_what_its_operator_sent_before(pool, head):
+    """The lowest-ranked transaction of a full pool was its own, which came too late."""
+    stale, vote = vote_of(head, CAROL, 0), vote_of(head, CAROL, 1)
+    head.early = {stale.hash}
+    paying = [transaction(Address(bytes([10 + i]) * 20), 0, tip=2 + i) for i in range(7)]
+    for given in (stale, *paying, vote):
+        pool.add(given)
+    assert [each.hash in pool for each in (stale, *paying, vote)] == [
+        True,
+        False,
+        *[True] * 7,
+    ]
+
+
+def test_paying_stranger_evicts_no_due_commitment_behind_a_cheap_one(pool, head):
+    claim, due = transaction(CAROL, 0, fee=0), transaction(CAROL, 1, fee=0, to=BOB)
+    paying = [transaction(Address(bytes([10 + i]) * 20), 0, tip=2 + i) for i in range(6)]
+    for given in (claim, due, *paying):
+        pool.add(given)
+    rich = transaction(DAVE, 0, tip=50)
+    pool.add(rich)
+    assert [each.hash in pool for each in (claim, due, *paying, rich)] == [
+        True,
+        True,
+        False,
+        *[True] * 6,
+    ]
+
+
 def test_sender_has_one_commitment_with_priority_in_a_task(pool):
     first, second = transaction(ALICE, 0, to=BOB), transaction(ALICE, 1, to=BOB)
     rich = transaction(DAVE, 0, tip=5)

@@ -53,7 +53,7 @@ from node.mempool.examination import (
     REFUSED_GAS_A_BLOCK,
     REFUSED_GAS_AT_ONCE,
 )
-from node.mempool.free_gas import OPERATORS_SHARE, FreeGasPolicy
+from node.mempool.free_gas import FreeGasPolicy
 from node.mempool.head_rules import OPERATOR_GAS_LIMIT
 from node.network.wire import RECEIPTS_FRAME_LIMIT_BYTES
 from node.node import BUILD_SECONDS
@@ -167,7 +167,7 @@ def test_late_votes_and_fines_go_with_a_vote_of_their_operator() -> None:
 def test_refused_calls_of_operators_take_little_of_a_block() -> None:
     policy = FreeGasPolicy.build(GENESIS, price_wei=1, gas_per_second=1)
     build_gas = BUILD_SECONDS * PARAMETERS.execution_gas_per_second
-    assert 4 * policy.block_gas // OPERATORS_SHARE <= build_gas
+    assert 4 * policy.operator_gas <= build_gas
     block_gas = PARAMETERS.min_block_interval_ms * PARAMETERS.execution_gas_per_second // 1000
     assert block_gas >= 2 * REFUSED_GAS_A_BLOCK
     # An operator may have the fines of a batch examined, and then votes, in any block.

@@ -39,13 +39,17 @@ class FreeGasPolicy:
     """The ration of the whole network; with 0 nothing is included for less than the price."""
     block_gas: int
     """The most gas of all free transactions in a block, and so the largest gas limit of one."""
+    operator_gas: int
+    """What refused calls of all operators may use in a block, and in a second; also if nothing
+    else is free."""
 
     @classmethod
     def build(cls, config: GenesisConfig, *, price_wei: int, gas_per_second: int) -> Self:
         """The policy of a node's settings on a network."""
         seconds = FREE_SECONDS if gas_per_second else 0
         block_gas = seconds * config.parameters.execution_gas_per_second
-        return cls(price_wei, gas_per_second, min(block_gas, config.gas_limit))
+        operator_gas = config.parameters.execution_gas_per_second // OPERATORS_SHARE
+        return cls(price_wei, gas_per_second, min(block_gas, config.gas_limit), operator_gas)
 
     def is_free(self, transaction: Transaction, base_fee_per_gas: int) -> bool:
         """Whether an ordinary transaction pays less than the price in a block with a base fee."""
@@ -71,7 +75,7 @@ class FreeGasPolicy:
         return self.price_wei if is_crowded or not self.gas_per_second else 0
 
 
-NO_RATION: Final = FreeGasPolicy(price_wei=0, gas_per_second=0, block_gas=0)
+NO_RATION: Final = FreeGasPolicy(price_wei=0, gas_per_second=0, block_gas=0, operator_gas=0)
 """No transaction is free."""
 
 
@@ -126,7 +130,7 @@ class OperatorGas:
     def fill(self, policy: FreeGasPolicy, now_ms: int, operators: Collection[Address]) -> Self:
         """The buckets of the operators of the validator set at a later time."""
         count = len(operators)
-        part = policy.block_gas // (OPERATORS_SHARE * count)
+        part = policy.operator_gas // count
         own = replace(policy, gas_per_second=part, block_gas=part)
         new = FreeGasBucket.full(own, now_ms)
         return replace(

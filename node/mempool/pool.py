@@ -217,7 +217,8 @@ class Mempool:
         entry = replace(entry, is_early=is_early)
         if replaced is not None and not self._takes_place(entry, replaced):
             check_replacement(transaction, replaced.transaction)
-        self.free_gas.validate(entry.free_gas)
+        if subject is None:  # else the call may get priority while it waits
+            self.free_gas.validate(entry.free_gas)
         if replaced is None:
             self._check_free_limits(entry, queue)
         self._held.make_room(entry, replaced, is_gapped=is_gapped)

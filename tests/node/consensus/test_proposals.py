@@ -19,7 +19,7 @@ from chain.primitives import Address, BlockNumber, Hash32, View
 from chain.types.block import Block
 from chain.types.certificate import CommitCertificate
 from chain.types.header import Header
-from chain.types.transaction import Transaction, decode_transaction
+from chain.types.transaction import Transaction
 from node.consensus.proposals import Proposals
 from node.mempool.free_gas import FreeGasPolicy
 from node.mempool.pool import Mempool
@@ -35,7 +35,7 @@ from tests.worlds.cluster import (
     with_body,
 )
 from tests.worlds.stored_chain import sign as sign_fields
-from tests.worlds.training_chain import BEN, OPERATORS, SUBMITTER, TASK, FixedClock, TrainingChain
+from tests.worlds.training_chain import OPERATORS, SUBMITTER, TASK, FixedClock, TrainingChain
 from tests.worlds.training_chain import VALIDATORS as CHAIN_VALIDATORS
 
 pytestmark = pytest.mark.usefixtures("inline_threads")
@@ -217,12 +217,14 @@ async def test_free_transactions_wait_for_the_ration_and_others_do_not(
     assert all(each.hash in node.mempool for each in free)
 
 
+@pytest.mark.usefixtures("autojump_clock")
 async def test_refused_calls_of_an_operator_wait_for_its_own_ration_only(
     peers: Peers, tmp_path: Path
 ) -> None:
     chain = TrainingChain(tmp_path)
     chain.submit()
     chain.activate()
+    # No gas is free to others.
     policy = FreeGasPolicy.build(chain.local.config, price_wei=10**9, gas_per_second=0)
     pool = Mempool(chain.rules, free_gas=policy)
     liar, honest = OPERATORS[0], OPERATORS[3]
@@ -232,10 +234,7 @@ async def test_refused_calls_of_an_operator_wait_for_its_own_ration_only(
     refused = [chain.draft(liar, junk, nonce=first + at, gas=600_000) for at in range(9)]
     stale = chain.draft(honest, task_registry.expire_task(TASK), gas=9_000_000)
     vote = chain.draft(honest, task_registry.answer_task(TASK, 1), nonce=stale.nonce + 1)
-    # Strangers have used up the ration of free gas.
-    burn = {"to": b"", "data": b"\xfe", "gas": 8_000_000}
-    stranger = decode_transaction(sign_fields(BEN, nonce=0, **burn))
-    for each in (*refused, stale, vote, stranger):
+    for each in (*refused, stale, vote):
         pool.add(each)
     proposals = Proposals(
         parameters=chain.local.config.parameters,
@@ -253,7 +252,7 @@ async def test_refused_calls_of_an_operator_wait_for_its_own_ration_only(
         assert built is not None
         return sorted(built.block.transactions)
 
-    assert await build() == sorted((refused[0].raw, stale.raw, vote.raw, stranger.raw))
+    assert await build() == sorted((refused[0].raw, stale.raw, vote.raw))
     assert await build() == sorted((stale.raw, vote.raw))
 
 

@@ -124,7 +124,9 @@ async def test_gas_price_is_suggested_while_free_transactions_wait(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     async with running_backend(tmp_path) as (backend, node, _):
-        node.mempool.free_gas = FreeGasPolicy(10**9, gas_per_second=2_000, block_gas=30_000)
+        node.mempool.free_gas = FreeGasPolicy(
+            10**9, gas_per_second=2_000, block_gas=30_000, operator_gas=2_000_000
+        )
         assert backend.get_gas_price() == 0
         free = sign(ALICE, 0, get_address(BOB), maxFeePerGas=0, maxPriorityFeePerGas=0)
         await backend.submit_transaction(free.raw)

@@ -23,7 +23,9 @@ from tests.node.mempool.test_pool import ALICE, BOB, CAROL, DAVE, FakeHead, tran
 from tests.worlds.chain import genesis_config
 
 GWEI = 10**9
-POLICY = FreeGasPolicy(price_wei=GWEI, gas_per_second=500_000, block_gas=8_000_000)
+POLICY = FreeGasPolicy(
+    price_wei=GWEI, gas_per_second=500_000, block_gas=8_000_000, operator_gas=2_000_000
+)
 
 
 @pytest.fixture
@@ -218,6 +220,19 @@ def test_early_commitment_is_free_until_the_contracts_accept_it(
     pool.on_finalized([])
     assert pool.candidates().free == frozenset()
     assert pool.waiting_free_gas == 0
+
+
+def test_early_calls_are_taken_where_no_gas_is_free(head: FakeHead) -> None:
+    pool = Mempool(head, free_gas=replace(POLICY, gas_per_second=0, block_gas=0))
+    early = [transaction(CAROL, 0, fee=0, to=ALICE), transaction(DAVE, 0, fee=0, to=BOB)]
+    head.early = {each.hash for each in early}
+    for each in early:
+        pool.add(each)
+    head.early = set()
+    pool.on_finalized([])
+    candidates = pool.candidates()
+    assert list(candidates.transactions) == early
+    assert (candidates.free, candidates.refused) == (frozenset(), {})
 
 
 def test_transactions_below_the_price_leave_room_for_commitments(head: FakeHead) -> None:

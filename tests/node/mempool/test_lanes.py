@@ -19,7 +19,7 @@ from tests.node.mempool.test_pool import ALICE, BOB, FakeHead, transaction
 LIMITS = MempoolLimits(
     transactions=16, size_bytes=6_400, sender_transactions=6, free_sender_transactions=2
 )
-POLICY = FreeGasPolicy(10**9, gas_per_second=500_000, block_gas=8_000_000)
+POLICY = FreeGasPolicy(10**9, gas_per_second=500_000, block_gas=8_000_000, operator_gas=2_000_000)
 MINER, LIAR = Address(b"\x0a" * 20), Address(b"\x0b" * 20)
 STRANGERS = [Address(bytes([value]) * 20) for value in range(20, 32)]
 HONEST_TASK = TaskId(1)

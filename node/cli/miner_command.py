@@ -227,7 +227,9 @@ def _describe_fine(name: str, found: JsonObject, token: str) -> list[tuple[str, 
     """What an attempt cost a miner, and whether that was taken."""
     kind = get_value(found, "fine")
     if kind is None:
-        return [(name, "none" if name else "no fine")]
+        has_ended = get_value(found, "fineState") == "none"
+        told = "none" if name else "no fine"
+        return [(name, f"{told}: the seat had ended" if has_ended else told)]
     amount = f"{format_amount(get_integer(found, 'fineAmount'))} {token}"
     burnt = f"{format_amount(get_integer(found, 'fineSeatBond'))} POT of the seat bond"
     match get_value(found, "fineState"):

@@ -318,7 +318,9 @@ def count_finable(history: TaskHistory, head: BlockNumber) -> int:
 def build_fine(kind: str, found: JsonObject) -> JsonObject:
     """The fields of a receipt for one absence or fine, if it was or may be taken."""
     state = str(found["state"])
-    if state in (LossState.NONE.value, "lapsed"):
+    if state == LossState.NONE.value:
+        return {**NO_FINE, "fineState": state}
+    if state == "lapsed":
         return NO_FINE
     is_known = state in (LossState.TAKEN.value, LossState.DUE.value, LossState.UNKNOWN.value)
     told = state if is_known else LossState.DUE.value

@@ -125,15 +125,18 @@ def test_receipt_shows_what_void_attempts_cost(pot: Pot, key_file: Path) -> None
         "voidAttempts": [
             {**void, **ABSENCE},
             {**void, "ordinal": 4, "reason": "validators accepted no gradient", "fine": None},
+            {**void, "ordinal": 5, "fine": None, "fineState": "none"},
         ],
     }
     with serve({"pot_getReceipt": lambda *_: fined}) as url:
         shown = pot("miner", "receipt", 1, 1, "--key", key_file, "--rpc", url)
-    assert shown.splitlines()[-4:] == [
+    assert shown.splitlines()[-6:] == [
         "void attempt  3: no miner committed",
         "              absence: 0.25 POT and 0.125 POT of the seat bond",
         "void attempt  4: validators accepted no gradient",
         "              no fine",
+        "void attempt  5: no miner committed",
+        "              no fine: the seat had ended",
     ]
 
 

@@ -226,7 +226,11 @@ def test_seat_that_had_ended_owes_nothing_for_a_later_attempt(tmp_path: Path) ->
         {**known, "state": "taken", "amount": miss, "seatBond": str(POT - POT // 8)},
         {**known, "state": "none", "amount": "0", "seatBond": "0"},
     ]
-    assert [each["fine"] for each in receipt["voidAttempts"]] == ["absence", "absence", None]
+    assert [(each["fine"], each["fineState"]) for each in receipt["voidAttempts"]] == [
+        ("absence", "taken"),
+        ("absence", "taken"),
+        (None, "none"),
+    ]
 
 
 def test_absence_that_was_charged_before_this_node_began_is_not_known() -> None:

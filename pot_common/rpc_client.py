@@ -373,7 +373,8 @@ class ChainClient(ABC):
             # The earlier one may be in a block by now or pay, or the balance be too low for more.
             with suppress(RpcCallError):
                 self.call("eth_sendRawTransaction", to_hex(transaction.raw))
-                self._tell_place(others, transaction)
+                # This client's own earlier call is its caller's business.
+                self._tell_place([each for each in others if each != waiting], transaction)
                 return number, transaction
         if others and not self.gas_price:
             self.on_note(f"{describe_waiting(others[0])} waits before it")

@@ -324,8 +324,16 @@ class Collector:
             free = [each.gradient_root for each in reveals if each.gradient_root not in kept]
             if free or not reveals:
                 over.append((free, partial(self._forget_reveals, attempt_id, kept)))
-        for state in self._state_parts.states():
+        states = tuple(self._state_parts.states())
+        newest_ns: dict[tuple[TaskId, int], int] = {}
+        for state in states:
+            place = (state.task_id, state.rounds_settled)
+            newest_ns[place] = max(state.written_ns, newest_ns.get(place, 0))
+        for state in states:
             task = wanted.kept.get(state.task_id)
+            is_newest = state.written_ns == newest_ns[state.task_id, state.rounds_settled]
+            if task is not None and task.has_other_state(state, is_newest=is_newest):
+                task = None
             is_unknown = state.task_id > wanted.task_count
             if is_unknown or (task is not None and task.needs_state(state.rounds_settled)):
                 fetched.update(state.part_ids)

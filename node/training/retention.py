@@ -18,6 +18,7 @@ from chain.training.task_spec import (
     TaskSpec,
 )
 from node.config import Retention
+from node.training.state_parts import StoredState
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,9 @@ class KeptTask:
     """The miners with gradients in earlier attempts that late verdicts may find guilty."""
     first_state: int
     """The first state that may be needed, counted in settled rounds."""
+    rounds_settled: int
+    state_root: Hash32
+    """The root of the state after the last settled round."""
     models: frozenset[int] = frozenset()
     """The earlier states of which the model may be needed, to check accused gradients with."""
     keeps_all: bool = False
@@ -61,6 +65,21 @@ class KeptTask:
     def needs_state(self, rounds_settled: int) -> bool:
         """Whether this node or a peer may need the state after `rounds_settled` rounds."""
         return rounds_settled >= self.first_state
+
+    def has_other_state(self, state: StoredState, *, is_newest: bool) -> bool:
+        """Whether a state was computed for its round that no peer needs, since there is another.
+
+        Each ballot may accept other gradients, and so lead to another state.
+
+        Args:
+            state: The state.
+            is_newest: Whether it is the newest of those after as many rounds.
+        """
+        if self.keeps_all or state.rounds_settled < max(1, self.rounds_settled):
+            return False
+        if state.rounds_settled == self.rounds_settled:
+            return state.root != self.state_root
+        return not is_newest
 
     def needs_model(self, rounds_settled: int) -> bool:
         """Whether this node may need at least the model after `rounds_settled` rounds."""
@@ -127,6 +146,8 @@ def compute_kept(
         first_attempt=first_attempt,
         accused=accused,
         first_state=first_state,
+        rounds_settled=history.rounds_settled,
+        state_root=history.training_state_root,
         models=frozenset(models),
         keeps_all=keeps_all,
         unpaid_since=unpaid_since,

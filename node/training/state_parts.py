@@ -31,6 +31,8 @@ class StoredState:
     root: Hash32
     part_ids: tuple[Hash32, ...]
     """The content ids, theta first."""
+    written_ns: int
+    """When it was last computed or fetched, in Unix nanoseconds."""
 
 
 class StatePartStore:
@@ -55,10 +57,10 @@ class StatePartStore:
         root = compute_state_root(part_ids)
         path = self._path(task_id, root)
         held = self._read(path)
-        if held is None or held.rounds_settled < rounds_settled:
-            path.parent.mkdir(exist_ok=True)
-            count = rounds_settled.to_bytes(_COUNT_BYTES, "big")
-            write_atomically(path, count + b"".join(part_ids))
+        latest = rounds_settled if held is None else max(rounds_settled, held.rounds_settled)
+        path.parent.mkdir(exist_ok=True)
+        # Also if it is there: its time says which state of a round was computed last.
+        write_atomically(path, latest.to_bytes(_COUNT_BYTES, "big") + b"".join(part_ids))
         self._note(task_id, root)
         return root
 
@@ -112,7 +114,7 @@ class StatePartStore:
         if not _STATE_NAME.fullmatch(f"{path.parent.name}/{path.name}"):
             return None
         try:
-            data = path.read_bytes()
+            data, written_ns = path.read_bytes(), path.stat().st_mtime_ns
         except FileNotFoundError:
             return None
         count, ids = data[:_COUNT_BYTES], data[_COUNT_BYTES:]
@@ -120,6 +122,5 @@ class StatePartStore:
         root = Hash32(bytes.fromhex(path.name))
         if not part_ids or compute_state_root(part_ids) != root:
             return None
-        return StoredState(
-            TaskId(int(path.parent.name)), int.from_bytes(count, "big"), root, part_ids
-        )
+        task_id, rounds_settled = TaskId(int(path.parent.name)), int.from_bytes(count, "big")
+        return StoredState(task_id, rounds_settled, root, part_ids, written_ns)

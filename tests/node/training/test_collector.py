@@ -373,6 +373,30 @@ async def test_what_is_held_does_not_grow_with_rounds(tmp_path: Path) -> None:
     assert freed == 11 * ROUND_BYTES + 10 * count_stored_bytes(THETA_BYTES)
 
 
+async def test_one_state_of_a_round_is_held_however_many_ballots_it_takes(tmp_path: Path) -> None:
+    """Each set of accepted gradients left a state until two later rounds were settled."""
+    world = World(tmp_path)
+    world.start()
+    world.play_round()
+    world.open()
+    world.reveal()
+    world.judge()
+    votes = []
+    for ballot in range(3):
+        votes.append(world.compute())
+        path = tmp_path / "states" / str(TASK) / votes[-1].training_state_root.hex()
+        os.utime(path, ns=(ballot, ballot))
+    await world.collect()
+    held = [world.parts.get(vote.training_state_root) is not None for vote in votes]
+    assert held == [False, False, True]
+    assert not world.blobs.has(votes[0].model_root)
+    other = world.compute()
+    world.settle(votes[2])
+    await world.collect()
+    world.check_duties()
+    assert world.parts.get(other.training_state_root) is None
+
+
 def list_checked_rounds(world: World) -> list[int]:
     """The rounds of which the results of checks are held."""
     return sorted(int(path.name.split("-")[1]) for path in world.directory.glob("*.checks.json"))

@@ -1,16 +1,23 @@
 """The parts of training states as small files."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from chain.primitives import Hash32, TaskId
 from chain.training.state import compute_state_root
-from node.training.state_parts import StatePartStore, StoredState
+from node.training.state_parts import StatePartStore
 
 PARTS = tuple(Hash32(bytes([n]) * 32) for n in (1, 2, 3))
 ROOT = compute_state_root(PARTS)
 TASK, OTHER = TaskId(4), TaskId(12)
+
+
+def list_states(store: StatePartStore) -> list[tuple[TaskId, int, Hash32, tuple[Hash32, ...]]]:
+    return [
+        (each.task_id, each.rounds_settled, each.root, each.part_ids) for each in store.states()
+    ]
 
 
 def test_parts_come_back_after_a_restart(tmp_path: Path) -> None:
@@ -18,14 +25,23 @@ def test_parts_come_back_after_a_restart(tmp_path: Path) -> None:
     store = StatePartStore(tmp_path)
     assert store.get(ROOT) == PARTS
     assert store.get(Hash32(bytes(32))) is None
-    assert list(store.states()) == [StoredState(TASK, 3, ROOT, PARTS)]
+    assert list_states(store) == [(TASK, 3, ROOT, PARTS)]
 
 
 def test_of_equal_states_of_a_task_the_latest_counts(tmp_path: Path) -> None:
     store = StatePartStore(tmp_path)
     for rounds_settled in (3, 5, 4):
         store.put(TASK, rounds_settled, PARTS)
-    assert list(store.states()) == [StoredState(TASK, 5, ROOT, PARTS)]
+    assert list_states(store) == [(TASK, 5, ROOT, PARTS)]
+
+
+def test_state_that_is_computed_again_is_the_newest(tmp_path: Path) -> None:
+    store = StatePartStore(tmp_path)
+    store.put(TASK, 3, PARTS)
+    os.utime(tmp_path / str(TASK) / ROOT.hex(), ns=(5, 5))
+    assert [each.written_ns for each in store.states()] == [5]
+    store.put(TASK, 3, PARTS)
+    assert [each.written_ns > 5 for each in store.states()] == [True]
 
 
 def test_a_state_of_two_tasks_is_forgotten_for_each(tmp_path: Path) -> None:
@@ -34,7 +50,7 @@ def test_a_state_of_two_tasks_is_forgotten_for_each(tmp_path: Path) -> None:
     store.put(OTHER, 7, PARTS)
     store.remove(TASK, ROOT)
     assert store.get(ROOT) == PARTS
-    assert list(store.states()) == [StoredState(OTHER, 7, ROOT, PARTS)]
+    assert list_states(store) == [(OTHER, 7, ROOT, PARTS)]
     store.remove_task(OTHER)
     store.remove_task(OTHER)
     assert store.get(ROOT) is None

@@ -389,7 +389,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         returns (bool)
     {
         if (seat.hasDisplaced) {
-            if (!_isStalled(taskId, _tasks[taskId], progress)) return false;
+            if (!_isBlocked(taskId, _tasks[taskId], progress)) return false;
         } else {
             if (!_isActive(taskId)) return true;
             if (progress.isOpen) return LEDGER.phase(taskId) == IGradientLedger.Phase.Commitment;
@@ -401,7 +401,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
 
     /// @dev Whether only its miners or its submitter can have the task open an attempt: it is paused, or lacks
     /// seats or units. Time, attempts and money can be bought by any account.
-    function _isStalled(uint256 taskId, TaskSeats storage task, IGradientLedger.Progress memory progress)
+    function _isBlocked(uint256 taskId, TaskSeats storage task, IGradientLedger.Progress memory progress)
         private
         view
         returns (bool)
@@ -430,7 +430,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
 
     /// @dev Ends seats to make room for the caller's, and returns whether it has to owe an attempt for that. A
     /// displacement is final once the newcomer takes part in an attempt. Before that, those that were displaced
-    /// take their seats back from it if the task is stalled: otherwise newcomers could displace miners, see to it
+    /// take their seats back from it if the task is blocked: otherwise newcomers could displace miners, see to it
     /// that no attempt opens that they would owe, and keep the task for nothing.
     function _makeRoom(
         uint256 taskId,
@@ -443,7 +443,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         _requireNotOpening(taskId, progress);
         // A miner that was displaced since the last attempt opened has taken part in that one.
         bool takesBack = isDisplaced && _seats[taskId][msg.sender].lastAttempt == progress.attemptCount
-            && _isStalled(taskId, task, progress);
+            && _isBlocked(taskId, task, progress);
         uint256 displaceable = DISPLACED_PER_UNIT * units;
         for (uint256 i = 0; i < displaced.length; ++i) {
             Seat storage seat = _seats[taskId][displaced[i]];

@@ -83,7 +83,7 @@ def unfunded_world() -> World:
     return world
 
 
-def stalled_world() -> World:
+def blocked_world() -> World:
     """A newcomer has displaced three miners, and the fourth has left, so no attempt opens."""
     world = full_world()
     world.register(NEWCOMER, 7, MINERS[:3])
@@ -138,7 +138,7 @@ def test_newcomer_that_has_displaced_is_free_when_the_task_is_idle() -> None:
 
 def test_displaced_miners_take_their_seats_back_if_seats_are_missing() -> None:
     """A further account left the task short of a seat, so the displacement cost nothing."""
-    world = stalled_world()
+    world = blocked_world()
     assert refusal(world.register, FIRST, 2) == ContractError("SeatsTaskFull", (1,))
     before = world.balance(FIRST)
     assert world.register(FIRST, 2, [NEWCOMER]).events == (
@@ -169,7 +169,7 @@ def test_displaced_miners_take_their_seats_back_while_the_task_is_paused() -> No
 
 
 def test_newcomer_may_leave_if_no_seat_is_taken_back() -> None:
-    world = stalled_world()
+    world = blocked_world()
     world.mine(IDLE_BLOCKS - 2)
     assert refusal(world.leave, NEWCOMER) == about("SeatsAttemptOwed", NEWCOMER)
     world.mine(1)
@@ -179,7 +179,7 @@ def test_newcomer_may_leave_if_no_seat_is_taken_back() -> None:
 
 
 def test_only_the_last_displacement_is_taken_back() -> None:
-    world = stalled_world()
+    world = blocked_world()
     # A miner that was not displaced, or has a new bond, is a newcomer to the seat.
     assert refusal(world.register, LEAST, 1, [NEWCOMER]) == about("SeatsNotDisplaceable", NEWCOMER)
     assert refusal(world.register, STRANGER, 2, [NEWCOMER]) == about(

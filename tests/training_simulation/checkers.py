@@ -555,7 +555,7 @@ class Checkers:
             if of_task == task_id and seat.last_attempt is None
         }
 
-    def _is_stalled(self, task_id: TaskId) -> bool:
+    def _is_blocked(self, task_id: TaskId) -> bool:
         """Whether no attempt opens until its submitter or further miners do something."""
         if task_id in self._open:
             return False
@@ -568,7 +568,7 @@ class Checkers:
         """The seats from which a displaced miner may take its place back."""
         seat, count = self._seats.get((task_id, miner)), self._attempt_count.get(task_id, 0)
         is_displaced = seat is not None and seat.is_displaced and seat.last_attempt == count
-        if not is_displaced or not self._is_stalled(task_id):
+        if not is_displaced or not self._is_blocked(task_id):
             return set()
         live = self._list_live(task_id)
         return {
@@ -805,7 +805,7 @@ class Checkers:
         is_free = is_free or status is TaskStatus.CLOSED
         is_quiet = view.number >= seat.since_block + IDLE_BLOCKS
         if seat.has_displaced:
-            is_free = is_free or (is_quiet and self._is_stalled(event.task_id))
+            is_free = is_free or (is_quiet and self._is_blocked(event.task_id))
         else:
             is_free = is_free or is_quiet or status is not TaskStatus.ACTIVE
             is_free = is_free or self._takes_commitments(event.task_id)

@@ -302,10 +302,10 @@ class Miner(Actor):
         seats = contracts.read(miner_seats.list_seats(self.task_id))
         taken = [each.units for each in seats]
         reward = spec.reward
-        is_stalled = len(taken) < reward.min_miners or sum(taken) < reward.min_units
+        is_blocked = len(taken) < reward.min_miners or sum(taken) < reward.min_units
         count = contracts.read(gradient_ledger.get_round(self.task_id)).attempt_count
         is_last = seat.is_displaced and seat.last_attempt == count
-        if history.attempt is not None or not is_stalled or not is_last:
+        if history.attempt is not None or not is_blocked or not is_last:
             return ()
         if count_free_units(spec, taken) >= self.units:
             return ()

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from node.cli.output import JsonOption, print_json, print_line
+from node.cli.output import LINE_WIDTH, JsonOption, print_json, print_line, wrap_line
 from node.client.rpc_client import RpcClient
 from node.clock import SystemClock
 from node.config import load_config
@@ -17,6 +17,9 @@ from node.setup.doctor import (
     examine_directory,
     examine_machine,
 )
+
+MARK_WIDTH: Final = 10
+"""The columns before the text of a check: the longest mark and two spaces."""
 
 EXAMPLE: Final = "Example:  pot doctor --config /var/lib/pot/config.toml"
 
@@ -69,7 +72,14 @@ def _ask(url: str) -> Iterator[Check]:
 
 def _print(check: Check) -> None:
     if check.finding is None:
-        print_line(f"ok        {check.name}: {check.text}")
+        _print_aligned("ok", f"{check.name}: {check.text}")
         return
-    print_line(f"{check.finding.severity.value:<8}  {check.name}: {check.text}")
-    print_line(f"          do: {check.finding.cure}")
+    _print_aligned(check.finding.severity.value, f"{check.name}: {check.text}")
+    _print_aligned("", f"do: {check.finding.cure}")
+
+
+def _print_aligned(mark: str, text: str) -> None:
+    """Print a text beside its mark, in lines that fit a terminal."""
+    room = LINE_WIDTH - MARK_WIDTH
+    for at, line in enumerate(wrap_line(text, width=room)):
+        print_line((mark if at == 0 else "").ljust(MARK_WIDTH) + line)

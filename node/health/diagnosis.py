@@ -361,7 +361,7 @@ def _check_free_gas(health: NodeHealth) -> Iterable[Finding]:
             Severity.WARNING,
             "Too many transactions that pay nothing wait: they ask for the free gas of "
             f"{_span(health.free_gas_seconds)}.",
-            f"Whoever cannot wait offers {health.suggested_price_wei} wei for a unit of gas "
+            f"A sender that cannot wait offers {health.suggested_price_wei} wei for a unit of gas "
             "(--gas-price). If such transactions are wanted, the validators agree on a larger "
             "mempool.free_gas_per_second, which costs disk (docs/prices.md).",
         )

@@ -36,6 +36,15 @@ def test_a_stuck_node_is_told_with_its_cure_and_a_status(pot: Pot) -> None:
     assert json.loads(output) == {"ok": False, "checks": [{"name": "node", "ok": False, **FINDING}]}
 
 
+def test_long_finding_takes_several_lines_of_80_columns(pot: Pot) -> None:
+    finding = {**FINDING, "text": "The disk of data_dir is full. " * 4, "cure": "Free some. " * 9}
+    with serve({"pot_consensusState": lambda: {**STUCK, "findings": [finding]}}) as url:
+        _, output = run(pot, "doctor", "--rpc", url)
+    lines = output.splitlines()
+    assert [line[:10] for line in lines[:-1]] == ["critical  ", *[" " * 10] * 3]
+    assert max(map(len, lines)) <= 80
+
+
 def test_a_node_that_is_well_ends_with_status_0(pot: Pot) -> None:
     with serve({"pot_consensusState": lambda: WELL}) as url:
         assert run(pot, "doctor", "--rpc", url) == (0, f"ok        node: {WELL['summary']}\nwell\n")

@@ -284,5 +284,5 @@ def test_exhausted_ration_of_free_gas_is_found_with_the_price() -> None:
     (finding,) = diagnose(given)
     assert (finding.code, finding.severity) == ("free_gas_exhausted", Severity.WARNING)
     assert "the free gas of 67 min" in finding.text
-    assert "offers 7 wei for a unit of gas (--gas-price)" in finding.cure
+    assert "A sender that cannot wait offers 7 wei for a unit of gas (--gas-price)" in finding.cure
     assert diagnose(replace(given, free_gas_seconds=0)) == (), "this node gives no free gas"

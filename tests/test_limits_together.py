@@ -50,6 +50,7 @@ from node.mempool.candidates import TURN_GAS
 from node.mempool.entries import CARRIED_GAS_LIMIT
 from node.mempool.examination import (
     ACCEPTED_GAS_AT_ONCE,
+    LARGE_CALL_GAS,
     REFUSED_GAS_A_BLOCK,
     REFUSED_GAS_AT_ONCE,
 )
@@ -171,7 +172,8 @@ def test_refused_calls_of_operators_take_little_of_a_block() -> None:
     block_gas = PARAMETERS.min_block_interval_ms * PARAMETERS.execution_gas_per_second // 1000
     assert block_gas >= 2 * REFUSED_GAS_A_BLOCK
     # An operator may have the fines of a batch examined, and then votes, in any block.
-    assert ACCEPTED_GAS_AT_ONCE >= 4 * VOTE_GAS
+    assert ACCEPTED_GAS_AT_ONCE >= SLASH_GAS + 2 * VOTE_GAS
+    assert VOTE_GAS <= LARGE_CALL_GAS
     assert build_gas >= REFUSED_GAS_AT_ONCE
 
 

@@ -26,9 +26,13 @@ OWED_GAS_LIMIT: Final = 2_000_000
 REFUSED_GAS_AT_ONCE: Final = 8_000_000
 """After so much gas of refused calls of all operators, none is examined before the next block."""
 
-ACCEPTED_GAS_AT_ONCE: Final = 6_000_000
+ACCEPTED_GAS_AT_ONCE: Final = 12_000_000
 """After so much gas of accepted calls of one operator, none of its calls is examined before the
-next block: that is thirty votes, or the fines of one batch."""
+next block: that is the fines of one batch, and fifty votes."""
+
+LARGE_CALL_GAS: Final = 1_500_000
+"""A call that asks for more leaves half of `ACCEPTED_GAS_AT_ONCE` to votes, which ask for this: so
+batches of fines let the votes of their operator be examined, whose phase may have eight blocks."""
 
 
 class ExaminationGas:
@@ -49,12 +53,13 @@ class ExaminationGas:
         self._owed = {each: owed - paid for each, owed in self._owed.items() if owed > paid}
         self._head, self._refused, self._accepted = head, 0, {}
 
-    def may_examine(self, operator: Address) -> bool:
-        """Whether a call of an operator may be executed now."""
+    def may_examine(self, operator: Address, gas_limit: int) -> bool:
+        """Whether a call of an operator with a gas limit may be executed now."""
+        share = 2 if gas_limit > LARGE_CALL_GAS else 1
         return (
             self._refused < REFUSED_GAS_AT_ONCE
             and self._owed.get(operator, 0) < OWED_GAS_LIMIT
-            and self._accepted.get(operator, 0) < ACCEPTED_GAS_AT_ONCE
+            and self._accepted.get(operator, 0) < ACCEPTED_GAS_AT_ONCE // share
         )
 
     def count(self, operator: Address, gas: int, *, is_accepted: bool) -> None:

@@ -182,7 +182,7 @@ class HeadRules:
         """
         kind, _ = identify_call(transaction.to, transaction.data)
         if kind is not CallKind.COMMITMENT:
-            return self._begin_examination().may_examine(transaction.sender)
+            return self._begin_examination().may_examine(transaction.sender, transaction.gas_limit)
         task_id = decode_task_id(transaction.data)
         return task_id is not None and self._is_expected(task_id, transaction)
 

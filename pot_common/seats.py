@@ -128,7 +128,7 @@ def describe_ended_seat(seat: SeatReply) -> str:
         case "fraud":
             head = f"{ended}, because of a fraud"
         case "displaced":
-            head = f"{ended}, because another miner took its place after its term"
+            head = f"{ended}, because another miner took its place"
         case "left":
             head = f"this account has left task {seat.task}"
         case _:

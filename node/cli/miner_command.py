@@ -71,7 +71,7 @@ END_REASONS: Final = {
     "misses": "it missed too many attempts",
     "fraud": "a fraud took both bonds",
     "left": "the account left",
-    "displaced": "another miner took its place after its term",
+    "displaced": "another miner took its place",
 }
 """Why a seat has ended."""
 

@@ -79,7 +79,8 @@ class RpcOptions:
     call_timeout_seconds: float = 5.0
     """The time limit of one eth_call or eth_estimateGas, as in geth."""
     call_workers: int = 2
-    """The number of worker processes that execute calls; each can use one core."""
+    """The number of worker processes that execute calls of clients; each can use one core. One more
+    worker reads the system contracts."""
 
     @property
     def url(self) -> str:
@@ -98,9 +99,18 @@ def build_service(
     database: Database,
     node: NodeLink,
     calls: CallExecutor,
+    views: CallExecutor,
     metrics: RpcMetrics | None = None,
 ) -> HttpApplication:
     """The application that serves an open database.
+
+    Args:
+        options: The limits and paths.
+        database: The node's database.
+        node: The link to the node process.
+        calls: Executes what clients call.
+        views: Executes views of the system contracts.
+        metrics: Counts requests.
 
     Raises:
         OperatorError: The database is empty, or was written by another version.
@@ -122,7 +132,7 @@ def build_service(
         chain=chain,
         chain_id=genesis.chain_id,
         index=build_index(chain),
-        contracts=CallWorkerReader(chain, calls),
+        contracts=CallWorkerReader(chain, views),
         reveals=RevealStore(options.reveals),
         checks_directory=options.checks,
     )
@@ -146,22 +156,23 @@ async def serve(options: RpcOptions, *, parent_pid: int | None = None) -> None:
         OperatorError: There is no database, or the port is in use.
     """
     node = IpcClient(options.socket)
-    calls = CallWorkers(
-        (
-            sys.executable,
-            "-m",
-            "node.rpc.call_worker",
-            str(options.database),
-            str(options.call_gas_limit),
-        ),
-        size=options.call_workers,
-        timeout_seconds=options.call_timeout_seconds,
+    command = (
+        sys.executable,
+        "-m",
+        "node.rpc.call_worker",
+        str(options.database),
+        str(options.call_gas_limit),
+    )
+    calls, views = (
+        CallWorkers(command, size=size, timeout_seconds=options.call_timeout_seconds)
+        # A miner must not wait for strangers' code to learn the phase of its task.
+        for size in (options.call_workers, 1)
     )
     database = open_database(options.database, readonly=True)
     listener = _listen(options)
     options = replace(options, port=listener.getsockname()[1])
     metrics = RpcMetrics()
-    application = build_service(options, database, node, calls, metrics)
+    application = build_service(options, database, node, calls, views, metrics)
     server = uvicorn.Server(
         uvicorn.Config(
             application,
@@ -179,8 +190,9 @@ async def serve(options: RpcOptions, *, parent_pid: int | None = None) -> None:
     )
     helpers = [
         asyncio.create_task(node.run()),
-        asyncio.create_task(metrics.watch_calls(calls.count)),
+        asyncio.create_task(metrics.watch_calls(lambda: calls.count() + views.count())),
         asyncio.create_task(calls.warm_up()),
+        asyncio.create_task(views.warm_up()),
     ]
     if parent_pid is not None:
         helpers.append(asyncio.create_task(_end_with_parent(server, parent_pid)))
@@ -191,6 +203,7 @@ async def serve(options: RpcOptions, *, parent_pid: int | None = None) -> None:
         for helper in helpers:
             helper.cancel()
         await calls.close()
+        await views.close()
 
 
 def _listen(options: RpcOptions) -> socket.socket:

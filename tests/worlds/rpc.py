@@ -17,7 +17,7 @@ from chain.training.reveal import Reveal
 from chain.types.transaction import Transaction, decode_transaction
 from node.ipc.client import IpcError, IpcRefusedError
 from node.ipc.server import IpcServer
-from node.rpc.calls import CallWorkers
+from node.rpc.calls import CallExecutor, CallWorkers
 from node.rpc.http import AccessRules
 from node.rpc.service import RpcOptions, build_service
 from tests.worlds.http_server import serve_http
@@ -127,11 +127,25 @@ class RpcHarness:
         )
         command = (sys.executable, "-m", "node.rpc.call_worker", str(self.options.database))
         self.workers = CallWorkers((*command, "50000000"), size=1, timeout_seconds=2.0)
-        application = build_service(self.options, self.chain.database, self.link, self.workers)
-        self._client = httpx.AsyncClient(
+        self._client = self._build_client(self.workers)
+
+    def _build_client(self, calls: CallExecutor) -> httpx.AsyncClient:
+        application = build_service(
+            self.options, self.chain.database, self.link, calls, self.workers
+        )
+        return httpx.AsyncClient(
             transport=httpx.ASGITransport(application),  # type: ignore[arg-type]
             base_url="http://localhost:8545",
         )
+
+    @contextmanager
+    def calls_by(self, calls: CallExecutor) -> Iterator[None]:
+        """Execute the calls of clients by other means for a while."""
+        usual, self._client = self._client, self._build_client(calls)
+        try:
+            yield
+        finally:
+            self._client = usual
 
     def http(self, method: str, path: str, **arguments: object) -> httpx.Response:
         return self._runner.run(self._client.request(method, path, **arguments))  # type: ignore[arg-type]

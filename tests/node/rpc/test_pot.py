@@ -41,6 +41,7 @@ from chain.training.task_spec import (
 from chain.training.task_spec_codec import compute_spec_hash, compute_terms, encode_task_spec
 from node.chain.training_index import TrainingIndex
 from node.rpc import pot, reward_proofs, rounds
+from node.rpc.errors import ErrorCode, RpcError
 from node.rpc.parameters import Parameters
 from node.setup.network_genesis import NetworkPlan, Seat, build_network, encode_genesis
 from node.storage.blobs import BlobStore
@@ -104,6 +105,16 @@ class Round:
     """What kept the task from opening an attempt before miners registered."""
     open_reveals: dict[str, int]
     """The statuses of uploads while the attempt was in progress, by case."""
+
+
+class AlwaysBusy:
+    """Call workers that strangers keep busy."""
+
+    async def call(self, *_: object, **_options: object) -> bytes:
+        raise RpcError(ErrorCode.LIMIT_EXCEEDED, "busy")
+
+    async def estimate_gas(self, *_: object, **_options: object) -> int:
+        raise RpcError(ErrorCode.LIMIT_EXCEEDED, "busy")
 
 
 def text(value: bytes) -> str:
@@ -296,6 +307,14 @@ def test_task_shows_specification_amounts_and_round(training: Round) -> None:
 def test_task_says_why_it_opens_no_attempt(training: Round) -> None:
     assert training.obstacles == [{"kind": "miners", "reason": "too few miners: 0 of 2"}]
     assert training.rpc.result("pot_getTask", 1)["obstacles"] == []
+
+
+def test_attempt_waits_for_no_call_of_a_stranger(training: Round) -> None:
+    now = training.rpc.result("pot_getAttempt", 1)
+    with training.rpc.calls_by(AlwaysBusy()):
+        assert training.rpc.error("eth_call", {"data": "0x00"})["message"] == "busy"
+        assert training.rpc.result("pot_getAttempt", 1) == now
+        assert "error" not in training.rpc.ask("pot_getSeat", 1, ANN.address)
 
 
 def test_attempt_shows_seed_participants_and_roots(training: Round) -> None:

@@ -187,7 +187,7 @@ class _Node:
         )
         mempool = Mempool(rules, free_gas=free_gas)
         pool = Pool(mempool)
-        blobs = BlobStore(config.blob_dir, quota_bytes=config.blobs.quota_bytes)
+        self._blobs = blobs = BlobStore(config.blob_dir, quota_bytes=config.blobs.quota_bytes)
         blobs.recover()
         index = TrainingIndex(store)
         self._executor = executor = Executor(
@@ -377,7 +377,8 @@ class _Node:
                 if self._validator_set_calls is not None:
                     nursery.start_soon(self._validator_set_calls.run)
                 nursery.start_soon(self._update_metrics)
-                nursery.start_soon(RpcProcesses(self._config, self._config_file).run)
+                processes = RpcProcesses(self._config, self._config_file, self._blobs)
+                nursery.start_soon(processes.run)
                 _log.info(
                     "node runs",
                     chain_head=self._store.head_number(),

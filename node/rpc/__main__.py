@@ -9,14 +9,15 @@ import uvloop
 
 from node.config import NodeConfig, load_config
 from node.metrics.rpc_files import count_in_files
+from node.rpc.exit_status import CANNOT_START
 from node.rpc.http import AccessRules
 from node.rpc.service import RpcOptions, serve
 from pot_common.errors import OperatorError
 from pot_common.logs import configure_logs
 
 
-def build_options(config: NodeConfig) -> RpcOptions:
-    """The options of the RPC process, from the node's configuration."""
+def build_options(config: NodeConfig, place: int | None = None) -> RpcOptions:
+    """The options of the RPC process at a place, from the node's configuration."""
     return RpcOptions(
         database=config.database_dir,
         blobs=config.blob_dir,
@@ -29,6 +30,7 @@ def build_options(config: NodeConfig) -> RpcOptions:
         access=AccessRules(frozenset(config.rpc.cors), frozenset(config.rpc.allowed_hosts)),
         body_limit_bytes=config.rpc.body_limit_bytes,
         blob_quota_bytes=config.blobs.quota_bytes,
+        place=place,
     )
 
 
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--parent-pid", type=int, help="end when the process with this id ends")
     parser.add_argument(
-        "--place", type=int, help="index of this RPC process, from 0, for its metrics files"
+        "--place", type=int, help="index of this RPC process, from 0, for the files it writes"
     )
     given = parser.parse_args(arguments)
     flags = dict(setting.partition("=")[::2] for setting in given.set)
@@ -58,10 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configure_logs(config.logs.format, config.logs.level, process="rpc")
         if given.place is not None:
             count_in_files(given.place)
-        uvloop.run(serve(build_options(config), parent_pid=given.parent_pid))
+        uvloop.run(serve(build_options(config, given.place), parent_pid=given.parent_pid))
     except OperatorError as error:
         sys.stderr.write(f"error: {error}\n")
-        return 1
+        return CANNOT_START
     except KeyboardInterrupt:  # uvicorn has shut down and passes the signal on
         pass
     return 0

@@ -74,6 +74,8 @@ class RpcOptions:
     body_limit_bytes: int = 5 * 2**20
     """The limit of a JSON-RPC request's body, as in geth."""
     blob_quota_bytes: int = 10 * 2**30
+    place: int | None = None
+    """The index of this RPC process among those of a node; None if no node started it."""
     call_gas_limit: int = 50_000_000
     """The gas limit of eth_call, as in geth."""
     call_timeout_seconds: float = 5.0
@@ -86,6 +88,14 @@ class RpcOptions:
     def url(self) -> str:
         """The URL of this service for clients."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    def open_blobs(self) -> BlobStore:
+        """The blobs of the data directory, with the uploads of this process under its place.
+
+        Raises:
+            OperatorError: The directory is not accessible.
+        """
+        return BlobStore(self.blobs, quota_bytes=self.blob_quota_bytes, place=self.place)
 
 
 def get_client_version() -> str:
@@ -138,7 +148,7 @@ def build_service(
     )
     pot = PotMethods(view=view, node=node, client_version=get_client_version(), rpc_url=options.url)
     proofs = ProofMethods(chain, genesis.parameters.canonical_bytes())
-    blobs = BlobStore(options.blobs, quota_bytes=options.blob_quota_bytes)
+    blobs = options.open_blobs()
     service = RpcService(
         dispatcher=Dispatcher({**eth.table(), **pot.table(), **proofs.table()}, metrics),
         chain=chain,

@@ -5,7 +5,6 @@ chunk; all are verified, and only then renamed to the name of a whole blob.
 """
 
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -41,7 +40,7 @@ class BlobUpload:
     """A blob that is written from start to end; it is deleted unless `finish` was called."""
 
     def __init__(
-        self, directory: Path, usage: BlobUsage, size_limit: int, expected: Hash32 | None
+        self, path: Path, usage: BlobUsage, size_limit: int, expected: Hash32 | None
     ) -> None:
         """Create the file at its full length; the caller holds the lock and counts it.
 
@@ -55,7 +54,7 @@ class BlobUpload:
         self._size_bytes = 0
         self._leaves: list[Hash32] = []
         self._chunk = bytearray()
-        self._path = directory / (secrets.token_hex(16) + UPLOAD)
+        self._path = path
         self._file = self._path.open("x+b")
         try:
             # The node that counts anew counts these bytes as used.
@@ -279,14 +278,13 @@ class BlobDownload:
 class ContentUpload(BlobDownload):
     """A blob that senders upload chunk by chunk; it is deleted unless `finish` was called."""
 
-    def __init__(self, directory: Path, manifest: BlobManifest, usage: BlobUsage) -> None:
+    def __init__(self, path: Path, manifest: BlobManifest, usage: BlobUsage) -> None:
         """Create the file at its full length; the caller holds the lock and counts it.
 
         Raises:
             OSError: The disk refused.
         """
         self._reserved_bytes = manifest.size_bytes
-        path = directory / (secrets.token_hex(16) + UPLOAD)
         try:
             set_length(path, manifest.size_bytes)
             held = HeldChunks(len(manifest.leaves), path.stat().st_ino, is_new=True)

@@ -3,7 +3,7 @@
     <content id>.blob     a whole blob; it was verified before it got this name
     <content id>.partial  a download, at its full length, with chunks at their final positions
     <content id>.leaves   the chunk hashes of a blob or of a download
-    <random>.upload       an upload in progress
+    <random>.upload       an upload in progress; of an RPC process: rpc-<place>-<random>.upload
     <any of them>.aside   a file that is being deleted
     used_bytes            what all of them take of the quota
 
@@ -14,6 +14,7 @@ be wrong after a crash, and then remembers it. At most one chunk is in memory.
 """
 
 import os
+import secrets
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -87,13 +88,15 @@ class BlobStore:
     Args:
         directory: Created if it does not exist.
         quota_bytes: Limit of all blobs, downloads and uploads together.
+        place: The index of the RPC process that this object belongs to; None in other processes.
 
     Raises:
         OperatorError: The directory is not accessible.
     """
 
-    def __init__(self, directory: Path, *, quota_bytes: int) -> None:
+    def __init__(self, directory: Path, *, quota_bytes: int, place: int | None = None) -> None:
         self._directory = directory
+        self._upload_prefix = "" if place is None else _build_upload_prefix(place)
         self._quota_bytes = quota_bytes
         self._usage = BlobUsage(directory, self._count_used)
         # The manifest of a content id never changes, but its size is that of the file, which the
@@ -257,7 +260,8 @@ class BlobStore:
             with self._usage.lock() as usage:
                 self._check_quota(usage, stored_bytes, self._quota_bytes)
                 with usage.changed(stored_bytes):
-                    return BlobUpload(self._directory, self._usage, size_limit, expected)
+                    path = self._build_upload_path()
+                    return BlobUpload(path, self._usage, size_limit, expected)
         except OSError as error:
             raise build_disk_error(self._directory, error) from error
 
@@ -274,7 +278,7 @@ class BlobStore:
             with self._usage.lock() as usage:
                 self._check_quota(usage, stored_bytes, limit)
                 with usage.changed(stored_bytes):
-                    return ContentUpload(self._directory, manifest, self._usage)
+                    return ContentUpload(self._build_upload_path(), manifest, self._usage)
         except OSError as error:
             raise build_disk_error(self._directory, error) from error
 
@@ -434,6 +438,22 @@ class BlobStore:
                 else:
                     Path(entry.path).unlink()
 
+    def remove_uploads_of(self, place: int) -> int:
+        """Delete the uploads of an RPC process that ended, and return what they took.
+
+        Raises:
+            BlobDiskError: The disk refused.
+        """
+        prefix = _build_upload_prefix(place)
+        try:
+            uploads = [each for each in self._list_files((UPLOAD,)) if each.name.startswith(prefix)]
+            return sum(self._unlink(Path(each.path)) for each in uploads)
+        except OSError as error:
+            raise build_disk_error(self._directory, error) from error
+
+    def _build_upload_path(self) -> Path:
+        return self._directory / (self._upload_prefix + secrets.token_hex(16) + UPLOAD)
+
     def _list_files(self, suffixes: tuple[str, ...]) -> list[os.DirEntry[str]]:
         with os.scandir(self._directory) as entries:
             return [entry for entry in entries if entry.name.endswith(suffixes)]
@@ -468,3 +488,8 @@ class BlobStore:
         with self._manifests_lock:
             self._manifests.clear()
         raise BlobDamagedError(f"the disk of {self._directory} changed blob {to_hex(content_id)}")
+
+
+def _build_upload_prefix(place: int) -> str:
+    """What the names of the uploads of an RPC process begin with; no other names do."""
+    return f"rpc-{place}-"

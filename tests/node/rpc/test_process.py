@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 import trio
+from structlog.testing import capture_logs
 from web3 import HTTPProvider, Web3
 from web3.exceptions import ContractLogicError, TransactionNotFound, Web3RPCError
 
@@ -23,8 +24,13 @@ from node.config import load_config
 from node.ipc.server import IpcServer
 from node.metrics.registry import NodeMetrics
 from node.metrics.rpc_files import DIRECTORY_VARIABLE, prepare_files
+from node.rpc import process
+from node.rpc.__main__ import build_options
 from node.rpc.connections import CONNECTION_LIMIT
+from node.rpc.exit_status import CANNOT_START
 from node.rpc.process import RpcProcesses
+from node.storage.blob_files import BlobUpload
+from node.storage.blobs import BlobStore
 from pot_common.errors import OperatorError
 from tests.worlds.rpc import InstantNode
 from tests.worlds.stored_chain import (
@@ -297,7 +303,10 @@ def test_node_restarts_an_rpc_process_that_was_killed(
         port = free.getsockname()[1]
     config = load_config(None, {"data_dir": directory, "rpc.port": port})
     prepare_files(config.rpc_metrics_dir, 1)
+    blobs = BlobStore(config.blob_dir, quota_bytes=2**24)
+    used_before = blobs.used_bytes()
     served: list[int] = []
+    uploads: list[BlobUpload] = []
 
     async def wait_until_served() -> None:
         while set(find_rpc_children(port)) <= set(served):  # noqa: ASYNC110 - there is no event for a process
@@ -311,16 +320,24 @@ def test_node_restarts_an_rpc_process_that_was_killed(
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(RpcProcesses(config, None).run)
+            nursery.start_soon(RpcProcesses(config, None, blobs).run)
             for _ in range(2):
                 await wait_until_served()
                 (child,) = find_rpc_children(port)
                 served.append(child)
+                # As if this process had these uploads when it is killed; place 1 has another.
+                for place in (0, 1):
+                    uploads.append(build_options(config, place).open_blobs().upload(9))
                 os.kill(child, signal.SIGKILL)
+            await wait_until_served()
+            assert [each.path.exists() for each in uploads] == [False, True] * 2
+            for upload in uploads:
+                upload.__exit__()
             nursery.cancel_scope.cancel()
 
     trio.run(main)
     assert len(set(served)) == 2
+    assert blobs.used_bytes() == used_before
     assert find_rpc_children(port) == []
 
 
@@ -338,10 +355,59 @@ def test_rpc_process_that_cannot_start_ends_the_node(tmp_path: Path) -> None:
     config = load_config(None, {"data_dir": tmp_path})
 
     async def main() -> None:
-        await RpcProcesses(config, None).run()
+        await RpcProcesses(config, None, BlobStore(config.blob_dir, quota_bytes=2**24)).run()
 
     with pytest.RaisesGroup(pytest.RaisesExc(OperatorError, match=r"rpc\.processes=0")):
         trio.run(main)
+
+
+@pytest.mark.parametrize("later", [1, CANNOT_START])
+def test_node_restarts_a_failing_rpc_process_ever_more_slowly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: int
+) -> None:
+    runs, program = tmp_path / "runs", tmp_path / "python"
+    program.write_text(
+        f"#!/bin/sh\nif [ -e {runs} ]; then status={later}; else status=1; fi\n"
+        f"echo >> {runs}\nexit $status\n"
+    )
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(process, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(process, "LONGEST_PAUSE_SECONDS", 0.004)
+    config = load_config(None, {"data_dir": tmp_path})
+    blobs = BlobStore(config.blob_dir, quota_bytes=2**24)
+
+    def read_runs() -> str:
+        return runs.read_text() if runs.exists() else ""
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(RpcProcesses(config, None, blobs).run)
+            while len(read_runs()) < 5:  # noqa: ASYNC110 - there is no event for a process
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+
+    with capture_logs() as logs:
+        trio.run(main)
+    ended = [each for each in logs if each["event"] == "RPC process ended"]
+    assert [each["status"] for each in ended[:4]] == [1, later, later, later]
+    assert [each["restart_seconds"] for each in ended[:4]] == [0.001, 0.002, 0.004, 0.004]
+
+
+def test_node_outlives_a_system_that_starts_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "missing"))
+    config = load_config(None, {"data_dir": tmp_path})
+    blobs = BlobStore(config.blob_dir, quota_bytes=2**24)
+
+    async def main() -> None:
+        with trio.move_on_after(0.2):
+            await RpcProcesses(config, None, blobs).run()
+
+    with capture_logs() as logs:
+        trio.run(main)
+    assert [each["event"] for each in logs] == ["RPC process not started", "RPC process ended"]
 
 
 def test_errors_for_port_in_use_and_missing_database_name_the_cure(
@@ -357,6 +423,6 @@ def test_errors_for_port_in_use_and_missing_database_name_the_cure(
             text=True,
             timeout=30,
         )
-        assert ended.returncode == 1
+        assert ended.returncode == CANNOT_START
         assert wanted in ended.stderr
         assert len(ended.stderr.splitlines()) == 1, ended.stderr

@@ -359,6 +359,7 @@ class _Node:
                 wake_training=self._training.on_blob,
                 take_reveal=training_source.on_announced_reveal,
                 describe_readiness=self._training.describe_readiness,
+                find_disk_objection=self._training.find_disk_objection,
                 find_holders=RevealHolders(reveals, blobs, network.requests, validator).find,
             )
         )

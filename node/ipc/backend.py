@@ -40,6 +40,7 @@ class Backend:
         wake_training: Callable[[], None],
         take_reveal: Callable[[Reveal], None],
         describe_readiness: Callable[[TaskId], JsonObject],
+        find_disk_objection: Callable[[TaskId], str | None],
         find_holders: Callable[[AttemptId, Address], Awaitable[Sequence[Address]]],
     ) -> None:
         self._pool = pool
@@ -53,6 +54,7 @@ class Backend:
         self._wake_training = wake_training
         self._take_reveal = take_reveal
         self._describe_readiness = describe_readiness
+        self._find_disk_objection = find_disk_objection
         self._find_holders = find_holders
         self._proposed: tuple[BlockNumber, Mapping[Address, int]] = (BlockNumber(0), {})
 
@@ -189,6 +191,10 @@ class Backend:
         """The result of `pot_getReadiness`: this node's answer to a task."""
         validator = None if self._validator is None else to_hex(self._validator)
         return {"validator": validator, **self._describe_readiness(task_id)}
+
+    def find_disk_objection(self, task_id: TaskId) -> str | None:
+        """Why a task was promised no disk by this node; None if it was."""
+        return self._find_disk_objection(task_id)
 
     async def find_reveal_holders(self, attempt_id: AttemptId, miner: Address) -> Json:
         """The validators that hold a miner's gradient, by ascending address."""

@@ -63,6 +63,7 @@ class IpcServer:
             "blob_arrived": self._blob_arrived,
             "reveal_arrived": self._reveal_arrived,
             "readiness": self._readiness,
+            "disk_objection": self._disk_objection,
             "reveal_holders": self._reveal_holders,
         }
 
@@ -169,6 +170,9 @@ class IpcServer:
 
     async def _readiness(self, params: JsonObject) -> Json:
         return self._backend.get_readiness(TaskId(_as_integer(params, "task")))
+
+    async def _disk_objection(self, params: JsonObject) -> Json:
+        return self._backend.find_disk_objection(TaskId(_as_integer(params, "task")))
 
     async def _reveal_holders(self, params: JsonObject) -> Json:
         attempt_id = AttemptId(

@@ -282,7 +282,7 @@ class Uploads:
             async with self._places.take(claim) as place:
                 is_new = not self._store.renew(root)
                 if is_new:
-                    await self._receive_gradient(request, root, place, seconds)
+                    await self._receive_gradient(request, reveal, place, seconds)
                 await asyncio.to_thread(self._view.reveals.put, reveal)
         # The node announces it to its peers at once, whatever else it has to do.
         if await self._tell_node("reveal_arrived", {"reveal": to_hex(reveal.encode())}):
@@ -290,16 +290,37 @@ class Uploads:
         return is_new
 
     async def _receive_gradient(
-        self, request: Request, root: Hash32, place: Place, seconds: float
+        self, request: Request, reveal: Reveal, place: Place, seconds: float
     ) -> None:
-        size = place.claim.size_bytes
-        with await _begin_upload(partial(self._store.upload, size, root)) as upload:
+        """Store the body as a gradient; in room that no task is promised, unless its task is.
+
+        Raises:
+            HttpError: There is no such room, or the body stalls.
+        """
+        size, root, task_id = (
+            place.claim.size_bytes,
+            reveal.gradient_root,
+            reveal.attempt_id.task_id,
+        )
+        objection = await self._find_disk_objection(task_id)
+        begin = partial(self._store.upload, size, root, is_promised=objection is None)
+        with _name_objection(task_id, objection):
+            upload = await _begin_upload(begin)
+        with upload:
             async for part in request.chunks(
                 size, least_rate=LEAST_BYTES_PER_SECOND, seconds=seconds
             ):
                 await asyncio.to_thread(upload.write, part)
                 place.received_bytes += len(part)
             await asyncio.to_thread(upload.finish)
+
+    async def _find_disk_objection(self, task_id: TaskId) -> str | None:
+        """Why the node promises a task no disk; None if it does."""
+        try:
+            objection = await self._node.call("disk_objection", {"task": task_id})
+        except IpcError as error:
+            return str(error)
+        return objection if isinstance(objection, str) else None
 
     async def _tell_node(self, method: str, params: JsonObject) -> bool:
         """Tell the node of an upload; False if it cannot be reached."""
@@ -350,6 +371,18 @@ def _answer_refusals(what: str) -> Iterator[None]:
         raise HttpError(422, error.reason.value, error.detail) from error
     except BlobQuotaError as error:
         raise HttpError(507, "quota", f"the node has no room for {what}") from error
+
+
+@contextmanager
+def _name_objection(task_id: TaskId, objection: str | None) -> Iterator[None]:
+    """Tell the client why the node has promised a task no room, if there is none for its bytes."""
+    try:
+        yield
+    except BlobQuotaError as error:
+        if objection is None:
+            raise
+        reason = f"the node has promised no room to task {task_id}: {objection}"
+        raise HttpError(507, "quota", reason) from error
 
 
 def _build_unwanted_error(content_id: Hash32, listed: Sequence[WantedContent]) -> HttpError:

@@ -244,21 +244,25 @@ class BlobStore:
             upload.write(data)
             return upload.finish()
 
-    def upload(self, size_limit: int, expected: Hash32 | None = None) -> BlobUpload:
+    def upload(
+        self, size_limit: int, expected: Hash32 | None = None, *, is_promised: bool = True
+    ) -> BlobUpload:
         """A new blob that is written from start to end.
 
         Args:
             size_limit: The largest length; it is reserved in the quota until the upload ends.
             expected: Its content id, if that is known before.
+            is_promised: Whether it may use the promised share; else it leaves that free.
 
         Raises:
             BlobQuotaError: There is no room for `size_limit` bytes.
             BlobDiskError: The disk refused.
         """
         stored_bytes = count_stored_bytes(size_limit)
+        limit = self._quota_bytes - (0 if is_promised else self.promised_share_bytes)
         try:
             with self._usage.lock() as usage:
-                self._check_quota(usage, stored_bytes, self._quota_bytes)
+                self._check_quota(usage, stored_bytes, limit)
                 with usage.changed(stored_bytes):
                     path = self._build_upload_path()
                     return BlobUpload(path, self._usage, size_limit, expected)

@@ -23,7 +23,6 @@ from chain.contracts import gradient_ledger, task_registry
 from chain.contracts.abi import ContractCall
 from chain.contracts.gradient_ledger import Deadline, Phase, ResultVote
 from chain.contracts.task_registry import TaskStatus
-from chain.json_types import JsonObject
 from chain.params import ChainParameters
 from chain.primitives import Address, BlockNumber, TaskId
 from chain.training import rounds
@@ -56,7 +55,7 @@ from node.training.gradient_jobs import GradientJobs
 from node.training.gradients import Gradients
 from node.training.jobs import Jobs
 from node.training.preparation import Preparation
-from node.training.readiness import UNKNOWN, ReadinessLog, ReadinessState, TaskReadiness
+from node.training.readiness import ReadinessLog, ReadinessState, TaskReadiness
 from node.training.results import Results
 from node.training.reveal_store import RevealStore
 from node.training.rows import TaskRows
@@ -123,6 +122,8 @@ class TrainingHost:
         )
         self._jobs = Jobs()
         self._readiness = ReadinessLog()
+        self.describe_readiness = self._readiness.describe
+        """This node's answer to a task, as RPC shows it."""
         self._votes = None if operator is None else OperatorVotes(operator, contracts)
         self._slashings: Slashings | None = None
         content = self._content = Content(blobs, peers, directory)
@@ -142,6 +143,8 @@ class TrainingHost:
             jobs=self._jobs,
             readiness=self._readiness,
         )
+        self.find_disk_objection = self._preparation.find_disk_objection
+        """Why a task is promised no disk; None if it is."""
         self._gradients = Gradients(
             chain_id=chain_id,
             index=index,
@@ -200,11 +203,6 @@ class TrainingHost:
     def get_readiness(self, task_id: TaskId) -> TaskReadiness | None:
         """This node's answer to a task; None if its preparation has not begun."""
         return self._readiness.get(task_id)
-
-    def describe_readiness(self, task_id: TaskId) -> JsonObject:
-        """This node's answer to a task, as RPC shows it."""
-        answer = self._readiness.get(task_id)
-        return UNKNOWN if answer is None else answer.to_json()
 
     async def _take_announced(self) -> None:
         async with trio.open_nursery() as nursery:

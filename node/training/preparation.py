@@ -138,6 +138,15 @@ class Preparation:
             promise = Promise(0, 0, disk_bytes)
         self._capacity.claim(task.task_id, promise, is_active=is_active)
 
+    def find_disk_objection(self, task_id: TaskId) -> str | None:
+        """Why a task is promised no disk; None if it is."""
+        if self._capacity.has_promise(task_id):
+            return None
+        shortage = self._capacity.find_objection(task_id)
+        answer = self._readiness.get(task_id)
+        reason = None if answer is None else answer.reason
+        return shortage.reason if shortage is not None else reason or "the task is not examined yet"
+
     def release(self, task_id: TaskId) -> None:
         """End the promise to a closed or refused task, and wake the tasks that now have room."""
         self._paid.discard(task_id)

@@ -59,6 +59,11 @@ class ReadinessLog:
         """The answer to a task; None if its preparation has not begun, or it was forgotten."""
         return self._answers.get(task_id)
 
+    def describe(self, task_id: TaskId) -> JsonObject:
+        """The last answer to a task, as RPC shows it."""
+        answer = self._answers.get(task_id)
+        return UNKNOWN if answer is None else answer.to_json()
+
     def set_state(self, task_id: TaskId, state: ReadinessState) -> None:
         """Note that a task is being prepared, or that this node is ready for it."""
         self._answers[task_id] = TaskReadiness(state)

@@ -85,6 +85,9 @@ class InstantNode:
     def get_readiness(self, task_id: TaskId) -> JsonObject:
         return {"validator": None, "state": "waiting", "code": "no_room", "reason": "full"}
 
+    def find_disk_objection(self, task_id: TaskId) -> str | None:
+        return None
+
     async def find_reveal_holders(self, attempt_id: AttemptId, miner: Address) -> Json:
         return ["0x" + "22" * 20]
 

@@ -96,6 +96,7 @@ async def running_backend(path: Path) -> AsyncIterator[tuple[Backend, ClusterNod
                 wake_training=notified.wake,
                 take_reveal=notified.reveals.append,
                 describe_readiness=lambda task_id: {"state": "waiting", "task": task_id},
+                find_disk_objection=lambda task_id: f"no room for {task_id}",
                 find_holders=find_holders,
             ),
             node,
@@ -289,6 +290,7 @@ async def test_own_answer_to_a_task_names_the_validator(
             "state": "waiting",
             "task": 7,
         }
+        assert backend.find_disk_objection(TaskId(7)) == "no room for 7"
         miner = get_address(ALICE)
         held = await backend.find_reveal_holders(AttemptId(TaskId(7), 2, 0), miner)
         assert held == [to_hex(VALIDATORS[2]), to_hex(miner)]

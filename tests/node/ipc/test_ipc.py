@@ -83,6 +83,9 @@ class FakeBackend:
     def get_readiness(self, task_id: TaskId) -> dict[str, object]:
         return {"state": "ready", "task": task_id}
 
+    def find_disk_objection(self, task_id: TaskId) -> str | None:
+        return f"no room for {task_id}"
+
     async def find_reveal_holders(self, attempt_id: AttemptId, miner: Address) -> list[str]:
         return [f"{attempt_id.task_id} {attempt_id.round_number} {attempt_id.attempt_number}"]
 
@@ -169,6 +172,7 @@ def test_client_gets_the_answers_of_the_backend(tmp_path: Path) -> None:
                 runner.run(client.call("reveal_arrived", {"reveal": reveal}))
         readiness = runner.run(client.call("readiness", {"task": 4}))
         assert readiness == {"state": "ready", "task": 4}
+        assert runner.run(client.call("disk_objection", {"task": 4})) == "no room for 4"
         place = {"task": 4, "round": 2, "attempt": 1, "miner": "0x" + "01" * 20}
         assert runner.run(client.call("reveal_holders", place)) == ["4 2 1"]
 

@@ -138,11 +138,15 @@ class FakeNode:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.is_reachable = True
+        self.objection: str | None = None
+        """Why it promises no disk to any task."""
 
-    async def call(self, method: str, _params: Mapping[str, object] | None = None) -> None:
-        self.calls.append(method)
+    async def call(self, method: str, _params: Mapping[str, object] | None = None) -> str | None:
+        if method != "disk_objection":
+            self.calls.append(method)
         if not self.is_reachable:
             raise IpcError("the node process is not reachable")
+        return self.objection if method == "disk_objection" else None
 
 
 class Client:
@@ -614,6 +618,37 @@ def test_reveal_of_which_the_node_was_not_told_is_told_when_repeated(
     assert asyncio.run(gather_statuses(uploads, repeated(0))) == [200]
     assert asyncio.run(gather_statuses(uploads, repeated(0))) == [200]
     assert node.calls == ["reveal_arrived", "reveal_arrived"]
+
+
+def test_gradient_of_a_task_without_promise_leaves_the_promised_share_free(
+    tmp_path: Path, training: FakeTraining, node: FakeNode
+) -> None:
+    stored = count_stored_bytes(len(PAYLOADS[0]))
+    small = BlobStore(tmp_path / "small", quota_bytes=2 * stored - 2)
+    uploads = Uploads(small, training, node)
+
+    async def send(index: int) -> Response:
+        client = reveal_by(index)
+        client.go_on.set()
+        return await uploads.post_reveal(client.request)
+
+    node.objection = "the task takes too much disk"
+    with pytest.raises(HttpError) as refused:
+        asyncio.run(send(0))
+    assert (refused.value.status, refused.value.reason) == (507, "quota")
+    assert refused.value.message == (
+        "the node has promised no room to task 1: the task takes too much disk"
+    )
+    assert small.used_bytes() == 0
+    node.objection = None
+    assert asyncio.run(send(0)).status == 201
+    # Room that is promised to no task is for all.
+    large = BlobStore(tmp_path / "large", quota_bytes=2 * stored)
+    uploads = Uploads(large, training, node)
+    node.objection = "the task waits for room"
+    assert asyncio.run(send(0)).status == 201
+    with pytest.raises(HttpError, match="the task waits for room"):
+        asyncio.run(send(1))
 
 
 def test_unknown_reveal_of_a_held_gradient_needs_a_place(

@@ -481,6 +481,8 @@ async def test_a_task_waits_for_disk_and_is_refused_when_it_has_waited_too_long(
             state = node.host.describe_readiness(TaskId(number))
             assert (state["state"], state["code"]) == ("waiting", "no_room")
             assert f"{DISK_BYTES} are promised to others" in str(state["reason"])
+            assert node.host.find_disk_objection(TaskId(number)) == state["reason"]
+        assert node.host.find_disk_objection(TASK) is None
 
         closed = replace(tasks[TaskId(1)], status=TaskStatus.CLOSED, closed=at(90))
         node.chain.histories[TaskId(1)] = closed
@@ -574,6 +576,9 @@ async def test_reason_for_refusing_or_delaying_a_task_is_kept(
     assert (waits.state, waits.code) == (ReadinessState.WAITING, "content_unavailable")
     assert "cannot be fetched" in str(waits.reason)
     assert waiting.host.get_readiness(TaskId(9)) is None
+    assert refusing.host.find_disk_objection(TASK) == "bad_spec: a label is not one of 2 classes"
+    assert waiting.host.find_disk_objection(TASK) is None
+    assert waiting.host.find_disk_objection(TaskId(9)) == "the task is not examined yet"
 
 
 async def test_task_that_passes_the_dry_run_is_said_to_be_ready(

@@ -98,7 +98,7 @@ class Results:
             )
 
         is_wanted = partial(self._gradients.is_in_progress, attempt.id)
-        vote = await self._trees.build(task.task_id, is_wanted, build)
+        vote = await self._trees.build(attempt.id, is_wanted, build)
         work.results = {attempt.ballot_number: vote}
 
     async def compute_payment(self, task: ServedTask, attempt: Attempt) -> None:
@@ -116,7 +116,7 @@ class Results:
             return build_payment_vote(task.task_id, earned, outcome, self._chain_id)
 
         is_wanted = partial(self._gradients.is_in_progress, attempt.id)
-        vote = await self._trees.build(task.task_id, is_wanted, build)
+        vote = await self._trees.build(attempt.id, is_wanted, build)
         task.work.results = {attempt.ballot_number: vote}
 
     async def _compute_outcome(self, task: ServedTask, attempt: Attempt) -> RoundOutcome:

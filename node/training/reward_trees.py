@@ -1,7 +1,9 @@
 """Turns in which trees of rewards are built (docs/spec/training.md, section 9).
 
 A task that has paid many accounts has a tree that takes seconds, and each of its ballots needs one.
-So small trees do not wait for large ones, and large ones share the time by task.
+So small trees do not wait for large ones. Of large ones, the next is that of the attempt that has
+used the least time, and among those with the same the one that came first. Time of earlier attempts
+does not count: a task of many rounds would wait behind every tree of younger tasks.
 """
 
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from chain.primitives import TaskId
+from chain.training.attempt import AttemptId
 from node.chain.training_index import TrainingIndex
 from node.training.turns import Turn, Turns
 
@@ -31,17 +33,17 @@ class RewardTrees:
         self._small, self._large = Turns(TREES_LIMIT), Turns(TREES_LIMIT)
 
     async def build(
-        self, task_id: TaskId, is_wanted: Callable[[], bool], build: Callable[[], _Result]
+        self, attempt_id: AttemptId, is_wanted: Callable[[], bool], build: Callable[[], _Result]
     ) -> _Result:
-        """What a function returns that builds the tree of a task.
+        """What a function returns that builds the tree of a task after an attempt.
 
         Raises:
             WorkOverError: The tree was not wanted any more before its turn came.
         """
         is_large = await trio.to_thread.run_sync(
-            self._index.has_more_rewards, task_id, SMALL_ACCOUNTS
+            self._index.has_more_rewards, attempt_id.task_id, SMALL_ACCOUNTS
         )
-        # Nothing is promised, so the task that has used the least time is next.
-        turn = Turn(task_id, promised_seconds=0.0, is_wanted=is_wanted)
+        # Nothing is promised, so the attempt that has used the least time is next.
+        turn = Turn(attempt_id, promised_seconds=0.0, is_wanted=is_wanted)
         async with (self._large if is_large else self._small).take(turn):
             return await trio.to_thread.run_sync(build)

@@ -14,8 +14,9 @@ from chain.contracts import miner_seats
 from chain.contracts.abi import ContractCall
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import TaskId
-from miner.client import DishonestNodeError, FailoverClient
+from miner.client import FailoverClient
 from miner.light import LightClient
+from miner.nodes import DishonestNodeError
 from miner.outcomes import describe_ended_seat
 from miner.worker import MinerIdentity
 from pot_common.rpc_client import NodeUnreachableError, RpcCallError

@@ -1,17 +1,14 @@
 """What a miner asks of nodes, over JSON-RPC and HTTP (docs/spec/rpc.md, sections 2 and 6).
 
-With several nodes, the first that answers is kept until it fails, lies or has no news. No node is
-trusted: a blob is checked against its content id, and what decides a commitment is proven from the
+Which node is asked, miner/nodes.py decides. No node is trusted: a blob is checked against its content id, and what decides a commitment is proven from the
 genesis hash (miner/light.py). Answers without a proof are hints.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import Final, TypeVar
+from typing import Final
 
 import httpx
 import structlog
@@ -24,6 +21,7 @@ from chain.json_types import Json
 from chain.primitives import Address, Hash32
 from chain.training.attempt import AttemptId
 from miner.mirrors import Mirrors, PrivateAddressError, Resolve, limit_time, resolve_host
+from miner.nodes import Answer, DishonestNodeError, NodePool
 from miner.replies import (
     AttemptReply,
     GenesisReply,
@@ -36,33 +34,12 @@ from miner.replies import (
 from pot_common.atomic_file import sync_file
 from pot_common.gas_offer import GasHint
 from pot_common.rpc_client import (
-    ChainClient,
     ContentUnavailableError,
-    NodeUnreachableError,
     RpcCallError,
     describe_failure,
-    exchange,
-    open_http,
     send_request,
 )
-from pot_common.rpc_replies import ClientError, NodeInfo, read_answer
-
-ANSWER_SECONDS: Final = 20.0
-"""The longest silence in an answer: a busy node starts its call workers, then executes a call for
-seconds."""
-
-UNREACHABLE_REST_SECONDS: Final = 30.0
-"""For this long, a node that did not answer is asked only if no other is left. Each further failure
-doubles it: a node that hangs costs `ANSWER_SECONDS` each time that it is tried again."""
-
-LONGEST_REST_SECONDS: Final = 480.0
-"""The longest rest of a node that did not answer."""
-
-STRAGGLER_SECONDS: Final = 1.0
-"""The least time that other nodes have after the first answer, when all are asked at once."""
-
-STRAGGLER_FACTOR: Final = 3
-"""Other nodes have so many times as long as the first that answered, if that is more."""
+from pot_common.rpc_replies import ClientError, read_answer
 
 BUSY_REST_SECONDS: Final = 1.0
 """After this time a node without a place for a gradient is asked again, unless it names a time."""
@@ -70,21 +47,9 @@ BUSY_REST_SECONDS: Final = 1.0
 LONGEST_BUSY_REST_SECONDS: Final = 10.0
 """The longest time that a node without a place is left alone, whatever it says."""
 
-LIAR_REST_SECONDS: Final = 300.0
-"""For this long, a node that gave a wrong answer is not asked; it may be repaired afterwards."""
-
 TIP_LIMIT_WEI: Final = 10 * 10**9
 """The highest priority fee a unit of gas. The node suggests it, and the proposer of the block, who
 may run that node, is paid it."""
-
-UNAVAILABLE_CODE: Final = -32002
-"""EIP-1474: the node process behind this RPC process does not run; another node may answer."""
-
-FAILURES: Final = (httpx.HTTPError, ValueError, ClientError)
-"""What asking a node may raise."""
-
-Answer = TypeVar("Answer")
-"""The type of what nodes are asked for."""
 
 _log = structlog.get_logger("miner")
 
@@ -96,20 +61,10 @@ _RECEIPT: Final[TypeAdapter[ReceiptReply | None]] = TypeAdapter(ReceiptReply | N
 _GENESIS: Final = TypeAdapter(GenesisReply)
 _PROOF: Final = TypeAdapter(StateProof)
 _SET_CHANGES: Final = TypeAdapter(tuple[ValidatorSetChange, ...])
-_NODE_INFO: Final = TypeAdapter(NodeInfo)
 
 
-class DishonestNodeError(ClientError):
-    """An answer contradicts what the chain proves, or its proof proves nothing."""
-
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(f"{url} is not believed: {reason}")
-        self.url = url
-        self.reason = reason
-
-
-class FailoverClient(ChainClient):
-    """One or more nodes of one network; the first that answers is kept until it fails."""
+class FailoverClient(NodePool):
+    """What a miner asks of one or more nodes of one network."""
 
     def __init__(
         self,
@@ -127,198 +82,11 @@ class FailoverClient(ChainClient):
             private_data_hosts: Hosts of data that may have private addresses.
             resolve: The name service for hosts of data.
         """
-        super().__init__()
-        assert urls
+        super().__init__(urls, transport)
         self.on_wait, self.on_note = _log_wait, _log_note
-        self._urls = [url.rstrip("/") for url in urls]
-        self._current = 0
-        self._network: tuple[int, Hash32] | None = None
-        self._recognized: set[str] = set()
-        """Nodes that have named this network since they last failed."""
-        self._unreachable: dict[str, tuple[float, float]] = {}
-        """By URL: until when, by the monotonic clock, other nodes are preferred, and how long that
-        rest is in seconds."""
-        self._waiting_for: set[str] = set()
-        """Nodes that have not answered yet when all were asked at once."""
         self._busy: dict[str, float] = {}
         """By URL: until when, by the monotonic clock, the node has no place for a gradient."""
-        self._liars: dict[str, tuple[float, str]] = {}
-        """By URL: until when the node is not asked, and why."""
-        self._http = open_http(ANSWER_SECONDS, transport)
         self._mirrors = Mirrors(self._http, frozenset(private_data_hosts), resolve)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
-
-    # Choosing a node.
-
-    @property
-    def current(self) -> str:
-        """The URL of the node that answered last."""
-        return self._urls[self._current]
-
-    def rotate(self) -> None:
-        """Prefer the next node from now on: the current one has no news."""
-        self._current = (self._current + 1) % len(self._urls)
-
-    def prefer(self, url: str) -> None:
-        """Ask the node at `url` first from now on."""
-        self._current = self._urls.index(url)
-
-    def drop(self, error: DishonestNodeError) -> None:
-        """Do not ask the node that `error` names for a while."""
-        _log.warning(str(error), seconds=LIAR_REST_SECONDS)
-        self._liars[error.url] = (time.monotonic() + LIAR_REST_SECONDS, error.reason)
-
-    def _list_candidates(self) -> list[int]:
-        """Positions of the nodes to ask, the preferred one first."""
-        now, count = time.monotonic(), len(self._urls)
-        positions = [(self._current + offset) % count for offset in range(count)]
-        honest = [at for at in positions if self._liars.get(self._urls[at], (0.0, ""))[0] <= now]
-        return sorted(honest, key=lambda at: not self._is_reachable(self._urls[at]))
-
-    def _list_reachable(self) -> list[str]:
-        """The nodes to ask when all are asked; those that rest only if there are no others."""
-        candidates = [self._urls[position] for position in self._list_candidates()]
-        return [each for each in candidates if self._is_reachable(each)] or candidates
-
-    def _is_reachable(self, url: str) -> bool:
-        return self._unreachable.get(url, (0.0, 0.0))[0] <= time.monotonic()
-
-    def _put_off(self, url: str) -> None:
-        """Prefer other nodes for a while, because this one did not answer."""
-        _, last = self._unreachable.get(url, (0.0, 0.0))
-        rest = min(LONGEST_REST_SECONDS, 2 * last or UNREACHABLE_REST_SECONDS)
-        self._unreachable[url] = (time.monotonic() + rest, rest)
-
-    def _ask_at_once(
-        self, urls: Iterable[str], ask: Callable[[str], Answer]
-    ) -> dict[str, Answer | Exception]:
-        """What nodes answer that are all asked at the same time.
-
-        After the first answer the others are waited for only a few times as long as that took, so
-        a node that hangs delays nothing for long. It is not asked again while it hangs.
-        """
-        waiting = [url for url in urls if url not in self._waiting_for]
-        self._waiting_for.update(waiting)
-        answers: SimpleQueue[tuple[str, Answer | Exception]] = SimpleQueue()
-
-        def ask_one(url: str) -> None:
-            answer: Answer | Exception
-            try:
-                answer = ask(url)
-                self._unreachable.pop(url, None)
-            except Exception as error:  # noqa: BLE001 - raised again where it is awaited
-                if isinstance(error, httpx.HTTPError):
-                    self._put_off(url)
-                answer = error
-            self._waiting_for.discard(url)
-            answers.put((url, answer))
-
-        begin = time.monotonic()
-        for url in waiting:
-            # The process can end while a node hangs.
-            Thread(target=ask_one, args=(url,), daemon=True).start()
-        found: dict[str, Answer | Exception] = {}
-        deadline: float | None = None
-        while len(found) < len(waiting):
-            now = time.monotonic()
-            try:
-                url, answer = answers.get(
-                    timeout=None if deadline is None else max(0.0, deadline - now)
-                )
-            except Empty:
-                break
-            if isinstance(answer, Exception) and not isinstance(answer, FAILURES):
-                raise answer
-            found[url] = answer
-            if deadline is None and not isinstance(answer, Exception):
-                first_seconds = time.monotonic() - begin
-                deadline = time.monotonic() + max(
-                    STRAGGLER_SECONDS, STRAGGLER_FACTOR * first_seconds
-                )
-        return found
-
-    # JSON-RPC.
-
-    def call(self, method: str, *params: Json) -> Json:
-        """The result of a JSON-RPC method at the first node that answers.
-
-        Raises:
-            RpcCallError: The node answered with an error.
-            NodeUnreachableError: No node answers.
-        """
-        failures = []
-        for position in self._list_candidates():
-            url = self._urls[position]
-            try:
-                result = self._call_at(url, method, params)
-            except (httpx.HTTPError, ValueError) as error:
-                failures.append(f"{url} ({describe_failure(error)})")
-                self._put_off(url)
-                continue
-            except DishonestNodeError as error:
-                self.drop(error)
-                continue
-            except RpcCallError as error:
-                if error.code != UNAVAILABLE_CODE:
-                    self._current = position
-                    raise
-                failures.append(f"{url} ({error})")
-                continue
-            self._current = position
-            self._unreachable.pop(url, None)
-            return result
-        failures += [
-            f"{url} (not believed: {reason})"
-            for url, (until, reason) in self._liars.items()
-            if until > time.monotonic()
-        ]
-        raise NodeUnreachableError(
-            f"no node answers: {', '.join(failures)}; is one running, and is --rpc right?"
-        )
-
-    def _call_at(self, url: str, method: str, params: Sequence[Json]) -> Json:
-        """The result at one node, after a check that the node is on the required network.
-
-        Raises:
-            httpx.HTTPError, ValueError: The node does not answer.
-            RpcCallError: The node answered with an error.
-            DishonestNodeError: The node is on another network.
-        """
-        if self._network is not None and url not in self._recognized:
-            answer = exchange(self._http, url, "pot_nodeInfo", ())
-            try:
-                info = read_answer(_NODE_INFO, answer)
-            except ClientError as error:
-                raise ValueError(str(error)) from error
-            if (info.chain_id, info.genesis_hash) != self._network:
-                raise DishonestNodeError(url, _describe_network(info))
-            self._recognized.add(url)
-        try:
-            return exchange(self._http, url, method, params)
-        except httpx.HTTPError:
-            self._recognized.discard(url)
-            raise
-
-    def require_network(self, chain_id: int, genesis_hash: Hash32) -> None:
-        """Ask only nodes of this network from now on.
-
-        Raises:
-            ClientError: A node that answers is on another network.
-        """
-        self._network = (chain_id, genesis_hash)
-        for url in self._urls:
-            try:
-                self._call_at(url, "eth_chainId", ())
-            except (httpx.HTTPError, ValueError, RpcCallError):
-                continue
-            except DishonestNodeError as error:
-                raise ClientError(
-                    f"{url} is on another network ({error.reason}); name nodes of one network "
-                    "with --rpc"
-                ) from error
 
     def genesis(self) -> GenesisReply:
         """Block 0, as the node has it."""
@@ -554,10 +322,6 @@ def _hash_file_as_it_arrives(parts: Iterable[bytes], path: Path) -> Hash32:
                 pending = pending[CHUNK_BYTES:]
         sync_file(file)
         return content_id_of_chunks(file.tell(), [*leaves, merkle_leaf(pending)])
-
-
-def _describe_network(info: NodeInfo) -> str:
-    return f"its network has chain id {info.chain_id}, genesis {to_hex(info.genesis_hash)}"
 
 
 def _unavailable(content_id: Hash32) -> ContentUnavailableError:

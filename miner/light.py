@@ -27,7 +27,8 @@ from chain.training.attempt import AttemptId
 from chain.training.openings import Obstacle, list_obstacles
 from chain.types.header import Header
 from chain.validation import compute_mix_hash
-from miner.client import DishonestNodeError, FailoverClient
+from miner.client import FailoverClient
+from miner.nodes import DishonestNodeError
 from miner.replies import AttemptReply, StateProof
 
 STALE_BLOCKS: Final = 16

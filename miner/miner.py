@@ -18,10 +18,11 @@ from chain.training.architectures import count_parameters
 from chain.training.task_spec import TaskSpec
 from miner.bonds import BondReturns
 from miner.builder import OpenTask
-from miner.client import DishonestNodeError, FailoverClient
+from miner.client import FailoverClient
 from miner.idle_watch import IdleWatch
 from miner.light import LightClient
 from miner.limits import MinerLimits, require_enough_time, require_room
+from miner.nodes import DishonestNodeError
 from miner.outcomes import OutOfTaskError
 from miner.places import list_seats_to_take_back
 from miner.stopping import describe_stop, describe_wait

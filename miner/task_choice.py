@@ -31,7 +31,7 @@ from chain.primitives import Address, TaskId
 from chain.training.openings import ObstacleKind, describe_obstacles
 from chain.training.task_spec import TaskSpec
 from chain.training.task_spec_codec import compute_spec_hash, compute_terms, decode_task_spec
-from miner.client import DishonestNodeError, FailoverClient
+from miner.client import FailoverClient
 from miner.light import LightClient, Standing
 from miner.limits import (
     MinerLimits,
@@ -40,6 +40,7 @@ from miner.limits import (
     require_room,
     require_short_lock,
 )
+from miner.nodes import DishonestNodeError
 from pot_common.rpc_client import NodeUnreachableError
 from pot_common.rpc_replies import ClientError
 

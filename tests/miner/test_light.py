@@ -12,8 +12,9 @@ from chain.light import verify_network
 from chain.primitives import Address, BlockNumber, Hash32, PrivateKey
 from chain.training.attempt import AttemptId
 from chain.types.certificate import CommitCertificate
-from miner.client import DishonestNodeError, FailoverClient
+from miner.client import FailoverClient
 from miner.light import LightClient, fetch_network
+from miner.nodes import DishonestNodeError
 from tests.worlds.node_for_miners import TASK, FakeNode
 from tests.worlds.proofs import (
     CHAIN_ID,

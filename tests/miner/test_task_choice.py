@@ -15,8 +15,8 @@ from chain.primitives import Address, BlockNumber, Hash32, TaskId
 from chain.training.task_spec import Shard, TaskSpec
 from chain.training.task_spec_codec import compute_spec_hash, encode_task_spec
 from miner import task_choice
-from miner.client import DishonestNodeError
 from miner.light import Standing
+from miner.nodes import DishonestNodeError
 from miner.task_choice import EXAMINED_LIMIT, TaskChoice
 from pot_common.rpc_client import NodeUnreachableError
 from pot_common.rpc_replies import ClientError

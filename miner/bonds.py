@@ -11,14 +11,13 @@ from typing import Final
 import structlog
 
 from chain.contracts import miner_seats
-from chain.contracts.abi import ContractCall
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import TaskId
 from miner.client import FailoverClient
 from miner.light import LightClient
 from miner.nodes import DishonestNodeError
 from miner.outcomes import describe_ended_seat
-from miner.worker import MinerIdentity
+from miner.transactor import MinerIdentity, Transactor, change_of_seat
 from pot_common.rpc_client import NodeUnreachableError, RpcCallError
 from pot_common.rpc_replies import ClientError
 
@@ -53,6 +52,7 @@ class BondReturns:
         self._client = client
         self._light = light
         self._identity = identity
+        self._transact = Transactor(client, light, identity).transact
         self._retries: dict[TaskId, _Retry] = {}
         self._unsearched: list[TaskId] = []
         """The tasks that are not searched yet for bonds of earlier runs, ascending."""
@@ -127,7 +127,10 @@ class BondReturns:
         if seat.is_slashed or is_taken_again:
             return True  # they are lost, or answer for the seat again
         try:
-            self._transact(miner_seats.withdraw_bond(task))
+            self._transact(
+                miner_seats.withdraw_bond(task),
+                change_of_seat(task, self._identity.address, lambda seat: seat.units == 0),
+            )
         except (NodeUnreachableError, DishonestNodeError):
             raise
         except ClientError as error:
@@ -137,7 +140,10 @@ class BondReturns:
             _log.info("bonds are back", task=task)
             return True
         try:
-            self._transact(miner_seats.withdraw_seat_bond(task))
+            self._transact(
+                miner_seats.withdraw_seat_bond(task),
+                change_of_seat(task, self._identity.address, lambda seat: not seat.has_seat_bond),
+            )
         except RpcCallError:
             return False  # both are still locked
         _log.warning(
@@ -147,7 +153,3 @@ class BondReturns:
             reason=reason,
         )
         return True
-
-    def _transact(self, call: ContractCall) -> None:
-        identity = self._identity
-        self._client.transact(identity.private_key, call, chain_id=identity.chain_id)

@@ -1,12 +1,13 @@
 """What a miner asks of nodes, over JSON-RPC and HTTP (docs/spec/rpc.md, sections 2 and 6).
 
-Which node is asked, miner/nodes.py decides. No node is trusted: a blob is checked against its content id, and what decides a commitment is proven from the
-genesis hash (miner/light.py). Answers without a proof are hints.
+miner/nodes.py chooses the node. No node is trusted: a blob is checked against its content id, and
+what decides a commitment is proven from the genesis hash (miner/light.py). Answers without a proof
+are hints.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,9 +18,11 @@ from pydantic import TypeAdapter
 from chain.crypto import CHUNK_BYTES, content_id_of_chunks, merkle_leaf
 from chain.crypto import content_id as compute_content_id
 from chain.hexadecimal import to_hex
-from chain.json_types import Json
+from chain.json_types import Json, JsonObject
 from chain.primitives import Address, Hash32
 from chain.training.attempt import AttemptId
+from chain.types.header import Header
+from chain.types.transaction import Transaction
 from miner.mirrors import Mirrors, PrivateAddressError, Resolve, limit_time, resolve_host
 from miner.nodes import Answer, DishonestNodeError, NodePool
 from miner.replies import (
@@ -34,18 +37,24 @@ from miner.replies import (
 from pot_common.atomic_file import sync_file
 from pot_common.gas_offer import GasHint
 from pot_common.rpc_client import (
+    AccountView,
     ContentUnavailableError,
+    NodeUnreachableError,
     RpcCallError,
     describe_failure,
     send_request,
 )
-from pot_common.rpc_replies import ClientError, read_answer
+from pot_common.rpc_replies import ClientError, read_answer, read_quantity
 
 BUSY_REST_SECONDS: Final = 1.0
 """After this time a node without a place for a gradient is asked again, unless it names a time."""
 
 LONGEST_BUSY_REST_SECONDS: Final = 10.0
 """The longest time that a node without a place is left alone, whatever it says."""
+
+RECEIPT_LEAD_BLOCKS: Final = 16
+"""A receipt may be of a block so far ahead of a proof of another node. One of a later block is a
+lie: nodes that are further behind are not believed."""
 
 TIP_LIMIT_WEI: Final = 10 * 10**9
 """The highest priority fee a unit of gas. The node suggests it, and the proposer of the block, who
@@ -87,6 +96,11 @@ class FailoverClient(NodePool):
         self._busy: dict[str, float] = {}
         """By URL: until when, by the monotonic clock, the node has no place for a gradient."""
         self._mirrors = Mirrors(self._http, frozenset(private_data_hosts), resolve)
+        self.prove_account: Callable[[Address], tuple[Header, int]] | None = None
+        """Proves a final header and an account's nonce after it; None before the network is known.
+        Without it, nonces and receipts of nodes are believed."""
+        self._nonces: dict[Address, int] = {}
+        """The highest nonce that was proven, by account."""
 
     def genesis(self) -> GenesisReply:
         """Block 0, as the node has it."""
@@ -158,14 +172,127 @@ class FailoverClient(NodePool):
         """The priority fee to pay: the node's suggestion, up to TIP_LIMIT_WEI."""
         return min(TIP_LIMIT_WEI, super().suggest_tip())
 
+    def estimate_gas(self, request: JsonObject) -> int:
+        """The gas that a transaction needs: from another node if the first one says it reverts.
+
+        Raises:
+            RpcCallError: All nodes say that it would revert.
+        """
+        try:
+            return super().estimate_gas(request)
+        except RpcCallError as error:
+            refused_by, refusal = self.current, error
+        others = [url for url in self._list_reachable() if url != refused_by]
+        found = self._ask_at_once(
+            others, lambda url: read_quantity(self._call_at(url, "eth_estimateGas", [request]))
+        )
+        estimates = [each for each in found.values() if isinstance(each, int)]
+        if not estimates:
+            raise refusal
+        return max(estimates)
+
+    def send_raw(self, raw: bytes) -> None:
+        """Send a transaction to every node, since one may keep it to itself.
+
+        Raises:
+            RpcCallError: No node takes it.
+            NodeUnreachableError: No node answers.
+        """
+        if len(self._urls) == 1:
+            super().send_raw(raw)
+            return
+        found = self._ask_at_once(
+            self._list_reachable(),
+            lambda url: self._call_at(url, "eth_sendRawTransaction", [to_hex(raw)]),
+        )
+        refusals: dict[str, RpcCallError] = {}
+        failures: list[str] = []
+        for url, answer in found.items():
+            if isinstance(answer, DishonestNodeError):
+                self.drop(answer)
+            elif isinstance(answer, RpcCallError):
+                refusals[url] = answer
+            elif isinstance(answer, Exception):
+                failures.append(f"{url} ({describe_failure(answer)})")
+            else:
+                return
+        if refusals:
+            raise refusals.get(self.current) or next(iter(refusals.values()))
+        raise NodeUnreachableError(f"no node takes a transaction: {', '.join(failures)}")
+
     def resend(self, raw: bytes) -> None:
         """Send a transaction to every node, and prefer another one from now on."""
-        for url in self._urls:
-            try:
-                self._call_at(url, "eth_sendRawTransaction", [to_hex(raw)])
-            except (httpx.HTTPError, ValueError, RpcCallError, DishonestNodeError):
-                continue  # this node does not answer, or has the transaction already
+        with suppress(RpcCallError, NodeUnreachableError):  # or the nodes have it already
+            self.send_raw(raw)
         self.rotate()
+
+    def read_account(self, account: Address) -> AccountView:
+        """What the account's next transaction depends on, from a proof if there can be one."""
+        if self.prove_account is None:
+            return super().read_account(account)
+        header, first = self._get_proven_account(account)
+        # A node may be a block behind another one; no nonce becomes less.
+        first = self._nonces[account] = max(first, self._nonces.get(account, 0))
+        pending = max(first, self.get_nonce(account, "pending"))
+        return AccountView(header.number, header.base_fee_per_gas, first, pending)
+
+    def find_next_nonce(self, view: AccountView, waiting: Sequence[Transaction]) -> int:
+        """The nonce after the transactions that wait, of which each is proven by its signature.
+
+        A nonce behind a gap would keep a transaction out of all blocks.
+        """
+        if self.prove_account is None:
+            return super().find_next_nonce(view, waiting)
+        following = view.first
+        for each in waiting:
+            if each.nonce == following:
+                following += 1
+        return following
+
+    def find_receipt(self, account: Address, transaction: Transaction) -> JsonObject | None:
+        """The receipt of a transaction that is proven to be in a block, or one in its place.
+
+        A node with a receipt for a transaction that the account did not send is not asked again.
+        """
+        if self.prove_account is None:
+            return super().find_receipt(account, transaction)
+        try:
+            receipt = super().find_receipt(account, transaction)
+        except RpcCallError:
+            if len(self._urls) == 1:
+                raise
+            self.rotate()
+            return None
+        if receipt is None:
+            return None
+        source = self.current
+        header, count = self._get_proven_account(account)
+        if count > transaction.nonce:
+            return receipt
+        block = read_quantity(receipt.get("blockNumber"))
+        if not header.number < block <= header.number + RECEIPT_LEAD_BLOCKS:
+            name = to_hex(transaction.hash)
+            self.drop(
+                DishonestNodeError(
+                    source,
+                    f"it has transaction {name} in block {block}, and the account has not sent it "
+                    f"by block {header.number}",
+                )
+            )
+        return None
+
+    def _get_proven_account(self, account: Address) -> tuple[Header, int]:
+        """A final header and the account's nonce after it, from a node that proves them.
+
+        Raises:
+            ClientError: No node does.
+        """
+        assert self.prove_account is not None
+        while True:
+            try:
+                return self.prove_account(account)
+            except DishonestNodeError as error:
+                self.drop(error)
 
     # Blobs.
 

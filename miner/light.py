@@ -34,6 +34,9 @@ from miner.replies import AttemptReply, StateProof
 STALE_BLOCKS: Final = 16
 """A node with a head this far behind a proven block has stopped, or withholds blocks."""
 
+ANY_SLOT: Final = 0
+"""A proof of any slot of an account proves the account, with its nonce."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProvenAttempt:
@@ -113,6 +116,7 @@ class LightClient:
     def __init__(self, client: FailoverClient, network: TrustedNetwork) -> None:
         self.network = network
         self._client = client
+        client.prove_account = self.prove_account
         self._chain = LightChain(network)
         self._highest = BlockNumber(0)
 
@@ -171,6 +175,21 @@ class LightClient:
                         source,
                         f"it does not prove the validator set from block {last + 1} on ({error})",
                     ) from error
+
+    @property
+    def highest(self) -> BlockNumber:
+        """The highest final block that was proven."""
+        return self._highest
+
+    def prove_account(self, account: Address) -> tuple[Header, int]:
+        """The header of a final block near the head, and the account's nonce after that block.
+
+        Raises:
+            DishonestNodeError: The node cannot prove its answer.
+            ClientError: No node answers.
+        """
+        header, state = self.read({account: (ANY_SLOT,)})
+        return header, state.get_nonce(account)
 
     @property
     def validators(self) -> tuple[Address, ...]:

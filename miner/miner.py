@@ -28,7 +28,8 @@ from miner.places import list_seats_to_take_back
 from miner.stopping import describe_stop, describe_wait
 from miner.task_choice import TaskChoice, fetch_spec
 from miner.task_files import TaskFiles
-from miner.worker import MinerIdentity, TaskWorker
+from miner.transactor import MinerIdentity
+from miner.worker import TaskWorker
 from pot_common.rpc_client import ContentUnavailableError, NodeUnreachableError, RpcCallError
 from pot_common.rpc_replies import ClientError
 
@@ -467,6 +468,7 @@ class Miner:
                 except RpcCallError as error:
                     # The phase ended meanwhile, or the account cannot pay: the next poll tells.
                     _log.warning(f"refused: {error}", round=hint.round)
+                    self._client.rotate()  # a refusal is the word of one node
                     time.sleep(REFUSAL_RETRY_SECONDS)
                 self._leave_if_ending(worker)  # after a commitment, which keeps the bond in POT
                 if worker.is_unbound(hint) and not worker.has_left:

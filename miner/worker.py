@@ -10,7 +10,6 @@ reveal it after its restart, and is never taken for a cheat.
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -23,11 +22,10 @@ from chain.contracts import (
 )
 from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import TRAINING_TOKEN
-from chain.contracts.miner_seats import (
-    MAX_MISSES,
-)
+from chain.contracts.ledger_storage import StoredSeat
+from chain.contracts.miner_seats import MAX_MISSES
 from chain.contracts.task_registry import TaskStatus
-from chain.primitives import TOKEN_UNIT, Address, Hash32, PrivateKey, TaskId
+from chain.primitives import TOKEN_UNIT, Hash32, TaskId
 from chain.training.architectures import count_parameters
 from chain.training.assignment import Assignment
 from chain.training.attempt import AttemptId
@@ -57,6 +55,7 @@ from miner.outcomes import (
 from miner.places import Places
 from miner.replies import AttemptReply
 from miner.reveals import RevealPusher
+from miner.transactor import MinerIdentity, Transactor, change_of_seat, claim_of
 from miner.trial import UnitTrial
 from pot_common.rpc_client import RpcCallError
 from pot_common.rpc_replies import ClientError
@@ -77,15 +76,6 @@ LEAVE_SHARE: Final = 4
 it paid its bonds, it computed its units in half of a phase or less."""
 
 _log = structlog.get_logger("miner")
-
-
-@dataclass(frozen=True, slots=True)
-class MinerIdentity:
-    """The account that mines, and the chain it mines on."""
-
-    private_key: PrivateKey
-    address: Address
-    chain_id: int
 
 
 class TaskWorker:
@@ -142,6 +132,7 @@ class TaskWorker:
         """The last attempt with our commitment, or without work for us."""
         self._revealed: tuple[AttemptId, int] | None = None
         """The last attempt and ballot for which no reveal of ours is left to do."""
+        self._transact = Transactor(client, light, identity).transact
         self._places = Places(client, light, identity.address, task, spec, self._transact)
         self._pusher = RevealPusher(client, light, identity.address)
         self._outcomes = OutcomeLog(client, identity.address)
@@ -230,7 +221,10 @@ class TaskWorker:
         bonds = {} if is_returning else self._places.approve_bonds(place.units)
         self.has_seat = True  # also if the miner is stopped before it has the receipt
         try:
-            self._transact(miner_seats.register(self._task, place.units, place.displaced))
+            self._change_seat(
+                miner_seats.register(self._task, place.units, place.displaced),
+                lambda seat: seat.has_seat,
+            )
         except RpcCallError:
             self.has_seat = False
             raise
@@ -254,7 +248,7 @@ class TaskWorker:
         Raises:
             RpcCallError: An attempt opens in this very block.
         """
-        self._transact(miner_seats.leave(self._task))
+        self._change_seat(miner_seats.leave(self._task), lambda seat: seat.has_ended)
         self.has_left, self.has_seat = True, False
         _log.info("left the task", task=self._task)
 
@@ -277,7 +271,10 @@ class TaskWorker:
             if reward is None or reward.claimable == 0:
                 _log.info("no rewards to claim", task=self._task)
                 return
-            self._transact(reward_distributor.claim(self._task, reward.cumulative, reward.proof))
+            self._transact(
+                reward_distributor.claim(self._task, reward.cumulative, reward.proof),
+                claim_of(self._task, self._identity.address, reward.cumulative),
+            )
         except ClientError as error:
             _log.warning(
                 "rewards not claimed; try `pot wallet claim` later",
@@ -291,9 +288,9 @@ class TaskWorker:
         """Log what became of the last gradient: the task is closed, and no attempt follows."""
         self._outcomes.report(None)
 
-    def _transact(self, call: ContractCall) -> None:
-        identity = self._identity
-        self._client.transact(identity.private_key, call, chain_id=identity.chain_id)
+    def _change_seat(self, call: ContractCall, is_seen: Callable[[StoredSeat], bool]) -> None:
+        """Have a call change the miner's seat, and prove that it did."""
+        self._transact(call, change_of_seat(self._task, self._identity.address, is_seen))
 
     # Work.
 
@@ -371,10 +368,11 @@ class TaskWorker:
         commitment = compute_commitment(
             header, compute_gradient_root(prepared.payload), prepared.salt, prepared.units
         )
-        self._transact(
+        self._change_seat(
             gradient_ledger.commit_gradient(
                 self._task, round_number, attempt_number, prepared.units, commitment
             ),
+            lambda seat: seat.committed_attempt == attempt.ordinal,
         )
         self._outcomes.expect(attempt_id)
         _log.info(

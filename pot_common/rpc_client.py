@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from typing import Final, TypeVar
@@ -191,6 +192,20 @@ def describe_failure(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+@dataclass(frozen=True, slots=True)
+class AccountView:
+    """What a transaction of an account depends on, at the latest block."""
+
+    number: int
+    """The latest block."""
+    base_fee: int
+    """In wei a unit of gas."""
+    first: int
+    """The nonce of the account's next transaction in a block."""
+    pending: int
+    """The nonce after those that wait, as a node counts them."""
+
+
 class ChainClient(ABC):
     """Questions and transactions to a chain, through the node that `call` asks."""
 
@@ -298,7 +313,7 @@ class ChainClient(ABC):
             "data": to_hex(call.data),
             "value": hex(value),
         }
-        estimate = self.quantity("eth_estimateGas", request)
+        estimate = self.estimate_gas(request)
         signer = Signer(private_key, self.quantity("eth_chainId") if chain_id is None else chain_id)
         gas_limit = estimate + GAS_MARGIN if call.data else estimate
         sign = partial(signer.sign, call, value, gas_limit)
@@ -318,21 +333,59 @@ class ChainClient(ABC):
         """The priority fee to pay, in wei a unit of gas."""
         return self.quantity("eth_maxPriorityFeePerGas")
 
+    def estimate_gas(self, request: JsonObject) -> int:
+        """The gas that a transaction needs.
+
+        Raises:
+            RpcCallError: It would revert.
+        """
+        return self.quantity("eth_estimateGas", request)
+
+    def send_raw(self, raw: bytes) -> None:
+        """Send a signed transaction.
+
+        Raises:
+            RpcCallError: It is refused.
+        """
+        self.call("eth_sendRawTransaction", to_hex(raw))
+
     def resend(self, raw: bytes) -> None:
         """Send a transaction again that has no receipt after RESEND_SECONDS."""
         with suppress(RpcCallError):  # the node has it already
-            self.call("eth_sendRawTransaction", to_hex(raw))
+            self.send_raw(raw)
 
-    def _compute_offer(self) -> tuple[int, GasOffer]:
-        """The latest block, and an offer that is enough until the base fee doubles."""
+    def read_account(self, account: Address) -> AccountView:
+        """What the account's next transaction depends on."""
         block = self.call_object("eth_getBlockByNumber", "latest", False) or {}
-        base_fee = read_quantity(block.get("baseFeePerGas", "0x0"))
+        return AccountView(
+            number=read_quantity(block.get("number", "0x0")),
+            base_fee=read_quantity(block.get("baseFeePerGas", "0x0")),
+            first=self.get_nonce(account, "latest"),
+            pending=self.get_nonce(account, "pending"),
+        )
+
+    def get_nonce(self, account: Address, block: str) -> int:
+        """The nonce of an account at a block; at `pending`, with its transactions that wait."""
+        return self.quantity("eth_getTransactionCount", to_hex(account), block)
+
+    def find_next_nonce(self, view: AccountView, waiting: Sequence[Transaction]) -> int:
+        """The nonce after the transactions of an account that wait.
+
+        Args:
+            view: The account.
+            waiting: Those that the node shows; there may be others.
+        """
+        return view.pending
+
+    def find_receipt(self, account: Address, transaction: Transaction) -> JsonObject | None:
+        """The receipt of a transaction of an account; None if it is in no block."""
+        return self.call_object("eth_getTransactionReceipt", to_hex(transaction.hash))
+
+    def _compute_offer(self, base_fee: int) -> GasOffer:
+        """An offer that is enough until the base fee doubles."""
         # Where gas is free, the account may have no coins to follow a suggestion.
         tip = max(self.suggest_tip() if base_fee else 0, self.gas_price - base_fee)
-        return read_quantity(block.get("number", "0x0")), GasOffer(2 * base_fee + tip, tip)
-
-    def _get_nonce(self, account: Address, block: str) -> int:
-        return self.quantity("eth_getTransactionCount", to_hex(account), block)
+        return GasOffer(2 * base_fee + tip, tip)
 
     def _send_first(
         self,
@@ -348,8 +401,8 @@ class ChainClient(ABC):
         Returns the latest block, too.
         """
         account = signer.account
-        number, offer = self._compute_offer()
-        first, pending = (self._get_nonce(account, block) for block in ("latest", "pending"))
+        view = self.read_account(account)
+        number, first, offer = view.number, view.first, self._compute_offer(view.base_fee)
         choices: list[Transaction] = []
         waiting = self._waiting.get(account)
         if waiting is not None and first <= waiting.nonce:
@@ -358,9 +411,10 @@ class ChainClient(ABC):
                 return number, waiting
             if self._may_raise(offer, waiting):
                 choices.append(sign(waiting.nonce, offer.raise_above(waiting)))
-        others = self.list_waiting(signer) if first < pending else ()
+        others = self.list_waiting(signer) if first < view.pending else []
+        pending = self.find_next_nonce(view, others)
         if identify_call(call.to, call.data)[0] is CallKind.COMMITMENT:
-            choices += [sign(first, offer)] if first < pending else []
+            choices += [sign(first, offer)] if first < view.pending else []
         elif self.gas_price or is_repeat:
             same = self._follow_same(others, call, value, offer, sign, is_repeat=is_repeat)
             before = [each for each in others if same is None or each.nonce < same.nonce]
@@ -372,7 +426,7 @@ class ChainClient(ABC):
         for transaction in choices:
             # The earlier one may be in a block by now or pay, or the balance be too low for more.
             with suppress(RpcCallError):
-                self.call("eth_sendRawTransaction", to_hex(transaction.raw))
+                self.send_raw(transaction.raw)
                 # This client's own earlier call is its caller's business.
                 self._tell_place([each for each in others if each != waiting], transaction)
                 return number, transaction
@@ -469,7 +523,7 @@ class ChainClient(ABC):
             RpcCallError: The node refuses it; with the price that would do, if that is why.
         """
         try:
-            self.call("eth_sendRawTransaction", to_hex(transaction.raw))
+            self.send_raw(transaction.raw)
         except RpcCallError as error:
             if str(error).startswith(REFUSED_FOR_FUNDS):
                 raise RpcCallError(error.code, f"{error}; {self._name_coins_cure()}") from error
@@ -514,20 +568,20 @@ class ChainClient(ABC):
             if time.monotonic() - started >= RECEIPT_SECONDS:
                 break
             # The last one is the likeliest to be included, but any may be; one request each time.
-            transaction_hash = to_hex(sent[-1 - poll % len(sent)].hash)
-            receipt = self.call_object("eth_getTransactionReceipt", transaction_hash)
+            transaction = sent[-1 - poll % len(sent)]
+            receipt = self.find_receipt(account, transaction)
             if receipt is not None:
-                return receipt, transaction_hash
+                return receipt, to_hex(transaction.hash)
             if time.monotonic() - sent_at > RESEND_SECONDS:
                 sent_at = time.monotonic()
-                number, offer = self._compute_offer()
-                is_next = self._get_nonce(account, "latest") == first.nonce
+                view = self.read_account(account)
+                offer = self._compute_offer(view.base_fee)
                 if (
-                    is_next
-                    and number >= raised_at + RAISE_BLOCKS
+                    view.first == first.nonce
+                    and view.number >= raised_at + RAISE_BLOCKS
                     and self._may_raise(offer, sent[-1])
                 ):
-                    raised_at = number
+                    raised_at = view.number
                     sent.append(sign(first.nonce, offer.raise_above(sent[-1])))
                     self._waiting[account] = sent[-1]
                 self.resend(sent[-1].raw)

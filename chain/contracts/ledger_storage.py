@@ -33,6 +33,9 @@ SEATS_MEMBERS: Final = 1
 SEATS_SEATS: Final = 2
 """MinerSeats._seats: by task and miner, the seat, also one that has ended."""
 
+REGISTRY_TASK_COUNT: Final = 0
+"""TaskRegistry.taskCount: the number of tasks, whose ids begin at 1."""
+
 REGISTRY_TERMS: Final = 1
 """TaskRegistry._terms. The first word is the specification's hash."""
 
@@ -44,6 +47,12 @@ REGISTRY_LEASES: Final = 4
 
 REFUNDABLE_OFFSET: Final = 5
 """Offset of `refundable` in the struct TaskAccount, in words."""
+
+DISTRIBUTOR_POTS: Final = 0
+"""RewardDistributor._pots: by task, its pay and what was claimed of it."""
+
+CLAIMED_OFFSET: Final = 3
+"""Offset of the mapping `claimed` in the struct Pot, in words."""
 
 MODEL_ROOT_OFFSET: Final = 7
 """Offset of `modelRoot` in the struct Training, in words."""
@@ -110,6 +119,8 @@ class StoredSeat:
     last_attempt: int = 0
     """The ordinal of the last attempt in which the seat took part before it ended last; 0 if there
     is none."""
+    has_seat_bond: bool = True
+    """Whether a part of the seat bond is left."""
 
     @property
     def has_seat(self) -> bool:
@@ -223,10 +234,18 @@ def read_seat(read: ReadSlot, task: TaskId, miner: Address) -> StoredSeat:
         committed_attempt=_bits(word, 128, 32),
         miss_count=_bits(word, 192, 8),
         has_ended=_bits(word, 160, 32) == 0,
+        has_seat_bond=_bits(word, 200, 8) != 0,
         is_slashed=_bits(word, 208, 8) != 0,
         registered_block=BlockNumber(_bits(word, 216, 32)),
         is_displaced=_bits(word, 248, 8) != 0,
         last_attempt=_bits(word, 64, 32),
+    )
+
+
+def find_claimed_slot(task: TaskId, account: Address) -> int:
+    """The slot of RewardDistributor with what an account has claimed in a task so far."""
+    return find_mapping_slot(
+        find_mapping_slot(DISTRIBUTOR_POTS, encode_task_key(task)) + CLAIMED_OFFSET, account
     )
 
 

@@ -11,7 +11,7 @@ from chain.crypto import keccak256
 from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Address, Hash32
 from chain.state import trie
-from chain.state.world_state import ReadableDatabase, get_storage
+from chain.state.world_state import ReadableDatabase, get_account, get_storage
 
 StorageReads = Mapping[Address, Sequence[int]]
 """The storage slots to prove, by contract."""
@@ -63,3 +63,15 @@ class ProvenState:
             return get_storage(self._nodes, self._state_root, address, slot)
         except (trie.StateReadError, IndexError, ValueError) as error:
             raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, "state proof") from error
+
+    def get_nonce(self, address: Address) -> int:
+        """The number of transactions that an account has sent; 0 if it does not exist.
+
+        Raises:
+            RejectedInputError: CONTENT_MISMATCH if the proof does not contain the account.
+        """
+        try:
+            account = get_account(self._nodes, self._state_root, address)
+        except (trie.StateReadError, IndexError, ValueError) as error:
+            raise RejectedInputError(RejectionReason.CONTENT_MISMATCH, "state proof") from error
+        return 0 if account is None else account.nonce

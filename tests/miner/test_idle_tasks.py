@@ -15,13 +15,14 @@ from chain.primitives import Address, PrivateKey
 from chain.types.transaction import decode_transaction
 from miner.__main__ import _end_when_stopped
 from miner.bonds import FIRST_SEARCH, BondReturns
-from miner.client import UNAVAILABLE_CODE, FailoverClient
+from miner.client import FailoverClient
 from miner.idle_watch import IN_VAIN_SECONDS
 from miner.light import LightClient, fetch_network
 from miner.miner import Miner
+from miner.nodes import UNAVAILABLE_CODE
 from miner.outcomes import OutOfTaskError
 from miner.task_choice import TaskChoice
-from miner.worker import MinerIdentity
+from miner.transactor import MinerIdentity
 from tests.worlds.node_for_miners import BOND, LIMITS, SEAT_BOND, TASK, CountingTrainer, FakeNode
 from tests.worlds.proofs import CHAIN_ID, GENESIS
 
@@ -65,6 +66,10 @@ class IdleNode(FakeNode):
             return super().eth_sendRawTransaction(raw)
         self.transactions.append(sent)
         return "0x" + sent.hash.hex()
+
+    @property
+    def claimed(self) -> int:
+        return 0 if "claim" in self.reverts else super().claimed
 
     def eth_getTransactionReceipt(self, name: str) -> object:  # noqa: N802
         sent = next(each for each in self.transactions if "0x" + each.hash.hex() == name)

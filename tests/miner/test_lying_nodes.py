@@ -131,6 +131,29 @@ def swallow_transactions(node: FakeNode) -> None:
     node.eth_getTransactionReceipt = lambda name: None  # type: ignore[method-assign]
 
 
+def forge_receipts(node: FakeNode) -> None:
+    node.eth_sendRawTransaction = lambda raw: "0x00"  # type: ignore[method-assign]
+    node.eth_getTransactionReceipt = lambda name: {"status": "0x1", "blockNumber": "0x8"}  # type: ignore[method-assign]
+
+
+def forge_nonces(node: FakeNode) -> None:
+    node.eth_getTransactionCount = lambda account, block: hex(7)  # type: ignore[method-assign]
+
+
+def refuse_all_calls(node: FakeNode) -> None:
+    def refuse(call: dict[str, str]) -> object:
+        raise RuntimeError(3, "execution reverted", None)
+
+    node.eth_estimateGas = refuse  # type: ignore[method-assign]
+
+
+def refuse_receipts(node: FakeNode) -> None:
+    def refuse(name: str) -> object:
+        raise RuntimeError(-32005, "too many requests", None)
+
+    node.eth_getTransactionReceipt = refuse  # type: ignore[method-assign]
+
+
 LIES: dict[str, Lie] = {
     "another round": lie_about_the_attempt(round=7),
     "another block": lie_about_the_attempt(openBlock=2),
@@ -144,6 +167,10 @@ LIES: dict[str, Lie] = {
     "still": stand_still,
     "another network": change_networks,
     "swallowed transactions": swallow_transactions,
+    "forged receipts": forge_receipts,
+    "nonces behind a gap": forge_nonces,
+    "calls refused": refuse_all_calls,
+    "receipts refused": refuse_receipts,
 }
 
 

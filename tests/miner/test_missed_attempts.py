@@ -22,7 +22,7 @@ from miner.deadline import compute_with_deadline
 from miner.light import LightClient, fetch_network
 from miner.miner import Miner
 from miner.outcomes import OutOfTaskError
-from miner.worker import MinerIdentity
+from miner.transactor import MinerIdentity
 from pot_common.rpc_replies import ClientError
 from tests.worlds.node_for_miners import (
     BOND,

@@ -100,8 +100,7 @@ def test_registered_miner_pays_no_second_bond(tmp_path: Path) -> None:
 
 
 def test_error_about_a_poor_account_states_the_bond(tmp_path: Path) -> None:
-    node = FakeNode(MINER)
-    node.eth_sendRawTransaction = lambda raw: "0x00"  # type: ignore[method-assign]
+    node = FakeNode(MINER, takes_effect=False)
     with pytest.raises(ClientError, match=r"has 0 POT, the bonds of task 1 are 2\.25: send it"):
         Stage(tmp_path, node, []).play()
 

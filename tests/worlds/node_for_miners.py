@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import dataclass, field, replace
+from threading import Lock
 
 import httpx
 from eth_abi.abi import encode
 
-from chain.contracts import gradient_ledger, miner_seats, training_token
+from chain.contracts import gradient_ledger, ledger_storage, miner_seats, training_token
 from chain.contracts.addresses import (
     FAUCET,
     GRADIENT_LEDGER,
@@ -89,6 +90,10 @@ def selector(data: bytes) -> bytes:
     return data[:4]
 
 
+RECEIVING = Lock()
+"""A miner sends a transaction to all nodes at once, which may share a chain."""
+
+
 class CountingTrainer:
     """Gives a new gradient every time, so a repeated payload shows that it was stored."""
 
@@ -123,6 +128,8 @@ class FakeNode:
     """Whether the miner gave its seat up."""
     is_displaced: bool = False
     """Whether a newcomer took its seat."""
+    has_seat_bond: bool = True
+    """Whether a part of the miner's bond in POT is left."""
     registered_block: int = 0
     """The block in which the miner took its seat."""
     has_attempt: bool = True
@@ -144,6 +151,8 @@ class FakeNode:
     receipt: object = None
     """The answer to pot_getReceipt."""
     claimable: int = 0
+    takes_effect: bool = True
+    """Whether transactions in blocks do anything; otherwise they revert."""
     blobs: dict[str, bytes] = field(default_factory=dict)
     transactions: list[Transaction] = field(default_factory=list)
     reveals: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
@@ -182,7 +191,7 @@ class FakeNode:
 
     def storage_at(self, block: int) -> Storage:
         """The contracts' storage at the end of a block."""
-        is_committed = block > self.open_block and bool(self.commitments)
+        is_committed = block > self.open_block and bool(self.commitments) and self.takes_effect
         is_member = self.units and not self.has_lost_its_seat
         members = self.participants if is_member else self.others
         late = () if (self.miner in dict(members) or not self.units) else ((self.miner, 1),)
@@ -213,6 +222,7 @@ class FakeNode:
                     miss_count=self.miss_count,
                     has_left=self.has_left or self.is_displaced,
                     is_displaced=self.is_displaced,
+                    has_seat_bond=self.has_seat_bond,
                 ),
                 **members_storage(
                     TASK,
@@ -229,7 +239,16 @@ class FakeNode:
                 attempts_left=self.attempts_left,
             ),
             VALIDATOR_SET: set_storage(self.keys_at(block + 1)),
+            REWARD_DISTRIBUTOR: {
+                ledger_storage.find_claimed_slot(TASK, self.miner): self.claimed
+                if block > self.open_block
+                else 0
+            },
         }
+
+    def nonces_at(self, block: int) -> dict[Address, int]:
+        """The nonce of the miner at the end of a block."""
+        return {self.miner: len(self.transactions)} if block > self.open_block else {}
 
     def keys_at(self, block: int) -> tuple[PrivateKey, ...]:
         """The keys of the validators that decide a block."""
@@ -266,6 +285,12 @@ class FakeNode:
             for start in (36, 68)
         )
         return 1 + 10 * round_number + attempt
+
+    @property
+    def claimed(self) -> int:
+        """What the miner has claimed so far."""
+        claims = self.sent(REWARD_DISTRIBUTOR) if self.takes_effect else []
+        return int.from_bytes(claims[-1][36:68], "big") if claims else 0
 
     @property
     def commitments(self) -> list[Transaction]:
@@ -408,9 +433,11 @@ class FakeNode:
         self.proofs += 1
         number = self.head if block == "latest" else int(block, 16)
         state, keys = self.storage_at(number), self.keys_at(number)
-        header, _ = make_header(number, state)
+        nonces = self.nonces_at(number)
+        header, _ = make_header(number, state, nonces=nonces)
         certificate = certify(header, tuple(range(len(keys) - 1)), keys=keys)
-        return prove(number, state, read_reads(storage), certificate=certificate)
+        reads = read_reads(storage)
+        return prove(number, state, reads, certificate=certificate, nonces=nonces)
 
     def pot_getValidatorSets(self, after: int) -> object:  # noqa: N802
         return [
@@ -439,6 +466,9 @@ class FakeNode:
         )
         return word(self.token_balance)
 
+    def txpool_contentFrom(self, account: str) -> object:  # noqa: N802
+        return {"pending": {}}
+
     def eth_chainId(self) -> object:  # noqa: N802
         return hex(self.chain_id)
 
@@ -459,7 +489,16 @@ class FakeNode:
 
     def eth_sendRawTransaction(self, raw: str) -> object:  # noqa: N802
         transaction = decode_transaction(bytes.fromhex(raw[2:]))
-        self.transactions.append(transaction)
+        with RECEIVING:
+            if any(each.hash == transaction.hash for each in self.transactions):
+                raise RuntimeError(-32000, "already known", None)
+            if transaction.nonce < len(self.transactions):
+                raise RuntimeError(-32000, "nonce too low", None)
+            if transaction.nonce > len(self.transactions):
+                return "0x" + transaction.hash.hex()  # it waits for those before it
+            self.transactions.append(transaction)
+        if not self.takes_effect:
+            return "0x" + transaction.hash.hex()
         if transaction.to == FAUCET:
             self.token_balance += 10 * BOND
         if selector(transaction.data) == selector(miner_seats.register(TASK, 1).data):
@@ -467,9 +506,13 @@ class FakeNode:
             self.has_left = self.is_displaced = False
         if transaction.data == miner_seats.leave(TASK).data:
             self.has_left = True
+        if transaction.data == miner_seats.withdraw_seat_bond(TASK).data:
+            self.has_seat_bond = False
         if transaction.data == miner_seats.withdraw_bond(TASK).data:
             self.units, self.has_left = 0, False
         return "0x" + transaction.hash.hex()
 
     def eth_getTransactionReceipt(self, name: str) -> object:  # noqa: N802
-        return {"status": "0x1", "blockNumber": "0x9"}
+        if name not in ["0x" + each.hash.hex() for each in self.transactions]:
+            return None
+        return {"status": "0x1", "blockNumber": hex(self.head)}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from chain.consensus.messages import (
     CONSENSUS_VERSION,
@@ -57,9 +58,15 @@ def certify(
     )
 
 
-def make_header(number: int, storage: Storage, timestamp: int = START) -> tuple[Header, dict]:
-    """A header over a state with that storage, and the state's nodes."""
+def make_header(
+    number: int,
+    storage: Storage,
+    timestamp: int = START,
+    nonces: Mapping[Address, int] = MappingProxyType({}),
+) -> tuple[Header, dict]:
+    """A header over a state with that storage and accounts with those nonces, and its nodes."""
     alloc = {address: GenesisAccount(nonce=1, storage=slots) for address, slots in storage.items()}
+    alloc |= {address: GenesisAccount(nonce=nonce) for address, nonce in nonces.items() if nonce}
     state_root, nodes = build_alloc(alloc)
     mix_hash = Hash32(number.to_bytes(32, "big"))
     header = replace(
@@ -78,9 +85,10 @@ def prove(
     reads: StorageReads,
     timestamp: int = START,
     certificate: CommitCertificate | None = None,
+    nonces: Mapping[Address, int] = MappingProxyType({}),
 ) -> dict[str, object]:
     """The answer to pot_getProof."""
-    header, nodes = make_header(number, storage, timestamp)
+    header, nodes = make_header(number, storage, timestamp, nonces)
     proof = build_state_proof(nodes, header.state_root, reads)
     return {
         "header": "0x" + header.encode().hex(),
@@ -125,6 +133,7 @@ def members_storage(
     has_left: bool = False,
     registered_block: int = 0,
     is_displaced: bool = False,
+    has_seat_bond: bool = True,
 ) -> dict[int, int]:
     """The storage of seats in the order in which they were taken.
 
@@ -141,6 +150,7 @@ def members_storage(
         | committed.get(miner, 0) << 128
         | (not is_slashed and not has_left and miss_count < 2) << 160
         | miss_count << 192
+        | has_seat_bond << 200
         | is_slashed << 208
         | registered_block << 216
         | is_displaced << 248

@@ -25,6 +25,11 @@ CHECKS_LIMIT_BYTES: Final = 2**24
 KEPT_ATTEMPTS: Final = 256
 """Files of so many attempts of a task are kept. A task may have a million attempts."""
 
+KEPT_BYTES: Final = 2**23
+"""Files of a task are kept up to this size, since they are outside of `blobs.quota_bytes`: those of
+the last attempts. They are 16 attempts or more with 1 024 miners, and hundreds of the usual ones.
+"""
+
 _NAME: Final = re.compile(r"(\d{1,20})-(\d{1,20})-(\d{1,20})\.checks\.json")
 
 
@@ -59,16 +64,19 @@ def remove_old_checks(directory: Path) -> None:
     Raises:
         OSError: The disk refused.
     """
-    found: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    found: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
     for path in directory.iterdir():
         name = _NAME.fullmatch(path.name)
         if name is not None:
             task, *attempt = map(int, name.groups())
-            found[task].append((attempt[0], attempt[1]))
+            found[task].append((attempt[0], attempt[1], path.stat().st_size))
     for task, attempts in found.items():
-        for round_number, number in sorted(attempts)[:-KEPT_ATTEMPTS]:
-            attempt_id = AttemptId(TaskId(task), round_number, number)
-            get_checks_path(directory, attempt_id).unlink(missing_ok=True)
+        kept_bytes = 0
+        for later_count, (*attempt, size_bytes) in enumerate(sorted(attempts, reverse=True)):
+            kept_bytes += size_bytes
+            if later_count >= KEPT_ATTEMPTS or kept_bytes > KEPT_BYTES:
+                attempt_id = AttemptId(TaskId(task), *attempt)
+                get_checks_path(directory, attempt_id).unlink(missing_ok=True)
 
 
 def load_check(directory: Path, attempt_id: AttemptId, miner: Address) -> GradientCheck | None:

@@ -416,6 +416,21 @@ async def test_results_of_checks_are_kept_of_the_last_attempts_only(
     assert list_checked_rounds(world) == [8, 9, 10, 11]
 
 
+async def test_results_of_checks_of_a_task_take_little_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attempt of a thousand miners has half a megabyte of them, which no quota counts."""
+    monkeypatch.setattr(checks, "KEPT_BYTES", 30)
+    world = World(tmp_path)
+    world.start()
+    for size_bytes in (1, 12, 10, 10, 10):
+        world.play_round()
+        last = max(world.directory.glob("*.checks.json"), key=lambda path: path.name)
+        last.write_text(" " * size_bytes)
+    await world.collect()
+    assert list_checked_rounds(world) == [2, 3, 4]
+
+
 async def test_retention_task_keeps_every_round_until_the_task_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,6 +151,11 @@ class FailoverClient(NodePool):
         answers = self._ask_all(_HOLDERS, "pot_getRevealHolders", params)
         return frozenset(each for answer in answers for each in answer.validators)
 
+    def list_without(self, takers: frozenset[str]) -> list[str]:
+        """The nodes that are asked at all, and are not in `takers`."""
+        asked = (self._urls[position] for position in self._list_candidates())
+        return sorted(set(asked) - takers)
+
     def receipts(self, task_id: int, round_number: int, miner: Address) -> list[ReceiptReply]:
         """The receipts of a gradient; each node knows the reason of its own validator only."""
         params = (task_id, round_number, to_hex(miner))
@@ -365,11 +370,16 @@ class FailoverClient(NodePool):
             yield limit_time(response.iter_bytes(), byte_count, started)
 
     def reveal(
-        self, query: dict[str, str | int], payload: bytes, takers: frozenset[str] = frozenset()
+        self,
+        query: dict[str, str | int],
+        payload: bytes,
+        takers: frozenset[str] = frozenset(),
+        wait_seconds: float | None = None,
     ) -> tuple[frozenset[str], list[str]]:
         """Upload a gradient to every node that is not in `takers`.
 
-        A node without a place for it is left alone for as long as it says.
+        A node without a place for it is left alone for as long as it says. With `wait_seconds`, an
+        upload that takes longer goes on by itself.
 
         Returns:
             The nodes that took it, and the answers of those that did not.
@@ -382,6 +392,7 @@ class FailoverClient(NodePool):
                 if url not in takers and self._busy.get(url, 0.0) <= now
             ),
             lambda url: self._send_reveal(url, query, payload),
+            wait_seconds,
         )
         accepted, refusals = set(), []
         for url, response in found.items():

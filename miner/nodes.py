@@ -145,12 +145,17 @@ class NodePool(ChainClient):
         self._unreachable[url] = (time.monotonic() + rest, rest)
 
     def _ask_at_once(
-        self, urls: Iterable[str], ask: Callable[[str], Answer]
+        self, urls: Iterable[str], ask: Callable[[str], Answer], wait_seconds: float | None = None
     ) -> dict[str, Answer | Exception]:
         """What nodes answer that are all asked at the same time.
 
         After the first answer the others are waited for only a few times as long as that took, so
         a node that hangs delays nothing for long. It is not asked again while it hangs.
+
+        Args:
+            urls: The nodes.
+            ask: Asks one of them.
+            wait_seconds: The longest time to wait for a first answer; None waits for it.
         """
         waiting = [url for url in urls if url not in self._waiting_for]
         self._waiting_for.update(waiting)
@@ -173,7 +178,8 @@ class NodePool(ChainClient):
             # The process can end while a node hangs.
             Thread(target=ask_one, args=(url,), daemon=True).start()
         found: dict[str, Answer | Exception] = {}
-        deadline: float | None = None
+        deadline = None if wait_seconds is None else begin + wait_seconds
+        is_answered = False
         while len(found) < len(waiting):
             now = time.monotonic()
             try:
@@ -185,7 +191,8 @@ class NodePool(ChainClient):
             if isinstance(answer, Exception) and not isinstance(answer, FAILURES):
                 raise answer
             found[url] = answer
-            if deadline is None and not isinstance(answer, Exception):
+            if not is_answered and not isinstance(answer, Exception):
+                is_answered = True
                 first_seconds = time.monotonic() - begin
                 deadline = time.monotonic() + max(
                     STRAGGLER_SECONDS, STRAGGLER_FACTOR * first_seconds

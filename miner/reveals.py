@@ -4,9 +4,12 @@ A gradient that validators do not get in time costs its miner a fine, and the se
 So it is not enough that a node has taken it: that node may be a block behind, cut off, or keep it
 to itself. The gradient is pushed to every node, and again after a while, until q validators hold
 it: nodes name the holders, f of these may lie, and f + 1 others are to say *ok*.
+One node may name holders that there are not. So whatever is said, a node that has not taken the
+gradient itself is tried again until the ballot is over.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,6 +30,13 @@ catches up in about this."""
 
 PUSH_AGAIN_SECONDS: Final = 2.0
 """After this time a gradient is pushed again to nodes that took it; each time twice as long."""
+
+REST_WAIT_SECONDS: Final = 1.0
+"""How long the miner waits for nodes that have not taken a gradient which enough validators are
+said to hold: the next attempt may open meanwhile."""
+
+LONGEST_REST_PAUSE_SECONDS: Final = 60.0
+"""The longest pause between two tries at such nodes. It begins at RETRY_SECONDS, and doubles."""
 
 MORE_SECONDS: Final = 20.0
 """How long q holders are waited for once f + 1 hold a gradient: some validators may be away."""
@@ -57,6 +67,11 @@ class _Upload:
     """When it is pushed to all nodes again, by the monotonic clock."""
     enough_at: float | None = None
     """When f + 1 validators were first said to hold it; None before."""
+    taken: frozenset[str] = frozenset()
+    """All nodes that have taken it."""
+    rest_pause_seconds: float = RETRY_SECONDS
+    rest_at: float = 0.0
+    """When the nodes that have not taken it are tried again, by the monotonic clock."""
 
 
 class RevealPusher:
@@ -86,6 +101,7 @@ class RevealPusher:
         query = self._build_query(attempt_id, prepared)
         takers, refusals = self._client.reveal(query, prepared.payload, upload.takers)
         upload.takers |= takers
+        upload.taken |= takers
         upload.tries += 1
         validators = frozenset(self._light.validators)
         if upload.takers:
@@ -100,10 +116,41 @@ class RevealPusher:
         place = {"round": attempt_id.round_number, "attempt": attempt_id.attempt_number}
         if len(upload.holders) >= needed or is_over:
             _log.info("gradient revealed", **place, validators=len(upload.holders))
+            upload.rest_at = time.monotonic() + upload.rest_pause_seconds
             return True
         _log_delay(upload, tuple(refusals), needed)
         time.sleep(RETRY_SECONDS)
         return False
+
+    def push_rest(
+        self,
+        attempt_id: AttemptId,
+        ballot_number: int,
+        load: Callable[[], PreparedGradient | None],
+    ) -> None:
+        """Push a gradient that is held, as nodes say, to those that have not taken it themselves.
+
+        Args:
+            attempt_id: The attempt.
+            ballot_number: The ballot.
+            load: Loads the gradient.
+        """
+        upload = self._upload
+        if (
+            upload is None
+            or (upload.attempt_id, upload.ballot_number) != (attempt_id, ballot_number)
+            or time.monotonic() < upload.rest_at
+            or not self._client.list_without(upload.taken)
+        ):
+            return
+        prepared = load()
+        if prepared is None:
+            return
+        query = self._build_query(attempt_id, prepared)
+        taken, _ = self._client.reveal(query, prepared.payload, upload.taken, REST_WAIT_SECONDS)
+        upload.taken |= taken
+        upload.rest_pause_seconds = min(LONGEST_REST_PAUSE_SECONDS, 2 * upload.rest_pause_seconds)
+        upload.rest_at = time.monotonic() + upload.rest_pause_seconds
 
     def _build_query(
         self, attempt_id: AttemptId, prepared: PreparedGradient

@@ -10,6 +10,7 @@ reveal it after its restart, and is never taken for a cheat.
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import structlog
@@ -332,9 +333,12 @@ class TaskWorker:
                 raise
             self._committed = attempt_id
             return True
-        is_done = self._revealed == (attempt_id, hint.ballot)
-        if hint.phase in ("verdict", "audit") and not is_done:
-            prepared = self._store.load(attempt_id)
+        if hint.phase in ("verdict", "audit"):
+            load = partial(self._store.load, attempt_id)
+            if self._revealed == (attempt_id, hint.ballot):
+                self._pusher.push_rest(attempt_id, hint.ballot, load)
+                return False
+            prepared = load()
             return prepared is not None and self._reveal(self._prove(hint), hint.ballot, prepared)
         return False
 

@@ -12,7 +12,7 @@ from miner.client import FailoverClient
 from miner.light import LightClient, fetch_network
 from miner.miner import Miner
 from tests.worlds.node_for_miners import LIMITS, TASK, CountingTrainer, FakeNode
-from tests.worlds.proofs import CHAIN_ID, GENESIS
+from tests.worlds.proofs import CHAIN_ID, GENESIS, VALIDATOR_KEYS
 
 KEY = PrivateKey(b"\x11" * 32)
 MINER = get_address(KEY)
@@ -185,6 +185,25 @@ def test_miner_with_one_dishonest_node_commits_once_and_reveals_in_time(
     assert len(network.trainer.calls) == 1
     assert honest.reveals
     assert all(honest.opens(query) for query, _ in honest.reveals)
+
+
+def test_gradient_that_a_node_calls_held_still_goes_to_the_busy_one(
+    tmp_path: Path, clock: Clock
+) -> None:
+    def call_it_held(node: FakeNode) -> None:
+        everyone = ["0x" + get_address(key).hex() for key in VALIDATOR_KEYS]
+        node.pot_getRevealHolders = lambda *_: {"validators": everyone}  # type: ignore[method-assign]
+
+    network = Network(tmp_path, clock, call_it_held)
+    honest, take = network.honest, network.honest.take_reveal
+
+    def refuse_once(query: dict[str, str], body: bytes) -> httpx.Response:
+        honest.take_reveal = take  # type: ignore[method-assign]
+        return httpx.Response(503, headers={"retry-after": "1"})
+
+    honest.take_reveal = refuse_once  # type: ignore[method-assign]
+    network.mine()
+    assert len(honest.reveals) == 1
 
 
 @pytest.mark.parametrize("lie", [LIES["another round"], LIES["forged proofs"]])

@@ -54,7 +54,7 @@ def get_storage(database: ReadableDatabase, state_root: Hash32, address: Address
     account = get_account(database, state_root, address)
     if account is None:
         return 0
-    return _read_storage(database, account.storage_root, slot)
+    return _read_storage(database, account.storage_root, _to_word(slot))
 
 
 def get_code(database: ReadableDatabase, state_root: Hash32, address: Address) -> bytes:
@@ -67,10 +67,19 @@ def get_code(database: ReadableDatabase, state_root: Hash32, address: Address) -
     return b"" if account is None else _read_code(database, account.code_hash)
 
 
-def _read_storage(database: ReadableDatabase, storage_root: Hash32, slot: int) -> int:
+def _to_word(slot: int) -> bytes:
+    """A slot as its 32 bytes, the only form in which it may be a key or in a set here.
+
+    Python's hash of an integer has no secret: whoever runs code could choose slots that all have
+    the same one, and each access would be compared with all earlier ones.
+    """
+    return slot.to_bytes(32, "big")
+
+
+def _read_storage(database: ReadableDatabase, storage_root: Hash32, word: bytes) -> int:
     if storage_root == EMPTY_TRIE_ROOT:
         return 0
-    key = keccak256(slot.to_bytes(32, "big"))
+    key = keccak256(word)
     with _reading():
         return decode_storage_value(trie.get(database.get, storage_root, key))
 
@@ -106,18 +115,18 @@ class WorldState:
         self._database = database
         self._base_root = state_root
         self._accounts: dict[Address, Account | None] = {}
-        self._storage: dict[Address, dict[int, int]] = {}
+        self._storage: dict[Address, dict[bytes, int]] = {}
         """The slots that were read or written, by account; other slots are in the trie."""
         self._code: dict[bytes, bytes] = {}
-        self._dirty: dict[Address, set[int]] = {}
+        self._dirty: dict[Address, set[bytes]] = {}
         """Accounts that may have changed, with their slots. Undoing a change does not remove
         them."""
         self._undo: list[Callable[[], object]] = []
         # The following belong to the transaction in progress only:
         self._touched: set[Address] = set()
-        self._original: dict[tuple[Address, int], int] = {}
-        self._warm: set[bytes | tuple[Address, int]] = set()
-        self._transient: dict[tuple[Address, int], bytes] = {}
+        self._original: dict[tuple[Address, bytes], int] = {}
+        self._warm: set[Address | tuple[Address, bytes]] = set()
+        self._transient: dict[tuple[Address, bytes], bytes] = {}
 
     # Checkpoints.
 
@@ -242,26 +251,31 @@ class WorldState:
 
     def get_storage(self, address: Address, slot: int, from_journal: bool = True) -> int:
         """The slot's value; if `from_journal` is False, the value before this transaction."""
+        word = _to_word(slot)
         if not from_journal:
-            original = self._original.get((address, slot))
+            original = self._original.get((address, word))
             if original is not None:
                 return original
+        return self._get_value(address, word)
+
+    def _get_value(self, address: Address, word: bytes) -> int:
         slots = self._storage.setdefault(address, {})
-        value = slots.get(slot)
+        value = slots.get(word)
         if value is None:
             account = self.get_account(address) or _NO_ACCOUNT
-            value = _read_storage(self._database, account.storage_root, slot)
-            slots[slot] = value
+            value = _read_storage(self._database, account.storage_root, word)
+            slots[word] = value
         return value
 
     def set_storage(self, address: Address, slot: int, value: int) -> None:
         """Set the slot to `value`, which is below 2**256."""
-        old = self.get_storage(address, slot)
-        self._original.setdefault((address, slot), old)
+        word = _to_word(slot)
+        old = self._get_value(address, word)
+        self._original.setdefault((address, word), old)
         slots = self._storage[address]
-        self._undo.append(partial(slots.__setitem__, slot, old))
-        slots[slot] = value
-        self._dirty.setdefault(address, set()).add(slot)
+        self._undo.append(partial(slots.__setitem__, word, old))
+        slots[word] = value
+        self._dirty.setdefault(address, set()).add(word)
 
     def delete_storage(self, address: Address) -> None:
         """Delete all storage of the account."""
@@ -289,26 +303,27 @@ class WorldState:
 
     def is_storage_warm(self, address: Address, slot: int) -> bool:
         """Whether this transaction has accessed the slot."""
-        return (address, slot) in self._warm
+        return (address, _to_word(slot)) in self._warm
 
     def mark_storage_warm(self, address: Address, slot: int) -> None:
         """Record that this transaction has accessed the slot."""
-        self._mark_warm((address, slot))
+        self._mark_warm((address, _to_word(slot)))
 
-    def _mark_warm(self, key: bytes | tuple[Address, int]) -> None:
+    def _mark_warm(self, key: Address | tuple[Address, bytes]) -> None:
         if key not in self._warm:
             self._warm.add(key)
             self._undo.append(partial(self._warm.discard, key))
 
     def get_transient_storage(self, address: Address, slot: int) -> bytes:
         """The slot's transient value in this transaction; empty if it was not set."""
-        return self._transient.get((address, slot), b"")
+        return self._transient.get((address, _to_word(slot)), b"")
 
     def set_transient_storage(self, address: Address, slot: int, value: bytes) -> None:
         """Set the slot's transient value until the end of this transaction."""
-        old = self.get_transient_storage(address, slot)
-        self._undo.append(partial(self._transient.__setitem__, (address, slot), old))
-        self._transient[address, slot] = value
+        key = address, _to_word(slot)
+        old = self._transient.get(key, b"")
+        self._undo.append(partial(self._transient.__setitem__, key, old))
+        self._transient[key] = value
 
     # The result.
 
@@ -319,7 +334,11 @@ class WorldState:
     def get_written_storage(self, address: Address) -> dict[int, int]:
         """The written slots with a value other than zero."""
         slots = self._storage.get(address, {})
-        return {slot: slots[slot] for slot in sorted(self._dirty[address]) if slots.get(slot)}
+        return {
+            int.from_bytes(word, "big"): slots[word]
+            for word in sorted(self._dirty[address])
+            if slots.get(word)
+        }
 
     def compute_delta(self) -> tuple[Hash32, StateDelta]:
         """The state root after all changes so far, and the nodes and code that are new.
@@ -335,14 +354,11 @@ class WorldState:
                 changes[keccak256(address)] = b""
                 continue
             slots = self._storage.get(address, {})
-            written = sorted(slot for slot in self._dirty[address] if slot in slots)
+            written = sorted(word for word in self._dirty[address] if word in slots)
             storage_root, nodes = trie.update(
                 self._database.get,
                 account.storage_root,
-                {
-                    keccak256(slot.to_bytes(32, "big")): encode_storage_value(slots[slot])
-                    for slot in written
-                },
+                {keccak256(word): encode_storage_value(slots[word]) for word in written},
             )
             delta.update(nodes)
             code = self._code.get(account.code_hash)

@@ -211,6 +211,7 @@ def build_header_fields() -> Value:
     "_encode_string",
     "_encode_length",
     "WorldState.compute_delta",
+    "_to_word",
     "_read_storage",
 )
 def build_state_trie() -> Value:

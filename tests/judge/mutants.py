@@ -29,8 +29,11 @@ def forget_refunds_of_inner_calls(patch: pytest.MonkeyPatch) -> None:
 def keep_transient_storage_of_failed_calls(patch: pytest.MonkeyPatch) -> None:
     """A failed call does not undo its transient storage."""
 
+    set_transient = WorldState.set_transient_storage
+
     def set_without_undo(self: WorldState, address: bytes, slot: int, value: bytes) -> None:
-        self._transient[address, slot] = value
+        set_transient(self, address, slot, value)
+        self._undo.pop()
 
     patch.setattr(WorldState, "set_transient_storage", set_without_undo)
 

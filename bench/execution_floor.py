@@ -23,9 +23,9 @@ import node
 from bench.report import build_parser, write_report
 from chain.crypto import get_address, keccak256
 from chain.execution.block_environment import BlockEnvironment
+from chain.execution.code_analysis import analyze_contract_code
 from chain.execution.evm import BlockExecution
 from chain.execution.precompiles import load_trusted_setup
-from chain.execution.run_loop import analyze_code
 from chain.genesis import GenesisAccount, GenesisConfig, build_genesis
 from chain.params import ChainParameters
 from chain.primitives import Address, PrivateKey
@@ -310,7 +310,7 @@ def measure(chain: Chain, name: str, gas_per_tick: int, seconds_a_case: float) -
     """Gas a second of processor time, the best of several runs: other processes only slow one."""
     best, spent = 0.0, 0.0
     while spent <= seconds_a_case:
-        analyze_code.cache_clear()
+        analyze_contract_code.cache_clear()
         gas, seconds = chain.run(name, gas_per_tick)
         best = max(best, gas / seconds)
         spent += seconds

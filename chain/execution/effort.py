@@ -10,6 +10,12 @@ docs/measurements.md.
 from collections.abc import Mapping
 from typing import Final
 
+from chain.execution.code_analysis import (
+    CACHED_CODE_BYTES,
+    CodeAnalysis,
+    analyze_code,
+    analyze_contract_code,
+)
 from chain.primitives import Address
 
 CODE_TICKS_A_KIB: Final = 640
@@ -86,13 +92,13 @@ class EffortMeter:
     after the work they stand for.
     """
 
-    __slots__ = ("_known_codes", "_limit_ticks", "ticks")
+    __slots__ = ("_analyses", "_limit_ticks", "ticks")
 
     def __init__(self, limit_ticks: int) -> None:
         self.ticks = 0
         self._limit_ticks = limit_ticks
-        self._known_codes: set[bytes] | None = None
-        """The codes that ran; None before the first."""
+        self._analyses: dict[bytes, CodeAnalysis] = {}
+        """By code that ran. The default gas limit pays for 13 MiB of codes: 38 MiB with these."""
 
     def spend(self, ticks: int) -> None:
         """Count ticks.
@@ -104,14 +110,19 @@ class EffortMeter:
         if self.ticks > self._limit_ticks:
             raise EffortExceededError
 
-    def spend_for_code(self, code: bytes) -> None:
-        """Count the ticks of finding the code's jump destinations, if it has not run before.
+    def analyze(self, code: bytes, *, is_init_code: bool) -> CodeAnalysis:
+        """The code's jump destinations. The first time, count the ticks of finding them.
+
+        They are kept here and not in a cache of several transactions, which may forget them. Then
+        they would be found again unpaid.
 
         Raises:
             EffortExceededError: There are more ticks than the gas limit pays for.
         """
-        if self._known_codes is None:
-            self._known_codes = set()
-        if code not in self._known_codes:
-            self._known_codes.add(code)
+        analysis = self._analyses.get(code)
+        if analysis is None:
             self.spend(len(code) * CODE_TICKS_A_KIB // 1024)
+            is_cached = not is_init_code and len(code) <= CACHED_CODE_BYTES
+            analysis = analyze_contract_code(code) if is_cached else analyze_code(code)
+            self._analyses[code] = analysis
+        return analysis

@@ -5,7 +5,6 @@ in py-evm. With py-evm's stack objects even ADD takes longer than its three gas 
 """
 
 from collections.abc import Callable
-from functools import lru_cache
 from operator import and_, or_, xor
 from typing import Final, Protocol
 
@@ -23,9 +22,6 @@ from chain.execution.effort import MEMORY_TICKS, OPCODE_TICKS, EffortMeter
 
 CHECK_INTERVAL_TICKS: Final = 1024
 """Ticks between two looks at the effort and at `should_stop`: a quarter of a millisecond."""
-
-CODE_CACHE_SIZE: Final = 1024
-"""Number of codes in the cache of jump destinations; a code has at most 48 KiB."""
 
 STACK_LIMIT: Final = 1024
 """Largest number of stack items (yellow paper)."""
@@ -107,22 +103,6 @@ class _Operation(Protocol):
     def __call__(self, computation: ComputationAPI) -> None: ...
 
 
-@lru_cache(maxsize=CODE_CACHE_SIZE)
-def analyze_code(code: bytes) -> tuple[bytes, frozenset[int]]:
-    """The code followed by STOPs, and the positions of its JUMPDESTs that are not PUSH data."""
-    destinations: list[int] = []
-    append, size = destinations.append, len(code)
-    position = 0
-    while position < size:
-        opcode = code[position]
-        if opcode == 0x5B:
-            append(position)
-        elif 0x60 <= opcode <= 0x7F:
-            position += opcode - 0x5F
-        position += 1
-    return code + bytes(33), frozenset(destinations)
-
-
 def run_code(
     computation: ComputationAPI,
     code_bytes: bytes,
@@ -139,8 +119,8 @@ def run_code(
         EffortExceededError: The execution takes more effort than its gas limit pays for.
         ExecutionStoppedError: `should_stop` returned true.
     """
-    effort.spend_for_code(code_bytes)
-    code, destinations = analyze_code(code_bytes)
+    code, destinations = effort.analyze(code_bytes, is_init_code=computation.msg.is_create)
+    size = len(code)
     stream = computation.code
     meter = computation.get_gas_meter()
     stack: list[int | bytes] = computation.stack_values
@@ -216,7 +196,7 @@ def run_code(
                     raise InsufficientStack("jumpi")
                 target = pop_int()
                 if pop_int():
-                    if target not in destinations:
+                    if target >= size or not destinations[target]:
                         raise InvalidJumpDestination("jumpi")
                     pc = target
                 continue
@@ -227,7 +207,7 @@ def run_code(
                 if not stack:
                     raise InsufficientStack("jump")
                 pc = pop_int()
-                if pc not in destinations:
+                if pc >= size or not destinations[pc]:
                     raise InvalidJumpDestination("jump")
                 continue
             if opcode == 0x50:  # POP

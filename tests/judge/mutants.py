@@ -6,7 +6,8 @@ from typing import Final
 
 import pytest
 
-from chain.execution import engine, run_loop
+from chain.execution import effort, engine
+from chain.execution.code_analysis import CodeAnalysis
 from chain.execution.engine import Computation, EngineState
 from chain.state.world_state import WorldState
 from chain.types.transaction import Authorization, recover_authority
@@ -58,10 +59,12 @@ def skip_chain_of_authorizations(patch: pytest.MonkeyPatch) -> None:
 def jump_into_push_data(patch: pytest.MonkeyPatch) -> None:
     """A JUMPDEST within the data of a PUSH is a destination."""
 
-    def analyze(code: bytes) -> tuple[bytes, frozenset[int]]:
-        return code + bytes(33), frozenset(at for at, byte in enumerate(code) if byte == 0x5B)
+    def analyze(code: bytes) -> CodeAnalysis:
+        padded = code + bytes(33)
+        return CodeAnalysis(padded, bytes(byte == 0x5B for byte in padded))
 
-    patch.setattr(run_loop, "analyze_code", analyze)
+    patch.setattr(effort, "analyze_code", analyze)
+    patch.setattr(effort, "analyze_contract_code", analyze)
 
 
 MUTANTS: Final[tuple[Mutant, ...]] = (

@@ -1,9 +1,20 @@
 """A transaction pays for the time of its execution, if its gas does not."""
 
+import tracemalloc
+from functools import lru_cache
+
 import pytest
 
+from chain.execution import effort
 from chain.execution.block_environment import BlockEnvironment
 from chain.execution.call_values import CallRequest
+from chain.execution.code_analysis import (
+    CACHED_CODE_BYTES,
+    CODE_CACHE_SIZE,
+    CodeAnalysis,
+    analyze_code,
+    analyze_contract_code,
+)
 from chain.execution.effort import (
     CODE_TICKS_A_KIB,
     DATA_BYTES_A_TICK,
@@ -93,11 +104,52 @@ def test_an_estimate_covers_the_effort_and_less_gas_fails() -> None:
 
 def test_the_jump_analysis_of_a_code_counts_once_a_transaction() -> None:
     meter = EffortMeter(2 * CODE_TICKS_A_KIB - 1)
-    meter.spend_for_code(bytes(1024))
-    meter.spend_for_code(bytes(1024))
+    meter.analyze(bytes(1024), is_init_code=False)
+    meter.analyze(bytes(1024), is_init_code=True)
     assert meter.ticks == CODE_TICKS_A_KIB
     with pytest.raises(EffortExceededError):
-        meter.spend_for_code(b"\x01" * 1024)
+        meter.analyze(b"\x01" * 1024, is_init_code=False)
+
+
+def test_no_code_is_analyzed_more_often_than_a_transaction_pays_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    analyzed: list[bytes] = []
+
+    def analyze(code: bytes) -> CodeAnalysis:
+        analyzed.append(code)
+        return analyze_code(code)
+
+    monkeypatch.setattr(effort, "analyze_code", analyze)
+    monkeypatch.setattr(effort, "analyze_contract_code", lru_cache(maxsize=2)(analyze))
+    # The caller goes over three contracts, one more than the cache holds, and over the same init
+    # code, four times.
+    callees = {
+        Address(bytes([0x77] * 19 + [n])): GenesisAccount(nonce=1, code=bytes([n, 0]))
+        for n in (0x3A, 0x3D, 0x34)
+    }
+    cycle = "".join("5f5f5f5f73" + address.hex() + "5afa50" for address in callees)
+    body = (cycle + "6130005f52" + "6002601e5ff050") * 4
+    alloc = {CALLER: GenesisAccount(nonce=1, code=bytes.fromhex(body)), **callees}
+    run(Chain(genesis_config(alloc)), 10_000_000, CALLER)
+    codes = [bytes.fromhex(body), *(account.code for account in callees.values()), b"\x30\x00"]
+    assert sorted(analyzed) == sorted(codes * 2)  # once to build and once to import
+
+
+def test_analyses_that_outlive_transactions_take_few_bytes() -> None:
+    analyze_contract_code.cache_clear()
+    tracemalloc.start()
+    for number in range(CODE_CACHE_SIZE + 32):
+        # PUSH32 makes the analysis quick.
+        code = number.to_bytes(4, "big").ljust(CACHED_CODE_BYTES, b"\x7f")
+        EffortMeter(10**9).analyze(code, is_init_code=False)
+        if number >= CODE_CACHE_SIZE:
+            EffortMeter(10**9).analyze(code[::-1], is_init_code=True)
+            EffortMeter(10**9).analyze(code + code, is_init_code=False)
+    held_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert analyze_contract_code.cache_info().misses == CODE_CACHE_SIZE + 32
+    assert held_bytes < 19 * 2**20
 
 
 def test_copied_call_data_is_effort() -> None:

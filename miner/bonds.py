@@ -63,7 +63,7 @@ class BondReturns:
         Raises:
             ClientError: No node answers.
         """
-        self._unsearched = sorted(TaskId(each.id) for each in self._client.list_tasks())
+        self._unsearched = [TaskId(each) for each in range(1, self._light.count_tasks() + 1)]
         self._search_next(FIRST_SEARCH)
 
     def _search_next(self, count: int) -> None:

@@ -118,14 +118,19 @@ class FailoverClient(NodePool):
         """The next validator sets that decide blocks after `after`, ascending; empty: no change."""
         return read_answer(_SET_CHANGES, self.call("pot_getValidatorSets", after))
 
-    def list_tasks(self) -> tuple[TaskReply, ...]:
-        """All tasks, by ascending id."""
+    def list_tasks(self, count: int) -> tuple[TaskReply, ...]:
+        """All tasks as nodes tell them, by ascending id.
+
+        Args:
+            count: The number of tasks that is proven; a node may list more, without an end.
+        """
         tasks: tuple[TaskReply, ...] = ()
-        while True:
+        while len(tasks) < count:
             page = read_answer(_TASKS, self.call("pot_listTasks", {"offset": len(tasks)}))
             if not page:
-                return tasks
+                break
             tasks += page
+        return tuple(each for each in tasks if 0 < each.id <= count)
 
     def task(self, task_id: int) -> TaskReply | None:
         """A task; None if there is none of that id."""

@@ -294,6 +294,17 @@ class LightClient:
             ledger_storage.read_ended_block(state.get_storage, task),
         )
 
+    def count_tasks(self) -> int:
+        """The number of tasks, whose ids begin at 1, at a final block near the head.
+
+        Raises:
+            DishonestNodeError: The node cannot prove its answer.
+            ClientError: No node answers.
+        """
+        slot = ledger_storage.REGISTRY_TASK_COUNT
+        _, state = self.read({TASK_REGISTRY: (slot,)})
+        return state.get_storage(TASK_REGISTRY, slot)
+
     def task(self, task: TaskId) -> tuple[Hash32, TaskStatus]:
         """The hash of a task's specification, and its status, at a final block near the head.
 

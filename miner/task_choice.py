@@ -149,7 +149,7 @@ class TaskChoice:
 
     def _list_standings(self) -> dict[TaskId, Standing]:
         """The first tasks that are open and not put aside, as proofs show them."""
-        listed = self._client.list_tasks()
+        listed = self._client.list_tasks(self._light.count_tasks())
         found = {TaskId(each.id) for each in listed if each.status in ("active", "paused")}
         for known in (self._pauses, self._specs, self._told):
             for closed in known.keys() - found:

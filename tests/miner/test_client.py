@@ -129,6 +129,21 @@ def test_tip_is_the_suggested_one_up_to_a_limit() -> None:
     assert node.transactions[0].max_priority_fee_per_gas == TIP_LIMIT_WEI
 
 
+def test_list_of_tasks_ends_at_the_proven_number() -> None:
+    node, pages = FakeNode(MINER), []
+
+    def list_without_end(page: dict[str, int]) -> object:
+        pages.append(page["offset"])
+        assert len(pages) < 10
+        task = node.pot_getTask(1)
+        assert isinstance(task, dict)
+        return [{**task, "id": page["offset"] + each} for each in range(1, 4)]
+
+    node.pot_listTasks = list_without_end  # type: ignore[method-assign]
+    assert [each.id for each in client_of(node).list_tasks(5)] == [1, 2, 3, 4, 5]
+    assert pages == [0, 3]
+
+
 def test_answer_of_another_shape_is_a_one_line_error() -> None:
     node = FakeNode(MINER)
     node.pot_getAttempt = lambda task: {"round": "many"}  # type: ignore[method-assign]

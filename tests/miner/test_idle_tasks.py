@@ -68,6 +68,10 @@ class IdleNode(FakeNode):
         return "0x" + sent.hash.hex()
 
     @property
+    def task_count(self) -> int:
+        return TASK + self.newer_tasks
+
+    @property
     def claimed(self) -> int:
         return 0 if "claim" in self.reverts else super().claimed
 

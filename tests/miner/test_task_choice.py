@@ -43,7 +43,11 @@ class FakeChain:
     network = SimpleNamespace(parameters=ChainParameters())
     validators = (OTHER_TOKEN,) * 4
 
-    def list_tasks(self) -> list[SimpleNamespace]:
+    def count_tasks(self) -> int:
+        return max(self.specs, default=0)
+
+    def list_tasks(self, count: int) -> list[SimpleNamespace]:
+        assert count == self.count_tasks()
         return [SimpleNamespace(id=each, status=self.listed_status) for each in self.specs]
 
     def task_spec(self, task: int) -> object:

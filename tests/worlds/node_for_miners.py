@@ -232,12 +232,15 @@ class FakeNode:
                     registered_block=self.registered_block,
                 ),
             },
-            TASK_REGISTRY: task_storage(
-                TASK,
-                spec_hash,
-                TaskStatus[status.upper()],
-                attempts_left=self.attempts_left,
-            ),
+            TASK_REGISTRY: {
+                **task_storage(
+                    TASK,
+                    spec_hash,
+                    TaskStatus[status.upper()],
+                    attempts_left=self.attempts_left,
+                ),
+                ledger_storage.REGISTRY_TASK_COUNT: self.task_count,
+            },
             VALIDATOR_SET: set_storage(self.keys_at(block + 1)),
             REWARD_DISTRIBUTOR: {
                 ledger_storage.find_claimed_slot(TASK, self.miner): self.claimed
@@ -285,6 +288,11 @@ class FakeNode:
             for start in (36, 68)
         )
         return 1 + 10 * round_number + attempt
+
+    @property
+    def task_count(self) -> int:
+        """The number of tasks on the chain."""
+        return TASK
 
     @property
     def claimed(self) -> int:

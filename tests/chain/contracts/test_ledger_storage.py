@@ -77,6 +77,10 @@ def test_slots_of_what_an_attempt_needs_match_the_contracts(tmp_path: Path) -> N
 
     def read() -> tuple[ledger_storage.OpeningState, int]:
         head = chain.store.head()
+        count = {TASK_REGISTRY: (ledger_storage.REGISTRY_TASK_COUNT,)}
+        proof = build_state_proof(chain.local.database, head.state_root, count)
+        state = ProvenState(head.state_root, proof)
+        assert state.get_storage(TASK_REGISTRY, ledger_storage.REGISTRY_TASK_COUNT) == TASK
         slots = ledger_storage.list_opening_slots(TASK)
         nodes = build_state_proof(chain.local.database, head.state_root, slots)
         storage = ProvenState(head.state_root, nodes).get_storage

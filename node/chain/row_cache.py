@@ -1,6 +1,6 @@
 """A cache of decoded rows that forgets one at a time, for use from several threads."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -13,8 +13,9 @@ _Value = TypeVar("_Value")
 class RowCache(Generic[_Key, _Value]):
     """The values that were used last."""
 
-    def __init__(self, limit: int) -> None:
-        self._values: LRUCache[_Key, _Value] = LRUCache(limit)
+    def __init__(self, limit: int, size_of: Callable[[_Value], int] | None = None) -> None:
+        """`limit` is of the sum of the sizes; a value is of size 1 without `size_of`."""
+        self._values: LRUCache[_Key, _Value] = LRUCache(limit, size_of)
         self._lock = Lock()
 
     def get(self, key: _Key) -> _Value | None:
@@ -23,6 +24,6 @@ class RowCache(Generic[_Key, _Value]):
             return self._values.get(key)
 
     def put(self, key: _Key, value: _Value) -> None:
-        """Hold a value, in place of the one that was not used for longest."""
+        """Hold a value, in place of those that were not used for longest."""
         with self._lock:
             self._values[key] = value

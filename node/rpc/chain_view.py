@@ -5,7 +5,6 @@ block, and decoded blocks can be cached for ever.
 """
 
 from dataclasses import replace
-from functools import lru_cache
 from typing import Final
 
 from chain.primitives import EMPTY_TRIE_ROOT, Address, BlockNumber, Hash32
@@ -14,6 +13,7 @@ from chain.state.world_state import ReadableDatabase
 from chain.types.account import Account
 from chain.types.header import Header
 from chain.types.receipt import BLOOM_BYTES
+from node.chain.row_cache import RowCache
 from node.rpc.encoding import ExecutedBlock
 from node.rpc.errors import header_not_found, history_not_held
 from node.rpc.parameters import BlockSelector, BlockTag
@@ -22,6 +22,14 @@ from node.storage.block_store import BlockStore
 CACHED_BLOCKS: Final = 64
 """Limit of cached decoded blocks: wallets read the blocks near the head again and again."""
 
+CACHED_GAS: Final = 8 * 30_000_000
+"""Limit of the gas that the cached blocks used, eight full ones with the default limits. Decoded
+logs take the most bytes for their gas: those of so many blocks take 80 MB."""
+
+
+def _share_of_cache(executed: ExecutedBlock) -> int:
+    return max(executed.block.header.gas_used, CACHED_GAS // CACHED_BLOCKS)
+
 
 class ChainView:
     """Reads one block store. All methods may be called from any thread."""
@@ -29,7 +37,7 @@ class ChainView:
     def __init__(self, store: BlockStore, database: ReadableDatabase) -> None:
         self.store = store
         self.database = database
-        self._executed = lru_cache(CACHED_BLOCKS)(self._load_executed)
+        self._executed: RowCache[BlockNumber, ExecutedBlock] = RowCache(CACHED_GAS, _share_of_cache)
 
     def head(self) -> Header:
         """The header of the last final block."""
@@ -85,7 +93,13 @@ class ChainView:
 
     def executed(self, number: BlockNumber) -> ExecutedBlock | None:
         """The block at `number` with its receipts; None if it is above the head."""
-        return self._executed(number) if number <= self.store.head_number() else None
+        if number > self.store.head_number():
+            return None
+        executed = self._executed.get(number)
+        if executed is None:
+            executed = self._load_executed(number)
+            self._executed.put(number, executed)
+        return executed
 
     def _load_executed(self, number: BlockNumber) -> ExecutedBlock:
         block, receipts = self.store.block(number), self.store.receipts(number)

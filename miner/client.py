@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
 from typing import Final
 
 import httpx
@@ -23,8 +25,15 @@ from chain.primitives import Address, Hash32
 from chain.training.attempt import AttemptId
 from chain.types.header import Header
 from chain.types.transaction import Transaction
-from miner.mirrors import Mirrors, PrivateAddressError, Resolve, limit_time, resolve_host
-from miner.nodes import Answer, DishonestNodeError, NodePool
+from miner.mirrors import (
+    MIN_BYTES_PER_SECOND,
+    Mirrors,
+    PrivateAddressError,
+    Resolve,
+    limit_time,
+    resolve_host,
+)
+from miner.nodes import FAILURES, Answer, DishonestNodeError, NodePool
 from miner.replies import (
     AttemptReply,
     GenesisReply,
@@ -45,6 +54,9 @@ from pot_common.rpc_client import (
     send_request,
 )
 from pot_common.rpc_replies import ClientError, read_answer, read_quantity
+
+SLOW_SECONDS: Final = 1.0
+"""A node that sends no least part of a blob for so long gets another one beside it."""
 
 BUSY_REST_SECONDS: Final = 1.0
 """After this time a node without a place for a gradient is asked again, unless it names a time."""
@@ -309,18 +321,64 @@ class FailoverClient(NodePool):
     def fetch_blob(self, content_id: Hash32, byte_count: int) -> bytes:
         """The blob of that content id and size, held in memory.
 
+        While a node sends less than the least rate, the next one is asked beside it. A node that
+        breaks off or is too slow is put off, and one that sends other bytes is dropped.
+
         Raises:
             ContentUnavailableError: No node has it.
         """
-        for source in self._list_blob_urls(content_id):
+        rest = [self._urls[position] for position in self._list_candidates()]
+        received: dict[str, int] = {}
+        answers: SimpleQueue[tuple[str, bytes | Exception]] = SimpleQueue()
+        ended = Event()
+
+        def fetch(url: str) -> None:
+            data = bytearray()
             try:
+                source = f"{url}/v1/blobs/{to_hex(content_id)}"
                 with self._stream(source, byte_count) as parts:
-                    data = b"".join(_check_size(parts, byte_count))
-            except (httpx.HTTPError, ValueError):
-                continue
-            if compute_content_id(data) == content_id:
-                return data
-        raise _unavailable(content_id)
+                    for part in _check_size(parts, byte_count):
+                        data += part
+                        received[url] = len(data)
+                        if ended.is_set():
+                            return
+            except Exception as error:  # noqa: BLE001 - raised again where it is awaited
+                answers.put((url, error))
+            else:
+                answers.put((url, bytes(data)))
+
+        try:
+            newest = ""
+            seen = 0
+            while True:
+                step = received.get(newest, 0) - seen
+                if newest not in received or step < SLOW_SECONDS * MIN_BYTES_PER_SECOND:
+                    if rest:
+                        newest, seen = rest.pop(0), 0
+                        received[newest] = 0
+                        Thread(target=fetch, args=(newest,), daemon=True).start()
+                else:
+                    seen += step
+                try:
+                    url, answer = answers.get(timeout=SLOW_SECONDS)
+                except Empty:
+                    continue
+                del received[url]
+                if isinstance(answer, bytes):
+                    if compute_content_id(answer) == content_id:
+                        for slow in received:
+                            self._put_off(slow)
+                        return answer
+                    if len(self._urls) > 1:
+                        self.drop(DishonestNodeError(url, "it sends other bytes for a blob"))
+                elif not isinstance(answer, FAILURES):
+                    raise answer
+                elif not isinstance(answer, httpx.HTTPStatusError):
+                    self._put_off(url)
+                if not received and not rest:
+                    raise _unavailable(content_id)
+        finally:
+            ended.set()
 
     def fetch_file(
         self, content_id: Hash32, byte_count: int, path: Path, mirrors: Sequence[str] = ()

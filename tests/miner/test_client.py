@@ -1,4 +1,5 @@
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 
@@ -290,6 +291,36 @@ def test_node_that_cuts_an_upload_off_is_asked_again_at_once() -> None:
     )
     found = [client.reveal({"task": 1}, b"payload")[0] for _ in range(3)]
     assert found == [frozenset(), frozenset(), {"http://node"}]
+
+
+def test_node_that_trickles_a_blob_delays_it_by_seconds_and_is_put_off() -> None:
+    node, release = FakeNode(MINER), Event()
+
+    class Trickle(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            while not release.wait(20):
+                yield b"\x00"
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "trickle":
+            return httpx.Response(200, stream=Trickle())
+        return node.handle(request)
+
+    urls = ["http://trickle", "http://node"]
+    client = FailoverClient(urls, httpx.MockTransport(answer))
+    begin = time.monotonic()
+    assert client.fetch_blob(content_id(THETA), len(THETA)) == THETA
+    assert time.monotonic() - begin < 10
+    assert not client._is_reachable("http://trickle")
+    release.set()
+
+
+def test_node_with_other_bytes_for_a_blob_is_not_asked_again() -> None:
+    liar, honest = FakeNode(MINER, status="paused"), FakeNode(MINER)
+    liar.blobs[to_hex(content_id(THETA))] = b"\x01" + THETA[1:]
+    client = client_of(liar, honest)
+    client.fetch_blob(content_id(THETA), len(THETA))
+    assert getattr(client.task(1), "status", None) == "active"
 
 
 def test_view_function_is_called_at_the_head() -> None:

@@ -15,7 +15,7 @@ from typing import Final, Protocol, TypeVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from node.rpc.http import get_client_group
+from node.rpc.http import ABORT_EXTENSION, get_client_group
 
 CONNECTION_LIMIT: Final = 512
 """The most connections at the same time."""
@@ -95,6 +95,7 @@ class SharedConnection(HttpToolsProtocol):
         self._head_bytes = self._field_count = 0
         self._limit_head()
         super().on_message_begin()
+        self.scope["extensions"] = {ABORT_EXTENSION: self.end}  # type: ignore[dict-item]
 
     def on_url(self, url: bytes) -> None:
         """Take a part of the target."""

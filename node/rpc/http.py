@@ -25,6 +25,7 @@ import structlog
 
 from chain.json_types import JsonObject
 from node.network.admission import get_address_group
+from node.rpc.held_bytes import HeldBytes, Holding, NoRoomError
 from node.rpc.metrics import RpcMetrics
 from pot_common.json_text import dump_json
 
@@ -38,7 +39,14 @@ RECEIVE_TIMEOUT_SECONDS: Final = 30.0
 """Limit between two parts of a body, so that a stalled client does not keep its connection."""
 
 SEND_TIMEOUT_SECONDS: Final = 30.0
-"""How long a client may take for one part of a stream, 256 KiB of a blob."""
+"""How long a client may take for one part of a body, at most 256 KiB. It is cut off then."""
+
+PART_BYTES: Final = 65_536
+"""The parts in which a whole body is sent. The server keeps what it is given until it is sent, so
+it is given the next part only when the client has taken the one before."""
+
+BUSY_SECONDS: Final = 2
+"""After this time a client that found no room should ask again."""
 
 GRACE_SECONDS: Final = 10.0
 """How long the first part of a body may take, whatever the least rate is."""
@@ -48,6 +56,10 @@ LEAST_BYTES_PER_SECOND: Final = 16_384.0
 
 QUERY_LIMIT_FIELDS: Final = 32
 """Limit of fields in a query string; no resource here has more than ten."""
+
+ABORT_EXTENSION: Final = "abort_connection"
+"""The key in the extensions of an ASGI scope under which a server gives the function that ends the
+connection at once. ASGI only has an orderly close, which waits for a client that reads nothing."""
 
 _T = TypeVar("_T")
 
@@ -78,7 +90,15 @@ class HttpError(Exception):
 class Request:
     """An HTTP request; its body is read on demand."""
 
-    def __init__(self, scope: Message, receive: Receive) -> None:
+    def __init__(self, scope: Message, receive: Receive, holding: Holding) -> None:
+        """Make a request.
+
+        Args:
+            scope: The ASGI scope.
+            receive: Gives the parts of the body.
+            holding: The memory that the request may take.
+        """
+        self.holding = holding
         self.method = str(scope["method"])
         self.path = str(scope["path"])
         raw_headers = scope["headers"]
@@ -91,9 +111,7 @@ class Request:
         self._query_string = query.decode("latin-1")
         self._receive = receive
         self._is_body_read = False
-        client = scope.get("client")
-        host = str(client[0]) if isinstance(client, list | tuple) and client else ""
-        self.client = get_client_group(host)
+        self.client = holding.client
         """The IP address that the request comes from, or its IPv6 network; empty if unknown."""
 
     @property
@@ -182,9 +200,13 @@ class Request:
 
         Raises:
             HttpError: As for `chunks`.
+            NoRoomError: There is no room for it.
         """
-        parts = self.chunks(limit_bytes, least_rate=LEAST_BYTES_PER_SECOND)
-        return b"".join([part async for part in parts])
+        body = bytearray()
+        async for part in self.chunks(limit_bytes, least_rate=LEAST_BYTES_PER_SECOND):
+            self.holding.add(len(part))
+            body += part
+        return bytes(body)
 
     async def finish(self, work: Coroutine[object, object, _T]) -> _T:
         """The result of `work`, which is cancelled if the client disconnects.
@@ -287,6 +309,12 @@ class AccessRules:
         )
 
 
+def get_client(scope: Message) -> str:
+    """The client of an ASGI scope; empty if it is unknown."""
+    client = scope.get("client")
+    return get_client_group(str(client[0])) if isinstance(client, list | tuple) and client else ""
+
+
 def get_client_group(address: str) -> str:
     """What counts as one client: an IPv4 address or an IPv6 /64; other texts are unchanged."""
     try:
@@ -311,17 +339,42 @@ class HttpApplication:
     """The ASGI application around one handler."""
 
     def __init__(
-        self, handler: Handler, rules: AccessRules, metrics: RpcMetrics | None = None
+        self,
+        handler: Handler,
+        rules: AccessRules,
+        metrics: RpcMetrics | None = None,
+        held: HeldBytes | None = None,
     ) -> None:
+        """Make the application.
+
+        Args:
+            handler: Answers requests.
+            rules: Who may ask.
+            metrics: Counts responses.
+            held: The memory of all requests; None for one with the usual limit.
+        """
         self._handler = handler
         self._rules = rules
         self._metrics = metrics or RpcMetrics()
+        self._held = held or HeldBytes()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one request, as ASGI calls it."""
         if scope["type"] != "http":
             return
-        request = Request(scope, receive)
+        try:
+            async with asyncio.timeout(None) as timer:
+
+                def end() -> None:
+                    timer.reschedule(asyncio.get_running_loop().time())
+
+                with self._held.open(get_client(scope), end) as holding:
+                    await self._serve(Request(scope, receive, holding), send)
+        except TimeoutError:
+            # The client reads nothing, lost its place, or holds what another one needs.
+            await _abort(scope)
+
+    async def _serve(self, request: Request, send: Send) -> None:
         response = await self._respond(request)
         self._metrics.on_response(response.status)
         extra = self._rules.cross_origin_headers(request)
@@ -335,7 +388,13 @@ class HttpApplication:
             self._rules.check_host(request)
             if request.method == "OPTIONS":
                 return self._rules.answer_preflight()
-            return await self._handler(request)
+            response = await self._handler(request)
+            if isinstance(response.body, bytes):
+                request.holding.resize(len(response.body))
+            return response
+        except NoRoomError as error:
+            refusal = HttpError(503, "busy", str(error), retry_after_seconds=BUSY_SECONDS)
+            return error_response(refusal)
         except HttpError as error:
             return error_response(error)
         except Exception:  # noqa: BLE001 - a bug in a handler must not end the service
@@ -346,6 +405,11 @@ class HttpApplication:
 async def _send_response(
     request: Request, response: Response, extra: Mapping[str, str], send: Send
 ) -> None:
+    """Send a response.
+
+    Raises:
+        TimeoutError: The client takes too long for a part, or lost its place.
+    """
     body = response.body
     length = len(body) if isinstance(body, bytes) else response.length_bytes
     if request.method == "HEAD" and response.length_bytes is not None:
@@ -359,28 +423,40 @@ async def _send_response(
     }
     if response.status == 204:
         del headers["content-length"], headers["content-type"]
-    await send(
+    await _send(
+        send,
         {
             "type": "http.response.start",
             "status": response.status,
             "headers": [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()],
-        }
+        },
     )
+    if request.method == "HEAD":
+        body = b""
     if isinstance(body, bytes):
-        await send(
-            {"type": "http.response.body", "body": b"" if request.method == "HEAD" else body}
-        )
-        return
-    if request.method != "HEAD":
-        try:
-            async with asyncio.timeout(None) as timer, aclosing(body):
-                if response.on_start is not None:
-                    response.on_start(timer)
-                async for part in body:
-                    async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
-                        await send({"type": "http.response.body", "body": part, "more_body": True})
-        except TimeoutError:
-            # A client that reads nothing, or that lost its place, loses its connection: the server
-            # closes what ends before its last part.
-            return
-    await send({"type": "http.response.body", "body": b""})
+        for start in range(0, len(body), PART_BYTES):
+            await _send_part(send, body[start : start + PART_BYTES])
+    else:
+        async with asyncio.timeout(None) as timer, aclosing(body):
+            if response.on_start is not None:
+                response.on_start(timer)
+            async for part in body:
+                await _send_part(send, part)
+    await _send(send, {"type": "http.response.body", "body": b""})
+
+
+async def _send_part(send: Send, part: bytes) -> None:
+    await _send(send, {"type": "http.response.body", "body": part, "more_body": True})
+
+
+async def _send(send: Send, message: Message) -> None:
+    async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+        await send(message)
+
+
+async def _abort(scope: Message) -> None:
+    extensions = scope.get("extensions")
+    abort = extensions.get(ABORT_EXTENSION) if isinstance(extensions, dict) else None
+    if abort is not None:
+        abort()
+        await asyncio.sleep(0)  # so that the server notices before this request ends

@@ -83,8 +83,10 @@ class RpcService:
             raise HttpError(
                 415, "content_type", "invalid content type, only application/json is supported"
             )
-        body = await request.body(self._body_limit_bytes)
-        answer = await request.finish(self._dispatcher.answer(body))
+        # The body is kept by no name here, because its values take its place in memory.
+        answer = await request.finish(
+            self._dispatcher.answer(await request.body(self._body_limit_bytes), request.holding)
+        )
         return Response(204) if answer is None else Response(200, answer)
 
     async def _answer_readiness(self, request: Request) -> Response:

@@ -48,6 +48,10 @@ PARENT_CHECK_SECONDS: Final = 0.5
 """Interval at which the process checks that its node still runs. Without the node the chain does
 not grow, so the process ends instead of serving stale answers."""
 
+UNSENT_SECONDS: Final = 60
+"""The kernel ends a connection whose client takes nothing of what is sent for so long. A close
+waits for such a client without end."""
+
 BACKLOG: Final = 1_024
 """Connections that the kernel queues until they are accepted."""
 
@@ -219,17 +223,20 @@ async def serve(options: RpcOptions, *, parent_pid: int | None = None) -> None:
 def _listen(options: RpcOptions) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-        return socket.create_server(
+        listener = socket.create_server(
             (options.host, options.port),
             family=family,
             backlog=BACKLOG,
             reuse_port=options.shares_port,
         )
+        # Connections inherit it. It also ends those that are closed, but not yet sent.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNSENT_SECONDS * 1_000)
     except OSError as error:
         raise OperatorError(
             f"cannot listen on {options.host}:{options.port} ({error.strerror}): set rpc.port to a "
             "free port, and rpc.host to an address of this machine"
         ) from error
+    return listener
 
 
 async def _end_with_parent(server: uvicorn.Server, parent_pid: int) -> None:

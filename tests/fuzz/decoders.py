@@ -42,6 +42,7 @@ from node.network.peer_file import load_records, save_records
 from node.network.protocols.state import StateServer, _decode_records, _verify_chunk
 from node.network.stream import FrameStream, StreamClosedError
 from node.rpc.dispatch import Dispatcher
+from node.rpc.held_bytes import HeldBytes
 from node.rpc.parameters import Parameters
 from node.storage.blob_manifest import BlobManifest
 from pot_common.errors import OperatorError
@@ -302,7 +303,7 @@ def build_records() -> list[bytes]:
 
 
 async def answer(body: bytes) -> bytes | None:
-    return await Dispatcher({"m": echo}).answer(body)
+    return await Dispatcher({"m": echo}).answer(body, HeldBytes().open(""))
 
 
 async def echo(parameters: Parameters) -> str:

@@ -5,13 +5,21 @@ import itertools
 import json
 import sys
 import threading
+import tracemalloc
 
 import pytest
 
 from chain.json_types import Json
 from node.rpc import dispatch
-from node.rpc.dispatch import BATCH_LIMIT, LARGE_ANSWER_VALUES, Dispatcher
+from node.rpc.dispatch import (
+    BATCH_LIMIT,
+    LARGE_ANSWER_VALUES,
+    VALUES_LIMIT,
+    Dispatcher,
+    count_values,
+)
 from node.rpc.errors import ErrorCode, RpcError
+from node.rpc.held_bytes import HeldBytes, NoRoomError
 from node.rpc.metrics import RpcMetrics
 from node.rpc.parameters import Parameters
 from pot_common.json_text import dump_json
@@ -34,7 +42,7 @@ DISPATCHER = Dispatcher({"echo": echo, "refuse": refuse, "crash": crash})
 
 def answer(body: bytes | object) -> object:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    reply = asyncio.run(DISPATCHER.answer(raw))
+    reply = asyncio.run(DISPATCHER.answer(raw, HeldBytes().open("")))
     return None if reply is None else json.loads(reply)
 
 
@@ -67,7 +75,7 @@ def test_deep_nesting_is_an_error_even_with_a_high_recursion_limit() -> None:
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(100_000)  # importing py-evm raises it, too
     try:
-        assert answer(b"[" * 2**20) == failure(-32700, "parse error")
+        assert answer(b"[" * VALUES_LIMIT) == failure(-32700, "parse error")
     finally:
         sys.setrecursionlimit(limit)
 
@@ -160,7 +168,7 @@ def test_requests_are_counted_by_known_method_and_result() -> None:
     metrics = RpcMetrics()
     dispatcher = Dispatcher({"echo": echo, "refuse": refuse, "crash": crash}, metrics)
     batch = [request(name) for name in ("echo", "echo", "refuse", "crash", "evil-1", 7)]
-    asyncio.run(dispatcher.answer(json.dumps(batch).encode()))
+    asyncio.run(dispatcher.answer(json.dumps(batch).encode(), HeldBytes().open("")))
     samples = {
         (sample.labels["method"], sample.labels["result"]): sample.value
         for family in metrics.registry.collect()
@@ -187,7 +195,7 @@ def test_clients_are_answered_between_the_requests_of_a_batch() -> None:
     async def run() -> None:
         dispatcher = Dispatcher({"note": note})
         batch = json.dumps([request("note")] * 10).encode()
-        answering = asyncio.create_task(dispatcher.answer(batch))
+        answering = asyncio.create_task(dispatcher.answer(batch, HeldBytes().open("")))
         while not answering.done():
             await asyncio.sleep(0)
             order.append("other client")
@@ -213,5 +221,73 @@ def test_large_answer_is_encoded_outside_of_the_event_loop(
 
     monkeypatch.setattr(dispatch, "dump_json", note_thread)
     dispatcher = Dispatcher({"give": give})
-    reply = asyncio.run(dispatcher.answer(json.dumps(request("give")).encode()))
+    reply = asyncio.run(
+        dispatcher.answer(json.dumps(request("give")).encode(), HeldBytes().open(""))
+    )
     assert (json.loads(reply or b""), threads) == (success(result), [is_in_thread])
+
+
+class Waiting:
+    """A method that waits, and the bytes that its request holds meanwhile."""
+
+    def __init__(self, held: HeldBytes) -> None:
+        self.held = held
+        self.seen: list[int] = []
+
+    async def wait(self, _params: Parameters) -> Json:
+        self.seen.append(self.held.total)
+        return "x" * 1_000
+
+
+def hold(body: bytes, limit_bytes: int) -> tuple[object, list[int], int]:
+    """The answer to a body, what it held during each call, and what its answer holds."""
+    held = HeldBytes(limit_bytes)
+    waiting = Waiting(held)
+    dispatcher = Dispatcher({"wait": waiting.wait})
+    reply = asyncio.run(dispatcher.answer(body, held.open("client")))
+    return json.loads(reply or b"null"), waiting.seen, held.total
+
+
+def test_body_of_small_values_is_refused_before_it_is_parsed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dispatch, "parse_json", lambda _: pytest.fail("parsed"))
+    body = json.dumps([request("echo"), [{}] * 1_000_000]).encode()
+    assert answer(body) == failure(-32005, "too many values, limit 100000: send a smaller batch")
+
+
+def test_batch_of_the_most_usual_requests_has_few_values() -> None:
+    call = {"to": "0x" + "11" * 20, "data": "0x" + "22" * 100, "value": "0x0", "gas": "0x1"}
+    batch = [request("eth_call", params=[call, "latest"])] * BATCH_LIMIT
+    assert count_values(json.dumps(batch).encode()) < VALUES_LIMIT / 5
+
+
+def test_values_are_held_as_bytes_of_memory_until_the_answer() -> None:
+    junk: list[object] = [{}] * 5_000
+    body = json.dumps([request("wait"), junk], separators=(",", ":")).encode()
+    _, (during,), _ = hold(body, 2**20)
+    tracemalloc.start()
+    values = json.loads(body)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert during >= size, values[1][0]
+    with pytest.raises(NoRoomError):
+        hold(body, during - 1)
+
+
+def test_wide_text_counts_for_what_it_takes_in_memory() -> None:
+    body = json.dumps(request("wait", params=["a" * 10_000 + "\U0001f600"])).encode()
+    _, (during,), _ = hold(body, 2**20)
+    assert during > 40_000
+
+
+def test_answers_that_find_no_room_are_errors() -> None:
+    body = json.dumps([request("wait", each) for each in range(5)]).encode()
+    answers, seen, _ = hold(body, 2**20)
+    per_answer = seen[1] - seen[0]
+    assert per_answer > 1_000
+    answers, _, total = hold(body, seen[0] + 2 * per_answer)
+    assert isinstance(answers, list)
+    assert ["error" in each for each in answers] == [False, False, True, True, True]
+    assert {each["error"]["code"] for each in answers[2:]} == {-32005}
+    assert total <= seen[0] + 2 * per_answer

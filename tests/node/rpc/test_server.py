@@ -9,12 +9,16 @@ import pytest
 from chain.crypto import CHUNK_BYTES, merkle_leaf
 from node.rpc import http
 from node.rpc.blobs import CONCURRENT_TRANSFERS, BlobReads
+from node.rpc.held_bytes import HeldBytes, NoRoomError
 from node.rpc.http import (
+    ABORT_EXTENSION,
+    PART_BYTES,
     AccessRules,
     HttpApplication,
     HttpError,
     Message,
     Request,
+    Response,
     error_response,
 )
 from node.storage.blobs import BlobStore
@@ -177,7 +181,7 @@ def request(headers: dict[str, str], parts: tuple[bytes, ...] = ()) -> Request:
 
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     scope = {"method": "POST", "path": "/", "headers": raw, "query_string": b""}
-    return Request(scope, receive)
+    return Request(scope, receive, HeldBytes().open(""))
 
 
 def test_body_is_bounded_before_and_while_it_arrives() -> None:
@@ -206,7 +210,7 @@ def test_work_is_cancelled_when_the_client_disconnects() -> None:
 
     async def run() -> list[bool]:
         with pytest.raises(HttpError, match="disconnected"):
-            await Request(_POST, leave).finish(work())
+            await Request(_POST, leave, HeldBytes().open("")).finish(work())
         await asyncio.sleep(0)
         return list(ended)  # copied now, because the end of the loop cancels all tasks
 
@@ -222,7 +226,7 @@ def test_work_is_answered_if_the_client_stays_connected() -> None:
         raise AssertionError
 
     async def run() -> str:
-        return await Request(_POST, stay).finish(work())
+        return await Request(_POST, stay, HeldBytes().open("")).finish(work())
 
     assert asyncio.run(run()) == "answer"
 
@@ -241,7 +245,7 @@ def test_call_that_arrives_too_slowly_is_ended(monkeypatch: pytest.MonkeyPatch) 
         return {"type": "http.request", "body": b" ", "more_body": True}
 
     with pytest.raises(HttpError, match="too slowly"):
-        asyncio.run(Request({**_POST}, receive).body(2**20))
+        asyncio.run(Request({**_POST}, receive, HeldBytes().open("")).body(2**20))
 
 
 def test_client_sends_no_more_of_a_body_that_is_not_read(rpc: RpcHarness) -> None:
@@ -324,3 +328,95 @@ def test_readers_at_few_addresses_keep_no_other_client_out(tmp_path: Path) -> No
         return other, ended
 
     assert asyncio.run(run()) == (WHOLE, 1)
+
+
+class SilentReader:
+    """A connection whose client takes a number of parts, and nothing more."""
+
+    def __init__(self, takes: int, client: str = "192.0.2.1") -> None:
+        self.parts: list[int] = []
+        self.is_aborted = False
+        self._takes = takes
+        self.scope: Message = {
+            **_POST,
+            "type": "http",
+            "client": (client, 1),
+            "extensions": {ABORT_EXTENSION: self._abort},
+        }
+
+    def _abort(self) -> None:
+        self.is_aborted = True
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.body":
+            if len(self.parts) >= self._takes:
+                await asyncio.sleep(3_600)
+            body = message["body"]
+            assert isinstance(body, bytes)
+            self.parts.append(len(body))
+
+    async def receive(self) -> Message:
+        return {"type": "http.disconnect"}
+
+
+def test_answer_is_given_in_parts_to_a_client_that_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http, "SEND_TIMEOUT_SECONDS", 0.05)
+    silent, reading = SilentReader(takes=1), SilentReader(takes=9)
+    held = HeldBytes()
+
+    async def answer(_request: Request) -> Response:
+        return Response(200, bytes(2 * PART_BYTES + 1))
+
+    async def run() -> None:
+        application = HttpApplication(answer, AccessRules(), held=held)
+        for each in (silent, reading):
+            await application(each.scope, each.receive, each.send)
+
+    asyncio.run(run())
+    assert (silent.parts, silent.is_aborted) == ([PART_BYTES], True)
+    assert (reading.parts, reading.is_aborted) == ([PART_BYTES, PART_BYTES, 1, 0], False)
+    assert held.total == 0
+
+
+def test_unread_answers_have_a_limit_and_give_way_to_others() -> None:
+    size = 10 * PART_BYTES
+    held = HeldBytes(3 * size)
+    many = [SilentReader(takes=1, client="192.0.2.9") for _ in range(8)]
+    other = SilentReader(takes=99)
+
+    async def answer(_request: Request) -> Response:
+        return Response(200, bytes(size))
+
+    async def run() -> tuple[int, int]:
+        application = HttpApplication(answer, AccessRules(), held=held)
+
+        def begin(reader: SilentReader) -> "asyncio.Task[None]":
+            return asyncio.create_task(application(reader.scope, reader.receive, reader.send))
+
+        tasks = [begin(each) for each in many]
+        await asyncio.sleep(0.01)
+        full = held.total
+        await begin(other)
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return full, held.total
+
+    assert asyncio.run(run()) == (3 * size, 0)
+    assert (sum(other.parts), other.is_aborted) == (size, False)
+    assert sum(each.is_aborted for each in many) == 1
+    assert sum(each.parts[0] < PART_BYTES for each in many) == 5, "answered 503 busy"
+
+
+def test_body_that_finds_no_room_is_status_503() -> None:
+    held = HeldBytes(10)
+    with pytest.raises(NoRoomError):
+        asyncio.run(Request(_POST, endless, held.open("")).body(100))
+    assert held.total == 8
+
+
+async def endless() -> Message:
+    return {"type": "http.request", "body": b"1234", "more_body": True}

@@ -28,6 +28,7 @@ from chain.training.task_spec import Shard, TaskSpec
 from chain.training.task_spec_codec import compute_terms
 from node.ipc.client import IpcError
 from node.rpc import http
+from node.rpc.held_bytes import HeldBytes
 from node.rpc.http import HttpError, Message, Request, Response
 from node.rpc.upload_places import KEPT_SECONDS
 from node.rpc.uploads import Uploads
@@ -165,7 +166,7 @@ class Client:
             "query_string": path.partition("?")[2].encode(),
             "client": (address, 50_000),
         }
-        self.request = Request(scope, self._receive)
+        self.request = Request(scope, self._receive, HeldBytes().open(address))
 
     async def _receive(self) -> Message:
         if len(self._parts) == 1:

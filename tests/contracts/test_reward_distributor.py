@@ -2,8 +2,8 @@
 
 import pytest
 
-from chain.contracts import reward_distributor
-from chain.contracts.addresses import MINER_SEATS
+from chain.contracts import ledger_storage, reward_distributor
+from chain.contracts.addresses import MINER_SEATS, REWARD_DISTRIBUTOR
 from chain.contracts.errors import ContractError
 from chain.contracts.reward_distributor import Claimed, RewardClaim
 from chain.crypto import keccak256
@@ -59,6 +59,8 @@ def test_all_earners_claim_and_nothing_is_left(world: World) -> None:
         world.read(reward_distributor.CONTRACT.view("paidTotalOf", world.task, returns=int)) == PAID
     )
     assert world.read(reward_distributor.claimed_of(world.task, MINERS[0])) == 2 * POT
+    slot = ledger_storage.find_claimed_slot(world.task, MINERS[0])
+    assert world.state.get_storage(REWARD_DISTRIBUTOR, slot) == 2 * POT, "miners prove it"
 
 
 def test_a_claim_pays_once(world: World) -> None:

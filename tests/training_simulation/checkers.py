@@ -52,9 +52,12 @@ from chain.contracts.miner_seats import (
 )
 from chain.contracts.reward_distributor import Claimed
 from chain.contracts.task_registry import (
+    TaskActivated,
     TaskClosed,
     TaskFunded,
+    TaskPaused,
     TaskRefunded,
+    TaskResumed,
     TaskStatus,
     TaskSubmitted,
 )
@@ -336,6 +339,8 @@ class Checkers:
         self._opened: list[AttemptId] = []
         self._open: set[TaskId] = set()
         """The tasks with an attempt in progress."""
+        self._active: set[TaskId] = set()
+        """By events, because a later call of the block that is checked may close a task."""
         self._fees = Fees(self._count_validators, cluster.world.empty_block_ms, self.require)
         self._healthy_since: Moment | None = None
         self._slot_price = 0
@@ -561,7 +566,7 @@ class Checkers:
             return False
         reward = self._spec(task_id).reward
         units = [seat.units for seat in self._list_live(task_id).values()]
-        is_active = self._chain.view.histories[task_id].status is TaskStatus.ACTIVE
+        is_active = task_id in self._active
         return not is_active or len(units) < reward.min_miners or sum(units) < reward.min_units
 
     def _list_reversible(self, task_id: TaskId, miner: Address) -> set[Address]:
@@ -585,7 +590,7 @@ class Checkers:
         ordinal, term = self._attempt_count.get(task_id, 0), self._cluster.world.seat_attempts
         live, reversible = self._list_live(task_id), self._list_reversible(task_id, newcomer)
         final = [each for each in displaced if each not in reversible]
-        if final and self._chain.view.histories[task_id].status is not TaskStatus.ACTIVE:
+        if final and task_id not in self._active:
             return "no attempt opens that it would owe"
         spec, most = self._spec(task_id), formats.DISPLACED_PER_UNIT * units
 
@@ -666,7 +671,12 @@ class Checkers:
                 if isinstance(event, RoundSettled):
                     self._open.discard(event.task_id)
                 self._apply_result(event)
+            case TaskActivated() | TaskResumed():
+                self._active.add(event.task_id)
+            case TaskPaused():
+                self._active.discard(event.task_id)
             case TaskClosed():
+                self._active.discard(event.task_id)
                 self._closed.add(event.task_id)
                 self._check_close(event)
             case GradientCommitted():
@@ -799,15 +809,14 @@ class Checkers:
     def _check_leaving(self, event: MinerLeft, seat: Seat) -> None:
         """A newcomer owes an attempt, unless none opens or others have time to take its place."""
         view = self._chain.view
-        status = view.histories[event.task_id].status
         # A seat that was taken again may end at once for an attempt before that.
         is_free = seat.is_fraud or len(seat.missed) >= formats.MISSES or seat.is_displaced
-        is_free = is_free or status is TaskStatus.CLOSED
+        is_free = is_free or event.task_id in self._closed
         is_quiet = view.number >= seat.since_block + IDLE_BLOCKS
         if seat.has_displaced:
             is_free = is_free or (is_quiet and self._is_blocked(event.task_id))
         else:
-            is_free = is_free or is_quiet or status is not TaskStatus.ACTIVE
+            is_free = is_free or is_quiet or event.task_id not in self._active
             is_free = is_free or self._takes_commitments(event.task_id)
         has_taken_part = self._attempt_count.get(event.task_id, 0) >= seat.since_attempt
         text = f"{self._name(event.miner)} leaves before its first attempt"

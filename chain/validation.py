@@ -196,8 +196,8 @@ def validate_fresh_proposal(
 
     Args:
         header: The header of the proposal.
-        parent: The header of its parent. An honest primary whose clock is behind the parent's
-            timestamp repeats it, so that one is accepted even if our clock is far behind.
+        parent: The header of its parent. Its timestamp is never too early for a proposal, because
+            an honest primary whose clock is behind it repeats it.
         primary: The primary of its number and view.
         now_ms: Local time, in milliseconds since the Unix epoch.
         oldest: The least timestamp that an honest proposal can have (`compute_oldest_timestamp`).

@@ -116,7 +116,7 @@ class BlockValidated:
 
     A block stays valid or invalid for ever, but it can become fresh: if it came too early, the host
     answers first that it is valid but not fresh, and answers again when its time has come. A block
-    whose timestamp is too old does not become fresh in its view.
+    whose timestamp is too old is not fresh for as long as its view lasts.
     """
 
     digest: Hash32

@@ -34,7 +34,7 @@ SEATS_SEATS: Final = 2
 """MinerSeats._seats: by task and miner, the seat, also one that has ended."""
 
 REGISTRY_TASK_COUNT: Final = 0
-"""TaskRegistry.taskCount: the number of tasks, whose ids begin at 1."""
+"""TaskRegistry.taskCount: the number of tasks, which is the highest id as well."""
 
 REGISTRY_TERMS: Final = 1
 """TaskRegistry._terms. The first word is the specification's hash."""

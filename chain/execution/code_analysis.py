@@ -9,12 +9,12 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 CODE_CACHE_SIZE: Final = 256
-"""Number of codes whose analysis outlives the transaction. With the analyses they take at most
-19 MiB."""
+"""How many codes are kept after the transaction that ran them, each with its analysis. Together
+they take at most 19 MiB."""
 
 CACHED_CODE_BYTES: Final = 24_576
-"""The longest code in the cache: a contract has no longer one (EIP-170), but init code may, and the
-code that a call overrides."""
+"""The longest code in the cache: that of a contract is no longer (EIP-170), but init code may be,
+and code that a request gives for a call."""
 
 
 class CodeAnalysis(NamedTuple):

@@ -70,8 +70,9 @@ def get_code(database: ReadableDatabase, state_root: Hash32, address: Address) -
 def _to_word(slot: int) -> bytes:
     """A slot as its 32 bytes, the only form in which it may be a key or in a set here.
 
-    Python's hash of an integer has no secret: whoever runs code could choose slots that all have
-    the same one, and each access would be compared with all earlier ones.
+    Python's hash of an integer is its remainder modulo 2^61 - 1. So code could choose slots that
+    all have the same hash, and each access would be compared with all earlier ones. The hash of
+    bytes has a secret of the process in it.
     """
     return slot.to_bytes(32, "big")
 

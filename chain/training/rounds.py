@@ -67,8 +67,9 @@ class OwnWork:
     verdicts: tuple[Verdict | None, ...]
     """One for each commitment so far; None while it is not checked."""
     held: frozenset[int] | None
-    """The indices of unchecked commitments whose gradients are held; None until the disk has been
-    searched for more. It matters late in a verdict phase, and where no worker can check."""
+    """The indices of the commitments that are not checked yet, but whose gradients this node has;
+    None until it has searched its disk for gradients. It matters late in a verdict phase, and where
+    no worker can check."""
     result: ResultVote | None
     """The result that this node computed for the ballot in progress; None before. It counts only
     while the ballot has no other timely verdicts than those it was computed from."""

@@ -25,10 +25,11 @@ BYTE_GAS: Final = 8
 """The least gas for a byte of receipts: that of log data. What surrounds the data costs more."""
 
 BLOCK_GAS_LIMIT: Final = BYTE_GAS * RECEIPTS_LIMIT_BYTES
-"""No network may allow blocks more gas, or anyone could make receipts that nobody decodes."""
+"""The most gas that genesis may allow a block. With more, the receipts of a block could exceed the
+limit above, and no node could fetch them."""
 
 TRANSACTION_GAS_LIMIT: Final = BYTE_GAS * RECEIPT_LIMIT_BYTES
-"""No network may allow a transaction more gas, likewise."""
+"""The most gas that genesis may allow a transaction, for the same reason."""
 
 LOG_GAS: Final = 375
 """Gas of a log, and of each of its topics."""

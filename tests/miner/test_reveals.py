@@ -13,6 +13,7 @@ from miner.client import FailoverClient
 from miner.gradient_store import PreparedGradient
 from miner.light import LightClient, fetch_network
 from miner.reveals import LONGEST_REST_PAUSE_SECONDS, RevealPusher
+from tests.worlds.clock import sleep_at_once
 from tests.worlds.node_for_miners import TASK, FakeNode
 from tests.worlds.proofs import CHAIN_ID, GENESIS, VALIDATOR_KEYS
 
@@ -24,14 +25,7 @@ PREPARED = PreparedGradient(1, Hash32(bytes(32)), b"gradient")
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, which passes only while the miner sleeps."""
-    now = [1_000.0]
-    monkeypatch.setattr("miner.reveals.time.monotonic", lambda: now[0])
-
-    def sleep(wanted: float) -> None:
-        now[0] += wanted
-
-    monkeypatch.setattr("miner.reveals.time.sleep", sleep)
-    return now
+    return sleep_at_once(monkeypatch, "miner.reveals")
 
 
 def pusher_of(honest: FakeNode) -> RevealPusher:

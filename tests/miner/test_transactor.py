@@ -15,6 +15,7 @@ from miner.client import FailoverClient
 from miner.light import LightClient, fetch_network
 from miner.transactor import Effect, MinerIdentity, Transactor, change_of_seat, claim_of
 from pot_common.rpc_client import RESEND_SECONDS, RevertedError
+from tests.worlds.clock import sleep_at_once
 from tests.worlds.node_for_miners import TASK, FakeNode
 from tests.worlds.proofs import CHAIN_ID, GENESIS
 
@@ -53,14 +54,7 @@ def give_receipt(status: str) -> Callable[[str], object]:
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, which passes only while the miner sleeps."""
-    now = [1_000.0]
-    monkeypatch.setattr("miner.client.time.monotonic", lambda: now[0])
-
-    def sleep(wanted: float) -> None:
-        now[0] += wanted
-
-    monkeypatch.setattr("miner.client.time.sleep", sleep)
-    return now
+    return sleep_at_once(monkeypatch, "miner.client")
 
 
 @pytest.mark.parametrize(("call", "effect"), CALLS.values(), ids=CALLS.keys())

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import pytest
+
 
 @dataclass
 class FakeClock:
@@ -11,3 +13,15 @@ class FakeClock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def sleep_at_once(monkeypatch: pytest.MonkeyPatch, module: str) -> list[float]:
+    """Let the time of a module pass only while it sleeps; the time, as a list of one number."""
+    now = [1_000.0]
+
+    def sleep(wanted: float) -> None:
+        now[0] += wanted
+
+    monkeypatch.setattr(f"{module}.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(f"{module}.time.sleep", sleep)
+    return now

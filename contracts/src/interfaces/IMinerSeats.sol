@@ -83,13 +83,14 @@ interface IMinerSeats {
 
     /// @notice Take a seat with `units` of work in each round, from the next attempt on. Pulls
     /// requiredBond(taskId, units) in the task's token, and the seat bond in POT. The task must be active or
-    /// paused, and `units` at least a 1024th of the task's. A newcomer to a full, active task names in `displaced`
-    /// the miners whose seats end to make room. Their terms must be over, and together they may have at most twice
-    /// as many units as the newcomer. Afterwards the task must still have the seats and the units that an attempt
-    /// needs. An account whose seat has ended may take it again with the same units, as soon as its last attempt
-    /// has ended: its bonds stay as they are, and its misses count on. If it was displaced since the last attempt
-    /// opened, and the task is paused or lacks seats or units, it may also name seats that have displaced others
-    /// since then.
+    /// paused, and `units` at least a 1024th of the task's.
+    /// Displacing: if an active task is full, a newcomer may name seats in `displaced`, which end to make room. They
+    /// must have had their term, and at most twice the newcomer's units together. As many seats and units as an
+    /// attempt needs must be left.
+    /// Coming back: an account whose seat has ended may take it again with the same units, as soon as its last
+    /// attempt has ended. Its bonds stay as they are, and its misses still count.
+    /// Coming back after a displacement: if no attempt has opened since, and the task is paused or lacks seats or
+    /// units, the account may name in `displaced` those seats that have displaced others since the last opening.
     function register(uint256 taskId, uint32 units, address[] calldata displaced) external;
 
     /// @notice Leave the task at the end of the attempt in progress. Reverts before the seat has taken part

@@ -64,6 +64,17 @@ class World:
     def drip(self, chunk_seconds: float) -> Serve:
         """A holder that sends a chunk every so many seconds."""
 
+        async def send(stream: FrameStream, request: wire.RequestChunks) -> None:
+            for index in range(request.first_index, request.first_index + request.count):
+                await trio.sleep(chunk_seconds)
+                chunk = self.holder.store.chunk(request.content_id, index)
+                await stream.write_frame(b"\x01" + chunk)
+
+        return self.send_by(send)
+
+    def send_by(self, send: Callable[[FrameStream, wire.RequestChunks], Awaitable[None]]) -> Serve:
+        """A holder that sends chunks in its own way."""
+
         async def serve(stream: FrameStream) -> None:
             while True:
                 match wire.decode_blob_request(await stream.read_frame(1_000)):
@@ -72,11 +83,8 @@ class World:
                     case wire.RequestManifest(blob_id):
                         manifest = self.holder.store.manifest(blob_id)
                         await stream.write_frame(wire.encode_manifest(manifest))
-                    case wire.RequestChunks(blob_id, first, count):
-                        for index in range(first, first + count):
-                            await trio.sleep(chunk_seconds)
-                            chunk = self.holder.store.chunk(blob_id, index)
-                            await stream.write_frame(b"\x01" + chunk)
+                    case wire.RequestChunks() as request:
+                        await send(stream, request)
 
         return serve
 
@@ -379,22 +387,15 @@ async def test_node_without_peers_fetches_once_it_has_some(world: World) -> None
 async def test_fetch_that_gets_a_chunk_in_each_try_is_not_paused(
     world: World, autojump_clock: MockClock
 ) -> None:
-    async def send_one(stream: FrameStream) -> None:
-        while True:
-            match wire.decode_blob_request(await stream.read_frame(1_000)):
-                case wire.RequestHave():
-                    await stream.write_frame(b"\x01")
-                case wire.RequestManifest(blob_id):
-                    manifest = world.holder.store.manifest(blob_id)
-                    await stream.write_frame(wire.encode_manifest(manifest))
-                case wire.RequestChunks(blob_id, first):
-                    chunk = world.holder.store.chunk(blob_id, first)
-                    await stream.write_frames([b"\x01" + chunk, b""])
+    async def send_one(stream: FrameStream, request: wire.RequestChunks) -> None:
+        chunk = world.holder.store.chunk(request.content_id, request.first_index)
+        await stream.write_frames([b"\x01" + chunk, b""])
 
+    holder = world.send_by(send_one)
     for _ in range(5):
         with pytest.raises(BlobUnavailableError, match="chunks missing"):
-            await world.fetch({"holder": send_one})
-    await world.fetch({"holder": send_one})
+            await world.fetch({"holder": holder})
+    await world.fetch({"holder": holder})
     assert world.store.has(world.wanted)
 
 

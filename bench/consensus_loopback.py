@@ -45,8 +45,9 @@ def start_network(
     count: int = VALIDATORS,
     min_block_interval_ms: int,
     view_timeout_base_ms: int = 2_000,
+    gas_price_wei: int = 0,
 ) -> list[Child]:
-    """Start the validators on a genesis of their own."""
+    """Start the validators on a genesis of their own; at a gas price of 0, gas has no ration."""
     password_file = directory / "password"
     password_file.write_text("bench\n")
     paths = [directory / f"validator-{index}" for index in range(count)]
@@ -65,8 +66,7 @@ def start_network(
                 "network.listen": (f"/ip4/127.0.0.1/tcp/{base_port + 10 + index}",),
                 "network.bootstrap": tuple(a for a in addresses if a != addresses[index]),
                 "network.accept_private_addresses": True,
-                # The load is of free transactions, and more than their ration.
-                "mempool.gas_price_wei": 0,
+                "mempool.gas_price_wei": gas_price_wei,
                 "rpc.port": base_port + index,
                 "metrics.port": base_port + 20 + index,
             },
@@ -144,14 +144,16 @@ class Steps:
         return float("inf")
 
 
-def send_transfer(client: RpcClient, chain_id: int, rich: PrivateKey, nonce: int) -> None:
+def send_transfer(
+    client: RpcClient, chain_id: int, rich: PrivateKey, nonce: int, gas_price_wei: int = 0
+) -> None:
     """Send one transfer to a fresh address, and do not wait for it."""
     transaction = sign_transaction(
         rich,
         chain_id=chain_id,
         nonce=nonce,
-        max_priority_fee_per_gas=0,
-        max_fee_per_gas=0,
+        max_priority_fee_per_gas=gas_price_wei,
+        max_fee_per_gas=gas_price_wei,
         gas_limit=21_000,
         to=get_address(create_private_key()),
         value=1,

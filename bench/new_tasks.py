@@ -6,22 +6,23 @@ Four validator processes on loopback as `pot devnet` starts them, always with tr
 that a block is due every 200 ms. Four phases: nothing else; two miners that train a task; the same
 while strangers do what they can; the strangers alone. The strangers submit tasks whose dry runs
 keep every background worker busy, upload content at a byte a second from hundreds of addresses, and
-register for a task of their own. Their side runs at the lowest priority: it would be elsewhere.
+register for a task of their own. Their process has the lowest priority: it would be elsewhere.
 Limits, strangers over none: the median interval between blocks 1.2, its 99th percentile 2 and
 below a second; the median time from a round's last commitment to the verdicts of a quorum 1.5.
 """
 
 import contextlib
 import itertools
-import os
+import multiprocessing
 import socket
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,12 @@ from node.rpc.content_uploads import count_body_bytes
 from pot_common.errors import OperatorError
 from pot_common.keystore import create_private_key, save_key
 from pot_common.rpc_replies import ClientError
+from pot_common.worker import set_lowest_priority
 from tests.worlds.training import SPEC
 
 INTERVAL_MS = 200
+GAS_PRICE_WEI = 10**9
+"""The default of a validator. The transfers pay it; what strangers and miners send is free."""
 TASKS = 12
 SLOW_UPLOADS = 100
 """For each node; they come from as many addresses."""
@@ -100,7 +104,7 @@ def keep_busy(url: str, rich: PrivateKey) -> None:
     nonce = 0
     while client.is_ready():
         with contextlib.suppress(ClientError, OperatorError):
-            send_transfer(client, chain_id, rich, nonce)
+            send_transfer(client, chain_id, rich, nonce, GAS_PRICE_WEI)
             nonce += 1
         time.sleep(INTERVAL_MS / 4_000)
 
@@ -184,49 +188,68 @@ def submit_and_wait(clients: list[RpcClient], bundle: TaskBundle) -> TaskId:
 
 @dataclass(frozen=True, slots=True)
 class Strangers:
-    """All that strangers do; it goes on until `stop` is set."""
+    """All that strangers do, in a process of its own.
+
+    In one process with the clock and the sender of transfers, the threads of strangers would hold
+    the interpreter's lock, at their low priority, while those two wait for it.
+    """
 
     urls: tuple[str, ...]
     ports: tuple[int, ...]
     seated_task: TaskId
-    stop: threading.Event
+    bundles: tuple[TaskBundle, ...]
+    """The tasks to submit and upload."""
+    wanted: TaskBundle
+    """A task whose content never arrives whole."""
+    uploads: int
+    """Slow uploads for each node."""
 
-    def start(self, bundles: list[TaskBundle], wanted: TaskBundle, uploads: int) -> None:
-        """Start the threads, and return when the content of every task is uploaded.
+    @contextlib.contextmanager
+    def start(self) -> Iterator[None]:
+        """Enter when the content of every task is uploaded; leaving ends the process."""
+        context = multiprocessing.get_context("spawn")
+        has_uploaded = context.Event()
+        process = context.Process(target=self.run, args=(has_uploaded,), daemon=True)
+        process.start()
+        try:
+            while not has_uploaded.wait(0.2):
+                assert process.is_alive(), "the process of the strangers has ended"
+            yield
+            assert process.is_alive(), "the process of the strangers has ended"
+        finally:
+            process.kill()
+            process.join()
 
-        Args:
-            bundles: The tasks to submit and upload.
-            wanted: A task whose content never arrives whole.
-            uploads: Slow uploads for each node.
-        """
+    def run(self, has_uploaded: Event) -> None:
+        """Set the event when the content of every task is uploaded; go on until killed."""
+        set_lowest_priority()
         client = RpcClient(self.urls[0])
-        for bundle in (*bundles, wanted):
-            newest = submit(client, bundle)
-        blob_id, blob = next(iter(wanted.blobs.items()))
+        for bundle in self.bundles:
+            submit(client, bundle)
+        newest = submit(client, self.wanted)
+        blob_id, blob = next(iter(self.wanted.blobs.items()))
         path, size = f"/v1/blobs/{to_hex(blob_id)}", count_body_bytes(len(blob))
         for port in self.ports:
-            for number in range(uploads):
-                self._run(lambda p=port, n=number: self._upload_slowly(p, n, path, size))
+            for number in range(self.uploads):
+                arguments = (port, number, path, size)
+                threading.Thread(target=self._upload_slowly, args=arguments, daemon=True).start()
         for number in range(REGISTERING):
-            self._run(lambda n=number: self._register(self.urls[n % len(self.urls)]))
+            url = self.urls[number % len(self.urls)]
+            threading.Thread(target=self._register, args=(url,), daemon=True).start()
         for url in self.urls:
             with closing(RpcClient(url)) as node:
                 wait_for_task(node, newest)
-                for bundle in bundles:
+                for bundle in self.bundles:
                     upload(node, bundle)
-
-    def _run(self, target: Callable[[], None]) -> None:
-        def run() -> None:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-            target()
-
-        threading.Thread(target=run, daemon=True).start()
+        has_uploaded.set()
+        while True:
+            time.sleep(60)
 
     def _upload_slowly(self, port: int, number: int, path: str, size: int) -> None:
         """Send a body a byte a second, again and again, from a loopback address of its own."""
         source = (f"127.0.{1 + number // 250}.{1 + number % 250}", 0)
         head = f"PUT {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {size}\r\n\r\n"
-        while not self.stop.is_set():
+        while True:
             with (
                 contextlib.suppress(OSError),
                 socket.create_connection(("127.0.0.1", port), 5, source) as connection,
@@ -234,14 +257,13 @@ class Strangers:
                 connection.sendall(head.encode())
                 for _ in range(30):
                     connection.sendall(b"\0")
-                    if self.stop.wait(1):
-                        return
-            self.stop.wait(1)
+                    time.sleep(1)
+            time.sleep(1)
 
     def _register(self, url: str) -> None:
         """Register one new account after the other."""
         client = RpcClient(url)
-        while not self.stop.is_set():
+        while True:
             key = create_private_key()
             try:
                 client.transact(key, faucet.drip(get_address(key)))
@@ -249,7 +271,7 @@ class Strangers:
                 client.transact(key, call)
                 client.transact(key, miner_seats.register(self.seated_task, 1))
             except (ClientError, OperatorError):
-                self.stop.wait(0.2)
+                time.sleep(0.2)
 
 
 def measure_verdicts(
@@ -315,13 +337,17 @@ def main() -> int:
     rounds = 2 if arguments.smoke else arguments.rounds
     task_count = 1 if arguments.smoke else TASKS
     rich = create_private_key()
-    stop = threading.Event()
     with (
         tempfile.TemporaryDirectory() as name,
         ProcessGroup(Path(name) / "logs") as processes,
     ):
         children = start_network(
-            Path(name), arguments.base_port, rich, processes, min_block_interval_ms=INTERVAL_MS
+            Path(name),
+            arguments.base_port,
+            rich,
+            processes,
+            min_block_interval_ms=INTERVAL_MS,
+            gas_price_wei=GAS_PRICE_WEI,
         )
         ports = tuple(arguments.base_port + index for index in range(VALIDATORS))
         urls = tuple(f"http://127.0.0.1:{port}" for port in ports)
@@ -357,20 +383,20 @@ def main() -> int:
 
         measure_verdicts(clients[1], trained_task, clock, 1)
         phases["training"] = train()
-        strangers = Strangers(urls, ports, seated_task, stop)
-        bundles = [
+        bundles = tuple(
             build_bundle(f"task {number}", number, MODEL, 1, build_reward(1, 1))
             for number in range(2, task_count + 3)
-        ]
-        strangers.start(bundles[:-1], bundles[-1], 1 if arguments.smoke else SLOW_UPLOADS)
-        phases["training, strangers"] = train()
-        for miner in miners:
-            miner.process.kill()
-        phases["strangers"] = Phase(wait_for_blocks(clock, blocks), [])
+        )
+        uploads = 1 if arguments.smoke else SLOW_UPLOADS
+        strangers = Strangers(urls, ports, seated_task, bundles[:-1], bundles[-1], uploads)
+        with strangers.start():
+            phases["training, strangers"] = train()
+            for miner in miners:
+                miner.process.kill()
+            phases["strangers"] = Phase(wait_for_blocks(clock, blocks), [])
         logs = [log.read_text() for log in (Path(name) / "logs").glob("validator-*")]
         done = sum(log.count("task accepted") for log in logs) - 2 * VALIDATORS
         seats = clients[1].read(miner_seats.seat_count(seated_task))
-        stop.set()
     print(f"{done} of {VALIDATORS * task_count} dry runs were done at the end, {seats} seats taken")
     print(
         f"{'load':20} {'blocks':>6} {'p50 ms':>7} {'p99 ms':>7} {'worst ms':>8} {'verdicts ms':>11}"

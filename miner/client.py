@@ -17,6 +17,7 @@ import httpx
 import structlog
 from pydantic import TypeAdapter
 
+from chain.contracts.addresses import GRADIENT_LEDGER
 from chain.crypto import CHUNK_BYTES, content_id_of_chunks, merkle_leaf
 from chain.crypto import content_id as compute_content_id
 from chain.hexadecimal import to_hex
@@ -44,8 +45,9 @@ from miner.replies import (
     ValidatorSetChange,
 )
 from pot_common.atomic_file import sync_file
-from pot_common.gas_offer import GasHint
+from pot_common.gas_offer import COMMITMENT_GAS_LIMIT, GasHint
 from pot_common.rpc_client import (
+    GAS_MARGIN,
     AccountView,
     ContentUnavailableError,
     NodeUnreachableError,
@@ -197,9 +199,18 @@ class FailoverClient(NodePool):
     def estimate_gas(self, request: JsonObject) -> int:
         """The gas that a transaction needs: from another node if the first one says it reverts.
 
+        It is the word of one node. With the gas that a lying node names, a commitment would have no
+        priority, and could miss its phase; so nothing above the limit for that is believed.
+
         Raises:
             RpcCallError: All nodes say that it would revert.
         """
+        estimate = self._estimate_gas(request)
+        if request.get("to") == to_hex(GRADIENT_LEDGER):
+            return min(estimate, COMMITMENT_GAS_LIMIT - GAS_MARGIN)
+        return estimate
+
+    def _estimate_gas(self, request: JsonObject) -> int:
         try:
             return super().estimate_gas(request)
         except RpcCallError as error:

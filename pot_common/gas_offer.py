@@ -18,6 +18,11 @@ RAISED_TIP_LIMIT_WEI: Final = 10 * 10**9
 """A call that is sent again raises its priority fee up to this, ten times what a node suggests."""
 
 
+COMMITMENT_GAS_LIMIT: Final = 500_000
+"""The most gas of a commitment that nodes take with priority. One takes 50 000; a miner adds a
+margin of 300 000 in case that its commitment ends the phase, or is charged with its misses."""
+
+
 @dataclass(frozen=True, slots=True)
 class GasOffer:
     """What a transaction pays, in wei a unit of gas."""

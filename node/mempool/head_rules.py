@@ -23,6 +23,7 @@ from node.mempool.examination import ExaminationGas
 from node.mempool.policy import Priority, Subject
 from node.storage.block_store import BlockStore
 from node.storage.database import Database
+from pot_common.gas_offer import COMMITMENT_GAS_LIMIT
 
 OPERATOR_GAS_LIMIT: Final = 9_000_000
 """The most gas of an operator's call with priority. To impose the fines of sixteen frauds that 100
@@ -31,10 +32,6 @@ validators accuse of takes 6.7 million, a change of a set of 100 validators 3 mi
 OPERATOR_DATA_LIMIT_BYTES: Final = 16_384
 """The most call data of an operator's call with priority: sixteen fines with their proofs need less
 than 12 000 bytes."""
-
-COMMITMENT_GAS_LIMIT: Final = 500_000
-"""The most gas of a commitment with priority. One takes 50 000; a miner adds a margin of 300 000 in
-case that its commitment ends the phase, or is charged with its misses."""
 
 LEAST_COMMITMENT_GAS: Final = 200_000
 """The least gas limit of a commitment with priority: one takes 155 000 if it is the last, and two

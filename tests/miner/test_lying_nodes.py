@@ -147,6 +147,10 @@ def refuse_all_calls(node: FakeNode) -> None:
     node.eth_estimateGas = refuse  # type: ignore[method-assign]
 
 
+def estimate_too_much_gas(node: FakeNode) -> None:
+    node.eth_estimateGas = lambda call: hex(2**40)  # type: ignore[method-assign]
+
+
 def refuse_receipts(node: FakeNode) -> None:
     def refuse(name: str) -> object:
         raise RuntimeError(-32005, "too many requests", None)
@@ -170,6 +174,7 @@ LIES: dict[str, Lie] = {
     "forged receipts": forge_receipts,
     "nonces behind a gap": forge_nonces,
     "calls refused": refuse_all_calls,
+    "gas estimated too high": estimate_too_much_gas,
     "receipts refused": refuse_receipts,
 }
 

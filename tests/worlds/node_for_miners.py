@@ -37,6 +37,7 @@ from chain.training.task_spec_codec import compute_spec_hash, encode_task_spec
 from chain.types.transaction import Transaction, decode_transaction
 from chain.validation import compute_mix_hash
 from miner.limits import MinerLimits
+from pot_common.gas_offer import COMMITMENT_GAS_LIMIT
 from tests.worlds.proofs import (
     CHAIN_ID,
     GENESIS,
@@ -504,6 +505,8 @@ class FakeNode:
                 raise RuntimeError(-32000, "nonce too low", None)
             if transaction.nonce > len(self.transactions):
                 return "0x" + transaction.hash.hex()  # it waits for those before it
+            if transaction.to == GRADIENT_LEDGER and transaction.gas_limit > COMMITMENT_GAS_LIMIT:
+                return "0x" + transaction.hash.hex()  # it has no priority, and waits
             self.transactions.append(transaction)
         if not self.takes_effect:
             return "0x" + transaction.hash.hex()

@@ -13,9 +13,10 @@ from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import MINER_SEATS, TRAINING_TOKEN
 from chain.primitives import Hash32
 from chain.types.transaction import Transaction
-from node.mempool.head_rules import COMMITMENT_GAS_LIMIT, LEAST_COMMITMENT_GAS
+from node.mempool.head_rules import LEAST_COMMITMENT_GAS
 from node.mempool.policy import Priority
 from node.mempool.pool import Mempool
+from pot_common.gas_offer import COMMITMENT_GAS_LIMIT
 from tests.worlds.training_chain import (
     ANN,
     BEN,

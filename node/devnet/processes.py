@@ -90,10 +90,10 @@ class ProcessGroup:
                 stdout=output_file,
                 stderr=log_file,
                 env=_build_environment(),
-                # In a process group of its own, so that Ctrl-C reaches only this process, which ends
-                # the others; not in a session of its own, because Linux (sched_autogroup) divides
-                # the processor among sessions first: the dry runs of one node, which have the
-                # lowest priority, would take it from the consensus of another.
+                # In a process group of its own, so that Ctrl-C reaches only this process, which
+                # ends the others. Not in a session of its own: Linux (sched_autogroup) divides the
+                # processor among sessions before it looks at priorities, and the dry runs of one
+                # node, which have the lowest, would take it from the consensus of another.
                 process_group=0,
                 preexec_fn=self._die_with_parent,
             )

@@ -72,7 +72,6 @@ from pot_common.worker import (
     get_peak_memory_bytes,
     limit_process,
     serve,
-    set_lowest_priority,
 )
 
 DEFAULT_MEMORY_BYTES: Final = 4 * 2**30
@@ -428,14 +427,9 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--memory-bytes", type=int, default=DEFAULT_MEMORY_BYTES)
     parser.add_argument("--processor-seconds", type=float, help="the processor time of one request")
-    parser.add_argument(
-        "--background", action="store_true", help="run only when the processor is free"
-    )
     parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS, help="then files close")
     options = parser.parse_args()
     answers = claim_stdout()
-    if options.background:
-        set_lowest_priority()
     try:
         device = open_device(options.device, options.threads)
         limit_process(options.memory_bytes)

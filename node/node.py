@@ -437,17 +437,17 @@ def _build_workers(settings: VerifierSection) -> Workers:
         *("--device", settings.device),
         *("--memory-bytes", str(settings.memory_limit_bytes)),
     )
-    background = ("--background", "--processor-seconds", str(settings.timeout_seconds))
     return Workers(
         checks=WorkerPool(
             WorkerSettings(verifier, settings.workers, timeout_seconds=settings.timeout_seconds)
         ),
         dry_runs=WorkerPool(
             WorkerSettings(
-                (*verifier, *background),
+                (*verifier, "--processor-seconds", str(settings.timeout_seconds)),
                 timeout_seconds=settings.timeout_seconds,
                 patience=BACKGROUND_PATIENCE,
                 is_reused=False,
+                is_background=True,
             )
         ),
         aggregator=WorkerPool(

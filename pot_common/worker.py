@@ -29,9 +29,6 @@ PROCESS_STATUS: Final = Path("/proc/self/status")
 STDOUT: Final = 1
 """The file descriptor of standard output, to which libraries print, C++ ones included."""
 
-LOWEST_NICENESS: Final = 19
-"""The niceness of a background worker where the system has no idle class."""
-
 FILES_FAULT: Final = "files_fault"
 """The `error` of an answer if a file of the request could not be read or written. The node gave the
 worker that file, so the fault is the node's, and says nothing about the content of the request."""
@@ -145,13 +142,6 @@ def limit_process(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_NOFILE, (MAX_OPEN_FILES, MAX_OPEN_FILES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def set_lowest_priority() -> None:
-    """Let this process run only when no other process wants the processor."""
-    os.nice(LOWEST_NICENESS)
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def get_peak_memory_bytes() -> int:

@@ -32,6 +32,9 @@ END_SECONDS: Final = 30.0
 """How long a worker that closed its output is given to end. Whose fault it was follows from its
 status, and unloading torch takes seconds of processor time, at the lowest priority."""
 
+LOWEST_PRIORITY: Final = "pot_common.lowest_priority"
+"""The module that runs another one at the lowest priority."""
+
 _MACHINE_ENDS: Final = (-signal.SIGKILL, -signal.SIGTERM, MACHINE_STATUS)
 """How workers end that this node did not end, and that did not end themselves."""
 
@@ -81,6 +84,8 @@ class WorkerSettings:
     is_reused: bool = True
     """Whether a worker answers more than one request. If not, what it measures of itself, such as
     its peak of memory, belongs to one request."""
+    is_background: bool = False
+    """Whether a worker runs at the lowest priority, its start included."""
 
 
 class WorkerPool:
@@ -194,8 +199,9 @@ class WorkerPool:
 
     async def _start(self) -> trio.Process:
         _log.info("worker starts", module=self._settings.command[0])
+        launcher = ("-m", LOWEST_PRIORITY) if self._settings.is_background else ("-m",)
         return await trio.lowlevel.open_process(
-            [sys.executable, "-m", *self._settings.command],
+            [sys.executable, *launcher, *self._settings.command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

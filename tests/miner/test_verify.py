@@ -350,7 +350,7 @@ def test_dry_run_that_takes_too_much_processor_time_is_ended(
     files: Files, seconds: str, members: dict[str, int]
 ) -> None:
     frame = WORKER_QUESTIONS.encode({**files.dry_run(), **members})
-    with worker_process("--background", "--processor-seconds", seconds) as process:
+    with worker_process("--processor-seconds", seconds) as process:
         output, _ = process.communicate(frame * 1_000, timeout=60)
     assert process.returncode == -signal.SIGPROF
     assert len(output) < 100_000

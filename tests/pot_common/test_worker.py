@@ -1,6 +1,5 @@
 """The limits that a worker process puts on itself."""
 
-import os
 import subprocess
 import sys
 from io import BytesIO
@@ -10,22 +9,6 @@ import pytest
 from chain.errors import RejectedInputError, RejectionReason
 from pot_common.framing import WORKER_ANSWERS, WORKER_QUESTIONS
 from pot_common.worker import Answer, WorkerRequest, serve
-
-PROGRAM = """
-import os
-from pot_common.worker import set_lowest_priority
-set_lowest_priority()
-print(os.sched_getscheduler(0) == os.SCHED_IDLE, os.nice(0))
-"""
-
-
-@pytest.mark.process
-@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="only Linux has an idle class")
-def test_background_process_runs_in_the_idle_class() -> None:
-    found = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
-    )
-    assert found.stdout.split() == ["True", "19"]
 
 
 def test_refusal_or_missing_file_is_an_answer_and_the_worker_goes_on() -> None:

@@ -20,9 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, replace
-from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +44,8 @@ from node.devnet.processes import ProcessGroup
 from node.rpc.content_uploads import count_body_bytes
 from pot_common.errors import OperatorError
 from pot_common.keystore import create_private_key, save_key
+from pot_common.lowest_priority import set_lowest_priority
 from pot_common.rpc_replies import ClientError
-from pot_common.worker import set_lowest_priority
 from tests.worlds.training import SPEC
 
 INTERVAL_MS = 200
@@ -197,8 +195,6 @@ class Strangers:
     urls: tuple[str, ...]
     ports: tuple[int, ...]
     seated_task: TaskId
-    bundles: tuple[TaskBundle, ...]
-    """The tasks to submit and upload."""
     wanted: TaskBundle
     """A task whose content never arrives whole."""
     uploads: int
@@ -206,27 +202,19 @@ class Strangers:
 
     @contextlib.contextmanager
     def start(self) -> Iterator[None]:
-        """Enter when the content of every task is uploaded; leaving ends the process."""
-        context = multiprocessing.get_context("spawn")
-        has_uploaded = context.Event()
-        process = context.Process(target=self.run, args=(has_uploaded,), daemon=True)
+        """Run the process during the `with` block."""
+        process = multiprocessing.get_context("spawn").Process(target=self.run, daemon=True)
         process.start()
         try:
-            while not has_uploaded.wait(0.2):
-                assert process.is_alive(), "the process of the strangers has ended"
             yield
             assert process.is_alive(), "the process of the strangers has ended"
         finally:
             process.kill()
             process.join()
 
-    def run(self, has_uploaded: Event) -> None:
-        """Set the event when the content of every task is uploaded; go on until killed."""
+    def run(self) -> None:
+        """Go on until killed."""
         set_lowest_priority()
-        client = RpcClient(self.urls[0])
-        for bundle in self.bundles:
-            submit(client, bundle)
-        newest = submit(client, self.wanted)
         blob_id, blob = next(iter(self.wanted.blobs.items()))
         path, size = f"/v1/blobs/{to_hex(blob_id)}", count_body_bytes(len(blob))
         for port in self.ports:
@@ -236,12 +224,6 @@ class Strangers:
         for number in range(REGISTERING):
             url = self.urls[number % len(self.urls)]
             threading.Thread(target=self._register, args=(url,), daemon=True).start()
-        for url in self.urls:
-            with closing(RpcClient(url)) as node:
-                wait_for_task(node, newest)
-                for bundle in self.bundles:
-                    upload(node, bundle)
-        has_uploaded.set()
         while True:
             time.sleep(60)
 
@@ -383,13 +365,18 @@ def main() -> int:
 
         measure_verdicts(clients[1], trained_task, clock, 1)
         phases["training"] = train()
-        bundles = tuple(
+        bundles = [
             build_bundle(f"task {number}", number, MODEL, 1, build_reward(1, 1))
             for number in range(2, task_count + 3)
-        )
+        ]
+        for bundle in bundles:
+            newest = submit(clients[0], bundle)
+        for client in clients:
+            wait_for_task(client, newest)
+            for bundle in bundles[:-1]:
+                upload(client, bundle)
         uploads = 1 if arguments.smoke else SLOW_UPLOADS
-        strangers = Strangers(urls, ports, seated_task, bundles[:-1], bundles[-1], uploads)
-        with strangers.start():
+        with Strangers(urls, ports, seated_task, bundles[-1], uploads).start():
             phases["training, strangers"] = train()
             for miner in miners:
                 miner.process.kill()

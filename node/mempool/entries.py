@@ -1,10 +1,10 @@
 """The transactions of the mempool, each with what the pool knows of it, and queued by sender."""
 
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 from chain.errors import InvalidTransaction, RejectionReason
-from chain.primitives import Address
+from chain.primitives import Address, Hash32
 from chain.types.transaction import Transaction
 from node.mempool.fair_share import Group
 from node.mempool.policy import Priority, Subject
@@ -13,6 +13,15 @@ from pot_common.gas_offer import REPLACEMENT_PERCENT
 CARRIED_GAS_LIMIT: Final = 12_000_000
 """The most gas that the calls before an operator's vote may ask for, if they are to go with it: two
 votes that came too late, and the fines of one batch. What they use is rationed."""
+
+
+CARRIED_COMMITMENT_CALLS: Final = 4
+"""How many transactions before a commitment make no room, since it waits behind them. A miner has
+approved its bond, registered or claimed before."""
+
+Rank: TypeAlias = tuple[int, int, int]
+"""What makes room in a full pool goes by this, the lowest first: the class, the tip, and the order
+of admission. Calls with priority do not go by their tip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +88,19 @@ class Entry:
         is_duty = self.subject.priority is Priority.OPERATOR_VOTE
         return self.transaction.sender if is_duty else self.subject.task_id
 
-    @property
-    def worth(self) -> tuple[int, int, int]:
-        """The rank of the entry; the lowest rank is evicted first."""
-        return -self.priority, self.transaction.max_priority_fee_per_gas, -self.arrival
+    def rank(self, priority: Priority) -> Rank:
+        """The rank of the entry, if it has that priority, for example from a call behind it."""
+        tip = self.transaction.max_priority_fee_per_gas if priority is Priority.ORDINARY else 0
+        return -priority, tip, -self.arrival
 
     @property
     def standing(self) -> int:
-        """2 for a transaction with priority, 1 for an early one, and 0 for others.
+        """3 for a transaction with priority, 1 for an early one, and 0 for others.
 
         Anybody with a seat can send calls that are too early for ever, so they keep no due one out.
+        In the pool, an ordinary one before a call with priority has a standing of 2 (`Queue`).
         """
-        return int(self.is_early) if self.priority is Priority.ORDINARY else 2
+        return int(self.is_early) if self.priority is Priority.ORDINARY else 3
 
 
 @dataclass(slots=True)
@@ -124,6 +134,13 @@ class Queue:
     """The number of entries behind a nonce gap, as last counted."""
     gapped_bytes: int = 0
     """The encoded bytes of those entries."""
+    ranks: dict[int, Rank] = field(default_factory=dict)
+    """The rank of each entry by nonce, as last computed. An entry before a call with priority has
+    that one's class."""
+    lowest: Rank | None = None
+    """The lowest of these ranks; None without entries."""
+    standings: dict[Hash32, int] = field(default_factory=dict)
+    """The standing of each entry by hash, as last computed."""
 
     def pending(self) -> list[Entry]:
         """The entries with consecutive nonces, beginning with the account's next nonce."""
@@ -131,6 +148,30 @@ class Queue:
         while (entry := self.entries.get(self.nonce + len(run))) is not None:
             run.append(entry)
         return run
+
+    def update_ranks(self) -> list[Entry]:
+        """Compute ranks and standings anew, and return the entries whose standing has changed."""
+        pending, carried_count = self.pending(), self.count_carried()
+        before_commitment = 0
+        for position, entry in enumerate(pending[: CARRIED_COMMITMENT_CALLS + 1]):
+            if entry.priority is Priority.COMMITMENT:
+                before_commitment = position
+        earlier, self.ranks, self.standings = self.standings, {}, {}
+        for nonce, entry in self.entries.items():
+            priority = entry.priority
+            if nonce - self.nonce < carried_count:
+                priority = Priority.OPERATOR_VOTE
+            elif nonce - self.nonce < before_commitment:
+                priority = min(priority, Priority.COMMITMENT)
+            self.ranks[nonce] = entry.rank(priority)
+            is_carried = priority < entry.priority
+            self.standings[entry.transaction.hash] = 2 if is_carried else entry.standing
+        self.lowest = min(self.ranks.values(), default=None)
+        return [
+            entry
+            for entry in self.entries.values()
+            if earlier.get(entry.transaction.hash) != self.standings[entry.transaction.hash]
+        ]
 
     def holds(self, subject: Subject, nonce: int, *, with_early: bool) -> bool:
         """Whether an entry with another nonce has the priority of a subject, or is early for it."""

@@ -1,7 +1,7 @@
 """What the mempool holds, and what makes room for a newcomer (docs/spec/wire.md, section 5)."""
 
-import heapq
 from collections.abc import Collection
+from contextlib import closing
 from dataclasses import replace
 from typing import Final
 
@@ -9,6 +9,7 @@ from chain.errors import InvalidTransaction, RejectionReason
 from chain.primitives import Address, Hash32
 from node.mempool.authorizations import PendingAuthorizations
 from node.mempool.entries import Entry, Overflow, Queue
+from node.mempool.eviction import Eviction
 from node.mempool.fair_share import FairShare, Group
 from node.mempool.policy import HeadRules, MempoolLimits, Priority, Subject
 from node.mempool.waiting_calls import WaitingCalls
@@ -55,7 +56,7 @@ class Holdings:
         self.gapped_count = 0
         self.arrivals = 0
         """How many entries there have been, for their order."""
-        self._cheapest: list[tuple[tuple[int, int, int], Hash32]] = []
+        self._eviction = Eviction(self.queues, self.entries, limits.transactions)
         self._free_count = 0
         self._free_bytes = 0
         self._gapped_bytes = 0
@@ -67,13 +68,14 @@ class Holdings:
             or self._gapped_bytes + size > self._limits.size_bytes // GAPPED_SHARE
         )
 
-    def count_gapped(self, queue: Queue) -> None:
-        """Update the totals behind nonce gaps after a change of `queue`."""
+    def note_change(self, sender: Address, queue: Queue) -> None:
+        """Update what depends on a sender's queue after a change of it."""
         queued = queue.queued()
         size = sum(len(entry.transaction.raw) for entry in queued)
         self.gapped_count += len(queued) - queue.gapped_count
         self._gapped_bytes += size - queue.gapped_bytes
         queue.gapped_count, queue.gapped_bytes = len(queued), size
+        self._eviction.note_change(sender, queue)
 
     def make_room(self, entry: Entry, replaced: Entry | None, *, is_gapped: bool) -> None:
         """Evict transactions so that `entry` fits, without `replaced`.
@@ -110,11 +112,12 @@ class Holdings:
             size = len(entry.transaction.raw)
             for each in self.commitments.find_victims(entry.group, size) or ():
                 evict(self.entries[each])
-        while entry.is_free and in_free.is_left:
-            victim = self._find_free_victim(entry, victims, demoted)
-            evict(victim, "txpool is full for transactions at this price")
-        while in_pool.is_left:
-            evict(None if is_gapped else self._find_cheapest_victim(entry, victims))
+        with closing(self._eviction.list_free(entry, victims, demoted)) as free:
+            while entry.is_free and in_free.is_left:
+                evict(next(free, None), "txpool is full for transactions at this price")
+        with closing(self._eviction.list_cheapest(entry, victims)) as cheapest:
+            while in_pool.is_left:
+                evict(None if is_gapped else next(cheapest, None))
         for victim in victims.values():
             if victim.transaction.hash in self.entries:  # it did not leave behind another's gap
                 self.take_out(victim)
@@ -139,64 +142,9 @@ class Holdings:
         self._early[entry.subject.priority].remove(entry.group, transaction.hash)
         ordinary = replace(entry, is_early=False)
         self.entries[transaction.hash] = ordinary
-        self.queues[transaction.sender].entries[transaction.nonce] = ordinary
-
-    def _find_free_victim(
-        self, entry: Entry, chosen: Collection[Hash32], demoted: Collection[Hash32]
-    ) -> Entry | None:
-        """The newest of the free transactions of least standing, if that is less than `entry`'s.
-
-        None of the same sender: `entry` may have to wait behind it.
-        """
-        sender = entry.transaction.sender
-        for standing in range(entry.standing):
-            for name, each in reversed(self.entries.items()):
-                current = 0 if name in demoted else each.standing
-                is_other = each.transaction.sender != sender
-                if each.is_free and current == standing and is_other and name not in chosen:
-                    return each
-        return None
-
-    def _find_cheapest_victim(self, entry: Entry, chosen: Collection[Hash32]) -> Entry | None:
-        """The last transaction of the sender of the lowest-ranked one.
-
-        The last one is taken because any other would leave a nonce gap. None if no other ranks
-        below `entry`, or if `entry` is free and would evict one that pays: only a commitment may.
-        """
-        skipped: list[tuple[tuple[int, int, int], Hash32]] = []
-        held: Entry | None = None
-        while self._cheapest:
-            worth, transaction_hash = self._cheapest[0]
-            held = self.entries.get(transaction_hash)
-            if held is not None and held.worth == worth:
-                if transaction_hash not in chosen and not self._is_kept(held, entry, chosen):
-                    break
-                skipped.append(self._cheapest[0])
-            held = None
-            heapq.heappop(self._cheapest)
-        for each in skipped:
-            heapq.heappush(self._cheapest, each)
-        if held is None or held.worth[:2] >= entry.worth[:2]:
-            return None
-        entries = self.queues[held.transaction.sender].entries
-        last = max(nonce for nonce, each in entries.items() if each.transaction.hash not in chosen)
-        may_evict = not entry.is_free or entry.priority is Priority.COMMITMENT
-        return entries[last] if may_evict or entries[last].is_free else None
-
-    def _is_kept(self, held: Entry, entry: Entry, chosen: Collection[Hash32]) -> bool:
-        """Whether an entry makes no room for `entry`, since a call with priority is behind it."""
-        queue = self.queues[held.transaction.sender]
-        if held.priority is not Priority.ORDINARY:
-            return False
-        if held.transaction.nonce - queue.nonce < queue.count_carried():
-            return True
-        if held.transaction.sender == entry.transaction.sender:
-            return entry.priority is not Priority.ORDINARY
-        last = max(
-            each for each in queue.entries if queue.entries[each].transaction.hash not in chosen
-        )
-        is_due = queue.entries[last].priority is Priority.COMMITMENT
-        return is_due and entry.priority is Priority.ORDINARY
+        queue = self.queues[transaction.sender]
+        queue.entries[transaction.nonce] = ordinary
+        self.note_change(transaction.sender, queue)
 
     def insert(self, entry: Entry, account_nonce: int) -> None:
         """Hold an entry; its sender's next nonce is `account_nonce`."""
@@ -206,7 +154,7 @@ class Holdings:
         queue = self.queues.setdefault(transaction.sender, Queue(account_nonce))
         queue.nonce = account_nonce
         queue.entries[transaction.nonce] = entry
-        self.count_gapped(queue)
+        self.note_change(transaction.sender, queue)
         self.size_bytes += len(transaction.raw)
         self.authorizations.add(entry.authorities)
         if entry.is_free:
@@ -223,10 +171,6 @@ class Holdings:
                 )
             if entry.is_early:
                 self._early[entry.subject.priority].add(entry.group, transaction.hash, size)
-        heapq.heappush(self._cheapest, (entry.worth, transaction.hash))
-        if len(self._cheapest) > 2 * self._limits.transactions:
-            self._cheapest = [(held.worth, name) for name, held in self.entries.items()]
-            heapq.heapify(self._cheapest)
 
     def take_out(self, entry: Entry) -> None:
         """Remove an entry. If it leaves too many behind a nonce gap, remove the last of those."""
@@ -241,7 +185,7 @@ class Holdings:
         del self.entries[transaction.hash]
         queue = self.queues[transaction.sender]
         del queue.entries[transaction.nonce]
-        self.count_gapped(queue)
+        self.note_change(transaction.sender, queue)
         if not queue.entries:
             del self.queues[transaction.sender]
         self.size_bytes -= len(transaction.raw)

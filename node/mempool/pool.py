@@ -311,7 +311,7 @@ class Mempool:
             queue.nonce = self._rules.nonce(sender)
             for nonce in [nonce for nonce in queue.entries if nonce < queue.nonce]:
                 self._held.remove(queue.entries[nonce])
-            self._held.count_gapped(queue)
+            self._held.note_change(sender, queue)
         oldest_kept = self._blocks - self._limits.waiting_blocks
         for entry in list(self._held.entries.values()):
             if entry.admitted_block >= oldest_kept:

@@ -119,7 +119,12 @@ def test_early_commitment_without_coins_gets_its_priority(before, after, wait_bl
     is_full = len(pool) == LIMITS.transactions or pool.size_bytes + 100 > LIMITS.size_bytes
     subject = head.find_subject(early)
     has_early_room = pool._held.has_early_room(subject, HONEST_TASK, len(early.raw))
-    standings = [each.standing for each in pool._held.entries.values() if each.is_free]
+    held = pool._held
+    standings = [
+        held.queues[each.transaction.sender].standings[each.transaction.hash]
+        for each in held.entries.values()
+        if each.is_free
+    ]
     # It finds a place unless the pool is full of what pays, the free quarter of what is due, or the
     # early places are taken by tasks that have no more of them than this one.
     assert submit(pool, early) or is_full or not has_early_room or 0 not in standings

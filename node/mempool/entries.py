@@ -140,7 +140,9 @@ class Queue:
     lowest: Rank | None = None
     """The lowest of these ranks; None without entries."""
     standings: dict[Hash32, int] = field(default_factory=dict)
-    """The standing of each entry by hash, as last computed."""
+    """The standing of each entry by hash that counts as free, as last computed."""
+    free_bytes: int = 0
+    """The encoded bytes of those entries."""
 
     def pending(self) -> list[Entry]:
         """The entries with consecutive nonces, beginning with the account's next nonce."""
@@ -157,21 +159,55 @@ class Queue:
             if entry.priority is Priority.COMMITMENT:
                 before_commitment = position
         earlier, self.ranks, self.standings = self.standings, {}, {}
-        for nonce, entry in self.entries.items():
+        self.free_bytes = 0
+        least_tip: int | None = None
+        for nonce, entry in sorted(self.entries.items()):
             priority = entry.priority
             if nonce - self.nonce < carried_count:
                 priority = Priority.OPERATOR_VOTE
             elif nonce - self.nonce < before_commitment:
                 priority = min(priority, Priority.COMMITMENT)
-            self.ranks[nonce] = entry.rank(priority)
-            is_carried = priority < entry.priority
-            self.standings[entry.transaction.hash] = 2 if is_carried else entry.standing
+            rank = entry.rank(priority)
+            if least_tip is not None and priority is Priority.ORDINARY:
+                rank = (rank[0], min(rank[1], least_tip), rank[2])
+            self.ranks[nonce] = rank
+            if entry.is_free or (least_tip is not None and entry.priority is Priority.ORDINARY):
+                is_carried = priority < entry.priority
+                self.standings[entry.transaction.hash] = 2 if is_carried else entry.standing
+                self.free_bytes += len(entry.transaction.raw)
+            if entry.free_gas:
+                tip = entry.transaction.max_priority_fee_per_gas
+                least_tip = tip if least_tip is None else min(least_tip, tip)
         self.lowest = min(self.ranks.values(), default=None)
         return [
             entry
             for entry in self.entries.values()
-            if earlier.get(entry.transaction.hash) != self.standings[entry.transaction.hash]
+            if self.standings.get(entry.transaction.hash, earlier.get(entry.transaction.hash))
+            != earlier.get(entry.transaction.hash)
         ]
+
+    def list_free_with(self, entry: Entry, replaced: Entry | None) -> list[Entry]:
+        """What counts as free from the admission of `entry` on, and did not before.
+
+        What waits behind a transaction that shares the ration of free gas is paid only after it.
+        """
+        nonce = entry.transaction.nonce
+        found: list[Entry] = []
+        is_behind = entry.priority is Priority.ORDINARY and any(
+            each.free_gas and each.transaction.nonce < nonce for each in self.entries.values()
+        )
+        if entry.is_free or is_behind:
+            found.append(entry)
+        if entry.free_gas:
+            found += [
+                each
+                for each in self.entries.values()
+                if each.transaction.nonce > nonce
+                and each is not replaced
+                and each.priority is Priority.ORDINARY
+                and each.transaction.hash not in self.standings
+            ]
+        return found
 
     def holds(self, subject: Subject, nonce: int, *, with_early: bool) -> bool:
         """Whether an entry with another nonce has the priority of a subject, or is early for it."""

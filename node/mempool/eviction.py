@@ -54,29 +54,31 @@ class Eviction:
         """Update the orders after a change of a sender's queue."""
         earlier = queue.lowest
         for entry in queue.update_ranks():
-            if entry.is_free:
-                name = entry.transaction.hash
-                item = (queue.standings[name], -entry.arrival, name)
-                self._free.put(item, self._heap_limit, self._list_free)
+            name = entry.transaction.hash
+            item = (queue.standings[name], -entry.arrival, name)
+            self._free.put(item, self._heap_limit, self._list_free)
         if queue.lowest is not None and queue.lowest != earlier:
             self._senders.put((queue.lowest, sender), self._heap_limit, self._list_senders)
 
-    def list_cheapest(self, entry: Entry, chosen: Collection[Hash32]) -> Generator[Entry]:
+    def list_cheapest(
+        self, entry: Entry, chosen: Collection[Hash32], *, is_free: bool
+    ) -> Generator[Entry]:
         """Those that make room for `entry` in the pool, one after the other.
 
         Each is the last transaction of the sender of the lowest-ranked one, since any other would
-        leave a nonce gap. None ranks as high as `entry`. None pays if `entry` is free, unless that
-        is a commitment. A call with priority passes over what its own sender sent before.
+        leave a nonce gap. None ranks as high as `entry`. All count as free if `entry` does, unless
+        that is a commitment. A call with priority passes over what its own sender sent before.
 
         Args:
             entry: The newcomer.
             chosen: Those that make room for it already; the caller adds to them.
+            is_free: Whether the newcomer counts as free.
         """
         own = entry.transaction.sender
         rest: list[tuple[Rank, Address, list[int]]] = []
         """What is left of senders of which some make room."""
         taken: dict[Address, _SenderItem] = {}
-        may_evict_paying = not entry.is_free or entry.priority is Priority.COMMITMENT
+        may_evict_paying = not is_free or entry.priority is Priority.COMMITMENT
         try:
             while True:
                 first = self._find_first_sender(taken)
@@ -99,7 +101,7 @@ class Eviction:
                     nonce = nonces.pop()
                     victim = queue.entries[nonce]
                     if victim.transaction.hash not in chosen:
-                        if not (may_evict_paying or victim.is_free):
+                        if not may_evict_paying and victim.transaction.hash not in queue.standings:
                             return
                         yield victim
                     if queue.ranks[nonce] == rank:
@@ -114,7 +116,7 @@ class Eviction:
     def list_free(
         self, entry: Entry, chosen: Collection[Hash32], demoted: Collection[Hash32]
     ) -> Generator[Entry]:
-        """The free ones that make room for a free `entry`: of the least standing, the newest first.
+        """What counts as free and makes room for `entry`: of the least standing, the newest first.
 
         None has as much standing as `entry`, and none is of the same sender, because `entry` may
         have to wait behind it.
@@ -164,10 +166,9 @@ class Eviction:
     def _find_first_free(self, taken: Collection[Hash32]) -> _FreeItem | None:
         while self._free:
             standing, arrival, name = self._free[0]
-            if name not in taken and self._find_standing(name) == standing:
-                entry = self._entries[name]
-                if entry.is_free and -entry.arrival == arrival:
-                    return standing, arrival, name
+            is_valid = name not in taken and self._find_standing(name) == standing
+            if is_valid and -self._entries[name].arrival == arrival:
+                return standing, arrival, name
             heapq.heappop(self._free)
         return None
 
@@ -188,5 +189,5 @@ class Eviction:
         return [
             (standing, -entry.arrival, name)
             for name, entry in self._entries.items()
-            if entry.is_free and (standing := self._find_standing(name)) is not None
+            if (standing := self._find_standing(name)) is not None
         ]

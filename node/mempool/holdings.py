@@ -75,7 +75,10 @@ class Holdings:
         self.gapped_count += len(queued) - queue.gapped_count
         self._gapped_bytes += size - queue.gapped_bytes
         queue.gapped_count, queue.gapped_bytes = len(queued), size
+        free_count, free_bytes = len(queue.standings), queue.free_bytes
         self._eviction.note_change(sender, queue)
+        self._free_count += len(queue.standings) - free_count
+        self._free_bytes += queue.free_bytes - free_bytes
 
     def make_room(self, entry: Entry, replaced: Entry | None, *, is_gapped: bool) -> None:
         """Evict transactions so that `entry` fits, without `replaced`.
@@ -95,7 +98,7 @@ class Holdings:
 
         def change(each: Entry, count: int) -> None:
             in_pool.change(each, count)
-            if each.is_free:
+            if self._counts_as_free(each):
                 in_free.change(each, count)
 
         def evict(victim: Entry | None, detail: str = "txpool is full") -> None:
@@ -104,7 +107,11 @@ class Holdings:
             victims[victim.transaction.hash] = victim
             change(victim, -1)
 
-        change(entry, 1)
+        queue = self.queues.get(entry.transaction.sender)
+        free_now = (queue or Queue(entry.transaction.nonce)).list_free_with(entry, replaced)
+        in_pool.change(entry, 1)
+        for added in free_now:
+            in_free.change(added, 1)
         if replaced is not None:
             change(replaced, -1)
         if entry.priority is Priority.COMMITMENT:
@@ -113,9 +120,11 @@ class Holdings:
             for each in self.commitments.find_victims(entry.group, size) or ():
                 evict(self.entries[each])
         with closing(self._eviction.list_free(entry, victims, demoted)) as free:
-            while entry.is_free and in_free.is_left:
+            while free_now and in_free.is_left:
                 evict(next(free, None), "txpool is full for transactions at this price")
-        with closing(self._eviction.list_cheapest(entry, victims)) as cheapest:
+        with closing(
+            self._eviction.list_cheapest(entry, victims, is_free=bool(free_now))
+        ) as cheapest:
             while in_pool.is_left:
                 evict(None if is_gapped else next(cheapest, None))
         for victim in victims.values():
@@ -124,6 +133,10 @@ class Holdings:
         for each in demoted:
             if each in self.entries:
                 self._demote(self.entries[each])
+
+    def _counts_as_free(self, entry: Entry) -> bool:
+        """Whether an entry of the pool is free, or waits behind one of the ration."""
+        return entry.transaction.hash in self.queues[entry.transaction.sender].standings
 
     def has_early_room(self, subject: Subject, group: Group, size: int) -> bool:
         """Whether a call that came too early finds a place in its share."""
@@ -157,9 +170,6 @@ class Holdings:
         self.note_change(transaction.sender, queue)
         self.size_bytes += len(transaction.raw)
         self.authorizations.add(entry.authorities)
-        if entry.is_free:
-            self._free_count += 1
-            self._free_bytes += len(transaction.raw)
         self.waiting_free_gas += entry.free_gas
         if entry.subject is not None:
             size = len(transaction.raw)
@@ -190,9 +200,6 @@ class Holdings:
             del self.queues[transaction.sender]
         self.size_bytes -= len(transaction.raw)
         self.authorizations.remove(entry.authorities)
-        if entry.is_free:
-            self._free_count -= 1
-            self._free_bytes -= len(transaction.raw)
         self.waiting_free_gas -= entry.free_gas
         if entry.subject is not None:
             if entry.priority is Priority.COMMITMENT:

@@ -1,6 +1,7 @@
 """What makes room in a full pool: the right ones, at a cost that does not grow with the pool."""
 
 import heapq
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +11,10 @@ from chain.errors import InvalidTransaction
 from chain.primitives import Address
 from node.mempool import eviction
 from node.mempool.entries import CARRIED_COMMITMENT_CALLS, Entry
+from node.mempool.holdings import FREE_SHARE
 from node.mempool.policy import MempoolLimits, Priority
 from node.mempool.pool import Mempool
+from tests.node.mempool.test_lanes import POLICY
 from tests.node.mempool.test_pool import ALICE, BOB, CAROL, DAVE, LIMITS, FakeHead, transaction
 
 EVE = Address(b"\x0e" * 20)
@@ -122,6 +125,28 @@ def find_by_definition(pool: Mempool, newcomer: Entry) -> Entry | None:
     return last if is_lower else None
 
 
+def test_what_waits_behind_a_free_one_shares_the_quarter_of_the_free() -> None:
+    """Paying transactions that no block can include filled the pool for nothing."""
+    pool = Mempool(FakeHead(), ROOMY, POLICY)
+    for sender in SENDERS:
+        head = transaction(sender, 0, tip=POLICY.price_wei - 1)
+        for each in (head, *(transaction(sender, nonce, tip=POLICY.price_wei) for nonce in (1, 2))):
+            with suppress(InvalidTransaction):
+                pool.add(each)
+    ready_count, _ = pool.counts()
+    assert ready_count == ROOMY.transactions // FREE_SHARE
+
+
+def test_free_one_before_paying_ones_needs_room_for_all_in_the_quarter() -> None:
+    pool = Mempool(FakeHead(), ROOMY, POLICY)
+    for nonce in (1, 2, 3, 4):
+        pool.add(transaction(CAROL, nonce, tip=POLICY.price_wei))
+    with pytest.raises(InvalidTransaction, match="at this price"):
+        pool.add(transaction(CAROL, 0, tip=POLICY.price_wei - 1))
+    pool.add(transaction(CAROL, 0, tip=POLICY.price_wei))
+    assert len(pool.pending(CAROL)) == 5
+
+
 sendings = st.lists(
     st.tuples(
         st.integers(0, 4),
@@ -161,10 +186,10 @@ def test_first_to_make_room_is_the_one_of_the_definition(sendings) -> None:
             is_early=False,
             authorities=(),
         )
-        cheapest = held._eviction.list_cheapest(newcomer, ())
+        cheapest = held._eviction.list_cheapest(newcomer, (), is_free=False)
         assert next(cheapest, None) == find_by_definition(pool, newcomer)
         cheapest.close()
-        free = [each for each in held.entries.values() if each.is_free]
+        free = [each for each in held.entries.values() if held._counts_as_free(each)]
         wanted = min(
             (
                 (standing, -each.arrival, each.transaction.hash)

@@ -4,8 +4,10 @@ Answers are only decoded here: the caller must verify that a block follows from 
 the certificate makes it final.
 """
 
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, TypeVar
+
+import trio
 
 from chain.errors import InvalidMessage, RejectionReason
 from chain.primitives import BlockNumber, Hash32
@@ -44,6 +46,14 @@ BYTES_PER_SECOND: Final = 16.0 * 2**20
 
 REQUESTS_PER_SECOND: Final = 20.0
 """Requests a second of one stream, however small the answers."""
+
+DECODERS: Final = 2
+"""The most answers that are decoded at the same time. Their threads share the interpreter with the
+one of consensus, and there are more peers than it could share it with."""
+
+T = TypeVar("T")
+
+_DECODERS: Final = trio.lowlevel.RunVar[trio.CapacityLimiter]("decoders of blocks")
 
 WRITE_FRAMES: Final = 16
 """Small frames sent in one write; other streams get their turn between two writes."""
@@ -143,13 +153,7 @@ async def request_blocks(
     first_held = decode_first_held(frames[0]) if len(frames) == 1 else None
     if first_held is not None and first_held > first_number:
         raise HistoryNotHeldError(f"blocks below {first_held} are not held there")
-    answer = []
-    for number, frame in enumerate(frames, first_number):
-        block_bytes, certificate_bytes = decode_certified(frame)
-        block = decode_block(block_bytes)
-        _check_number(block.number, number)
-        answer.append((block, decode_certificate(certificate_bytes)))
-    return tuple(answer)
+    return await _decode(lambda: _decode_blocks(frames, first_number))
 
 
 async def request_headers(
@@ -164,14 +168,7 @@ async def request_headers(
     """
     request = RequestHeaders(first_number, min(count, BLOCK_REQUEST_LIMIT))
     frames = await _ask(stream, request, request.count)
-    answer = []
-    for number, frame in enumerate(frames, first_number):
-        header_bytes, certificate_bytes = decode_certified(frame)
-        header = decode_header(header_bytes)
-        _check_number(header.number, number)
-        certificate = decode_certificate(certificate_bytes) if certificate_bytes else None
-        answer.append((header, certificate))
-    return tuple(answer)
+    return await _decode(lambda: _decode_headers(frames, first_number))
 
 
 async def request_receipts(
@@ -185,7 +182,7 @@ async def request_receipts(
     """
     request = RequestReceipts(tuple(numbers[:RECEIPTS_REQUEST_LIMIT]))
     frames = await _ask(stream, request, len(request.numbers))
-    return tuple(decode_receipts(frame) for frame in frames)
+    return await _decode(lambda: tuple(decode_receipts(frame) for frame in frames))
 
 
 async def request_block_by_hash(stream: FrameStream, block_hash: Hash32) -> Block | None:
@@ -200,7 +197,7 @@ async def request_block_by_hash(stream: FrameStream, block_hash: Hash32) -> Bloc
     frame = await stream.read_frame(BLOCK_LIMIT_BYTES)
     if not frame:
         return None
-    block = decode_block(frame)
+    block = await _decode(lambda: decode_block(frame))
     if block.hash != block_hash:
         raise InvalidMessage(RejectionReason.CONTENT_MISMATCH, "another block than asked for")
     return block
@@ -219,6 +216,44 @@ async def _ask(stream: FrameStream, request: BlocksRequest, count: int) -> list[
         if len(frames) > count or (room < 0 and len(frames) > 1):
             raise InvalidMessage(RejectionReason.TOO_LARGE, "more than was asked for")
     return frames
+
+
+async def _decode(decode: Callable[[], T]) -> T:
+    """The result of `decode`, computed in a thread.
+
+    An answer of 8 MiB, which any peer that claims a higher head may send, takes seconds.
+    """
+    try:
+        threads = _DECODERS.get()
+    except LookupError:
+        threads = trio.CapacityLimiter(DECODERS)
+        _DECODERS.set(threads)
+    return await trio.to_thread.run_sync(decode, limiter=threads)
+
+
+def _decode_blocks(
+    frames: Sequence[bytes], first_number: int
+) -> tuple[tuple[Block, CommitCertificate], ...]:
+    answer = []
+    for number, frame in enumerate(frames, first_number):
+        block_bytes, certificate_bytes = decode_certified(frame)
+        block = decode_block(block_bytes)
+        _check_number(block.number, number)
+        answer.append((block, decode_certificate(certificate_bytes)))
+    return tuple(answer)
+
+
+def _decode_headers(
+    frames: Sequence[bytes], first_number: int
+) -> tuple[tuple[Header, CommitCertificate | None], ...]:
+    answer = []
+    for number, frame in enumerate(frames, first_number):
+        header_bytes, certificate_bytes = decode_certified(frame)
+        header = decode_header(header_bytes)
+        _check_number(header.number, number)
+        certificate = decode_certificate(certificate_bytes) if certificate_bytes else None
+        answer.append((header, certificate))
+    return tuple(answer)
 
 
 def _check_number(number: int, expected: int) -> None:

@@ -1,6 +1,7 @@
 """/pot/blocks/1 between nodes whose hosts are in memory."""
 
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -34,6 +35,7 @@ async def connected_pair() -> AsyncIterator[tuple[Node, Node]]:
         yield asking, serving
 
 
+@pytest.mark.usefixtures("inline_threads")
 async def test_blocks_and_headers_are_served_with_certificates(
     autojump_clock: MockClock,
 ) -> None:
@@ -52,6 +54,34 @@ async def test_blocks_and_headers_are_served_with_certificates(
         assert await peers.request_block_by_hash(peer_id, build_block(9).hash) is None
 
 
+async def test_answers_are_decoded_outside_of_the_thread_of_consensus(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two peers without a stake stopped a chain: each answer of 5 MB took 3 s of its thread."""
+    threads = []
+
+    def note(decode: Callable[[bytes], object]) -> Callable[[bytes], object]:
+        def noted(data: bytes) -> object:
+            threads.append(threading.current_thread())
+            return decode(data)
+
+        return noted
+
+    for name in ("decode_block", "decode_header", "decode_receipts"):
+        monkeypatch.setattr(blocks, name, note(getattr(blocks, name)))
+    async with connected_pair() as (asking, serving):
+        serving.chain.blocks = {BlockNumber(1): build_block(1)}
+        serving.chain.executed = {BlockNumber(1): ()}
+        peers, peer_id = asking.network.requests, serving.host.peer_id
+        assert await peers.request_blocks(peer_id, BlockNumber(1), 1)
+        assert await peers.request_headers(peer_id, BlockNumber(1), 1)
+        assert await peers.request_receipts(peer_id, [BlockNumber(1)])
+        assert await peers.request_block_by_hash(peer_id, build_block(1).hash)
+    assert len(threads) == 4
+    assert threading.main_thread() not in threads
+
+
+@pytest.mark.usefixtures("inline_threads")
 async def test_receipts_are_served_as_far_as_they_are_held(autojump_clock: MockClock) -> None:
     async with connected_pair() as (asking, serving):
         peers, peer_id = asking.network.requests, serving.host.peer_id
@@ -61,6 +91,7 @@ async def test_receipts_are_served_as_far_as_they_are_held(autojump_clock: MockC
         assert await peers.request_receipts(peer_id, numbers) == (receipts, ())
 
 
+@pytest.mark.usefixtures("inline_threads")
 async def test_node_below_its_snapshot_serves_headers_but_no_blocks(
     autojump_clock: MockClock,
 ) -> None:
@@ -80,6 +111,7 @@ async def test_node_below_its_snapshot_serves_headers_but_no_blocks(
         assert serving.network.peers()[0].score == 100
 
 
+@pytest.mark.usefixtures("inline_threads")
 async def test_largest_receipts_of_a_block_are_served_alone(autojump_clock: MockClock) -> None:
     """A block with more than 4 MiB of logs was a fault of whoever served its receipts."""
     log = Log(Address(b"\x01" * 20), (), bytes(2**22 - 400))
@@ -93,6 +125,7 @@ async def test_largest_receipts_of_a_block_are_served_alone(autojump_clock: Mock
         assert answer == (receipts,)
 
 
+@pytest.mark.usefixtures("inline_threads")
 async def test_answer_ends_before_its_byte_limit(autojump_clock: MockClock) -> None:
     async with connected_pair() as (asking, serving):
         serving.chain.blocks = {
@@ -104,6 +137,7 @@ async def test_answer_ends_before_its_byte_limit(autojump_clock: MockClock) -> N
         assert [block.number for block, _ in answer] == [1, 2]
 
 
+@pytest.mark.usefixtures("inline_threads")
 async def test_answers_that_break_the_rules_are_refused(autojump_clock: MockClock) -> None:
     wrong_block = wire.encode_certified(build_block(9).encode(), CERTIFICATE.encode())
     for frames, reason in (
@@ -119,6 +153,7 @@ async def test_answers_that_break_the_rules_are_refused(autojump_clock: MockCloc
         assert refusal.value.reason is reason
 
 
+@pytest.mark.usefixtures("inline_threads")
 async def test_peer_that_does_not_answer_is_unreachable(autojump_clock: MockClock) -> None:
     async with connected_pair() as (asking, serving):
 
@@ -131,6 +166,7 @@ async def test_peer_that_does_not_answer_is_unreachable(autojump_clock: MockCloc
 
 
 @pytest.mark.parametrize("frame", [b"", b"\xc0", b"\xc1\x09", b"\xc2\x00\x01", b"x" * 300])
+@pytest.mark.usefixtures("inline_threads")
 async def test_requests_that_break_the_rules_end_the_stream(
     frame: bytes, autojump_clock: MockClock
 ) -> None:

@@ -53,6 +53,13 @@ FETCH_SECONDS: Final = 2.0
 WANTED_LIMIT: Final = 8_192
 """Announced, unknown hashes remembered of one peer; the rest comes with blocks."""
 
+OWED_LOOKS_A_MESSAGE: Final = 128
+"""The most hashes that other peers owe and that are looked at for one message. All strangers
+together may send a thousand messages a second, and each look takes a microsecond."""
+
+OWED_LOOKS_A_RETRY: Final = 2_048
+"""The most that are looked at once a second, when other peers may have failed to send them."""
+
 HASHES_PER_SECOND: Final = 5_000.0
 """Announced hashes a second that are read from one peer; flow control delays more."""
 
@@ -222,18 +229,26 @@ class TransactionExchange:
         if queue := self._queues.get(peer_id):
             queue.add_known(hashes)
 
-    def claim(self, wanted: dict[Hash32, None]) -> tuple[Hash32, ...]:
-        """Remove and return hashes of `wanted` to request now; known ones are removed too."""
+    def claim(self, wanted: dict[Hash32, None], owed_limit: int) -> tuple[Hash32, ...]:
+        """Remove and return hashes of `wanted` to request now; known ones are removed too.
+
+        Those that another peer owes are looked at again and again. So they go to the end, and after
+        `owed_limit` of them the next call goes on.
+        """
         now = trio.current_time()
         chosen: list[Hash32] = []
+        owed_count = 0
         for transaction_hash in list(wanted):
+            if len(chosen) == TRANSACTION_REQUEST_LIMIT or owed_count == owed_limit:
+                break
+            del wanted[transaction_hash]
             if self._pool.contains(transaction_hash):
-                del wanted[transaction_hash]
-            elif self._fetching.get(transaction_hash, 0.0) <= now:
-                del wanted[transaction_hash]
+                continue
+            if self._fetching.get(transaction_hash, 0.0) > now:
+                wanted[transaction_hash] = None
+                owed_count += 1
+            else:
                 chosen.append(transaction_hash)
-                if len(chosen) == TRANSACTION_REQUEST_LIMIT:
-                    break
         deadline = now + FETCH_SECONDS
         self._fetching.update(dict.fromkeys(chosen, deadline))
         return tuple(chosen)
@@ -287,7 +302,7 @@ class _Fetcher:
             try:
                 frame = await self._stream.read_frame(TRANSACTION_FRAME_LIMIT_BYTES)
                 await self._handle(decode_transaction_message(frame))
-                await self._ask()
+                await self._ask(OWED_LOOKS_A_MESSAGE)
             except (StreamClosedError, RejectedInputError) as error:
                 return error
 
@@ -316,8 +331,8 @@ class _Fetcher:
         if self._shared:
             await self._shared.take(sum(map(compute_transaction_cost, transactions)))
 
-    async def _ask(self) -> None:
-        if not self._asked and (hashes := self._exchange.claim(self._wanted)):
+    async def _ask(self, owed_limit: int) -> None:
+        if not self._asked and (hashes := self._exchange.claim(self._wanted, owed_limit)):
             self._asked = hashes
             message = encode_transaction_message(RequestTransactions(hashes))
             await self._stream.write_frame(message)
@@ -327,6 +342,6 @@ class _Fetcher:
         while True:
             await trio.sleep(FETCH_SECONDS / 2)
             try:
-                await self._ask()
+                await self._ask(OWED_LOOKS_A_RETRY)
             except StreamClosedError:
                 return  # the listener gets the same error and ends the stream

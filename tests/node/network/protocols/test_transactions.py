@@ -6,6 +6,7 @@ from trio.testing import MockClock
 
 from chain.crypto import keccak256
 from chain.errors import RejectedInputError, RejectionReason
+from chain.primitives import Hash32
 from node.network import wire
 from node.network.limits import (
     BURST_SECONDS,
@@ -163,3 +164,31 @@ async def test_announcements_are_bounded_and_skip_their_source(
     assert await queue.take() == tuple(hashes[10 : 10 + wire.HASHES_LIMIT])
     queue.put(hashes[:20])
     assert (await queue.take())[0] == hashes[10 + wire.HASHES_LIMIT]
+
+
+async def test_hashes_that_others_owe_are_looked_at_in_turns(autojump_clock: MockClock) -> None:
+    """Each message of a peer had all 8 192 looked at, 7 ms of the thread of consensus."""
+
+    class CountingPool(MemoryPool):
+        looks = 0
+
+        def contains(self, transaction_hash: Hash32) -> bool:
+            self.looks += 1
+            return super().contains(transaction_hash)
+
+    pool = CountingPool()
+    exchange = TransactionExchange(pool, NetworkMetrics())
+    hashes = [keccak256(index.to_bytes(4, "big")) for index in range(1_000)]
+    owed = dict.fromkeys(hashes[:-1])
+    while exchange.claim(owed, 128):
+        pass
+    wanted = dict.fromkeys(hashes)
+    pool.looks = 0
+    assert exchange.claim(wanted, 128) == ()
+    assert pool.looks == 128
+    calls = 1
+    while not (found := exchange.claim(wanted, 128)):
+        calls += 1
+    assert (found, calls) == ((hashes[-1],), 7)
+    await trio.sleep(transactions.FETCH_SECONDS)
+    assert len(exchange.claim(wanted, 128)) == wire.TRANSACTION_REQUEST_LIMIT

@@ -135,11 +135,12 @@ class Dispatcher:
                 response = _refuse_unanswered(message, limit)
             else:
                 response = await self._answer_one(message)
-                # A method may have waited for nothing, and other clients are to be answered, too.
-                await asyncio.sleep(0)
             if response is not None:
                 responses.append(await self._encode(response, holding))
                 size += len(responses[-1])
+            # A method may have waited for nothing, and other clients are to be answered, too. What
+            # was answered is counted before, because all batches together would be much.
+            await asyncio.sleep(0)
         return b"[" + b",".join(responses) + b"]" if responses else None
 
     async def _answer_one(self, message: Json) -> JsonObject | None:

@@ -36,6 +36,10 @@ SLOW_READS: Final = 2
 """Limit of reads of many blocks at the same time. Others wait, so that threads remain for short
 requests."""
 
+BLOCK_READS: Final = 2
+"""Limit of blocks, receipts and transactions that are decoded and shown at the same time. A receipt
+with 40 000 logs takes up to 1.2 s, and the question has 100 bytes."""
+
 SYNC_TOLERANCE_BLOCKS: Final = 2
 """A node that is at most this far behind its best peer does not report that it syncs, because
 blocks need time to arrive."""
@@ -74,6 +78,7 @@ class EthMethods:
         self._fees = fees
         self._calls = calls
         self._slow_reads = SharedTurns(SLOW_READS)
+        self._block_reads = SharedTurns(BLOCK_READS)
 
     def table(self) -> Mapping[str, Method]:
         """The methods by name."""
@@ -121,6 +126,9 @@ class EthMethods:
 
     async def _slow(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return await self._slow_reads.run(function, *args, **kwargs)
+
+    async def _read(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        return await self._block_reads.run(function, *args, **kwargs)
 
     async def _ask_node(self, method: str, params: JsonObject | None = None) -> Json:
         try:
@@ -311,13 +319,14 @@ class EthMethods:
         params.end()
         if block is BlockTag.PENDING:
             return self._pending_block()
-        return self._encode_block(self._chain.find_number(block), full=full)
+        return await self._read(self._encode_block, self._chain.find_number(block), full=full)
 
     async def _get_block_by_hash(self, params: Parameters) -> Json:
         block_hash = params.required("hash", parse_hash)
         full = params.optional("full", parameters.parse_bool, default=False)
         params.end()
-        return self._encode_block(self._chain.find_number(block_hash), full=full)
+        number = self._chain.find_number(block_hash)
+        return await self._read(self._encode_block, number, full=full)
 
     def _encode_block(self, number: BlockNumber | None, *, full: bool) -> Json:
         executed = None if number is None else self._chain.executed(number)
@@ -341,19 +350,25 @@ class EthMethods:
     async def _get_block_receipts(self, params: Parameters) -> Json:
         number = self._chain.find_number(params.required("block", parse_block))
         params.end()
+        return await self._read(self._show_receipts, number)
+
+    def _show_receipts(self, number: BlockNumber | None) -> Json:
         executed = None if number is None else self._chain.executed(number)
         if executed is None:
             return None
         return [encode_receipt(executed, index) for index in range(len(executed.receipts))]
 
     async def _count_by_hash(self, params: Parameters) -> Json:
-        return self._count(self._chain.find_number(params.required("hash", parse_hash)), params)
+        number = self._chain.find_number(params.required("hash", parse_hash))
+        params.end()
+        return await self._read(self._count, number)
 
     async def _count_by_number(self, params: Parameters) -> Json:
-        return self._count(self._chain.find_number(params.required("block", parse_block)), params)
-
-    def _count(self, number: BlockNumber | None, params: Parameters) -> Json:
+        number = self._chain.find_number(params.required("block", parse_block))
         params.end()
+        return await self._read(self._count, number)
+
+    def _count(self, number: BlockNumber | None) -> Json:
         executed = None if number is None else self._chain.executed(number)
         return None if executed is None else quantity(len(executed.receipts))
 
@@ -412,8 +427,8 @@ class EthMethods:
         location = self._chain.store.transaction_location(transaction_hash)
         if location is None:
             raw = await self._pooled(transaction_hash)
-            return None if raw is None else encode_transaction(decode_transaction(raw))
-        return self._encode_at(location[0], location[1])
+            return None if raw is None else await self._read(_show_transaction, raw)
+        return await self._read(self._encode_at, location[0], location[1])
 
     async def _get_raw_transaction(self, params: Parameters) -> Json:
         transaction_hash = params.required("hash", parse_hash)
@@ -422,7 +437,7 @@ class EthMethods:
         if location is None:
             raw = await self._pooled(transaction_hash)
             return None if raw is None else to_hex(raw)
-        return self._raw_at(location[0], location[1])
+        return await self._read(self._raw_at, location[0], location[1])
 
     async def _get_receipt(self, params: Parameters) -> Json:
         transaction_hash = params.required("hash", parse_hash)
@@ -430,20 +445,23 @@ class EthMethods:
         location = self._chain.store.transaction_location(transaction_hash)
         if location is None:
             return None
-        executed = self._chain.executed(location[0])
-        return None if executed is None else encode_receipt(executed, location[1])
+        return await self._read(self._show_receipt, location[0], location[1])
+
+    def _show_receipt(self, number: BlockNumber, index: int) -> Json:
+        executed = self._chain.executed(number)
+        return None if executed is None else encode_receipt(executed, index)
 
     async def _get_by_block_hash(self, params: Parameters) -> Json:
-        return self._encode_at(*self._read_place(params, parse_hash))
+        return await self._read(self._encode_at, *self._read_place(params, parse_hash))
 
     async def _get_by_block_number(self, params: Parameters) -> Json:
-        return self._encode_at(*self._read_place(params, parse_block))
+        return await self._read(self._encode_at, *self._read_place(params, parse_block))
 
     async def _get_raw_by_block_hash(self, params: Parameters) -> Json:
-        return self._raw_at(*self._read_place(params, parse_hash))
+        return await self._read(self._raw_at, *self._read_place(params, parse_hash))
 
     async def _get_raw_by_block_number(self, params: Parameters) -> Json:
-        return self._raw_at(*self._read_place(params, parse_block))
+        return await self._read(self._raw_at, *self._read_place(params, parse_block))
 
     def _read_place(
         self, params: Parameters, parse: Callable[[Json], parameters.BlockSelector]
@@ -464,6 +482,10 @@ class EthMethods:
         if executed is None or index >= len(executed.receipts):
             return None
         return to_hex(executed.block.transactions[index])
+
+
+def _show_transaction(raw: bytes) -> Json:
+    return encode_transaction(decode_transaction(raw))
 
 
 def _show_pooled(raws: Sequence[bytes | None]) -> JsonObject:

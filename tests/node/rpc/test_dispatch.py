@@ -185,6 +185,23 @@ def test_requests_are_counted_by_known_method_and_result() -> None:
     assert seconds == 2
 
 
+def test_answer_of_a_batch_is_counted_before_others_run() -> None:
+    """Each of many batches had a finished answer that did not count: 2.8 GB instead of 256 MiB."""
+    held, counts = HeldBytes(), []
+
+    async def show(_params: Parameters) -> Json:
+        counts.append(held.total)
+        return "x" * 10_000
+
+    async def run() -> None:
+        dispatcher = Dispatcher({"show": show})
+        batch = json.dumps([request("show")]).encode()
+        await asyncio.gather(*(dispatcher.answer(batch, held.open("")) for _ in range(4)))
+
+    asyncio.run(run())
+    assert all(count >= 10_000 * index for index, count in enumerate(counts))
+
+
 def test_clients_are_answered_between_the_requests_of_a_batch() -> None:
     order: list[str] = []
 

@@ -1,5 +1,6 @@
 """The eth_ methods, over five blocks with a contract, logs, a revert and all transaction types."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +9,10 @@ import pytest
 
 from chain.crypto import keccak256
 from chain.genesis import HISTORY_STORAGE_ADDRESS
+from chain.primitives import BlockNumber
 from chain.types.transaction import decode_transaction
+from node.rpc.chain_view import ChainView
+from node.rpc.encoding import ExecutedBlock
 from tests.node.rpc.recorded_answers import check_answers
 from tests.worlds.rpc import RpcHarness, rpc_harness
 from tests.worlds.stored_chain import (
@@ -250,6 +254,37 @@ def test_receipts_show_gas_logs_and_new_contracts(world: World) -> None:
     assert rpc.result("eth_getBlockTransactionCountByHash", first["blockHash"]) == "0x2"
     assert rpc.result("eth_getUncleCountByBlockNumber", "0x2") == "0x0"
     assert rpc.result("eth_getUncleCountByBlockHash", first["blockHash"]) == "0x0"
+
+
+def test_blocks_and_what_is_in_them_are_shown_outside_of_the_event_loop(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Receipts with many logs, asked for on 32 connections, held up all others for 35 s."""
+    is_in_loop: list[bool] = []
+    executed = ChainView.executed
+
+    def note(chain: ChainView, number: BlockNumber) -> ExecutedBlock | None:
+        is_in_loop.append(asyncio._get_running_loop() is not None)
+        return executed(chain, number)
+
+    monkeypatch.setattr(ChainView, "executed", note)
+    block = world.rpc.result("eth_getTransactionReceipt", to_hash(world.deploy))
+    number, name = block["blockNumber"], block["blockHash"]
+    for method, *params in (
+        ("eth_getBlockByNumber", number, True),
+        ("eth_getBlockByHash", name, True),
+        ("eth_getBlockReceipts", number),
+        ("eth_getBlockTransactionCountByHash", name),
+        ("eth_getBlockTransactionCountByNumber", number),
+        ("eth_getRawTransactionByBlockHashAndIndex", name, "0x0"),
+        ("eth_getRawTransactionByBlockNumberAndIndex", number, "0x0"),
+        ("eth_getRawTransactionByHash", to_hash(world.deploy)),
+        ("eth_getTransactionByBlockHashAndIndex", name, "0x0"),
+        ("eth_getTransactionByBlockNumberAndIndex", number, "0x0"),
+        ("eth_getTransactionByHash", to_hash(world.deploy)),
+    ):
+        assert world.rpc.result(method, *params) is not None
+    assert is_in_loop == [False] * 12
 
 
 def test_logs_are_found_by_range_block_address_and_topic(world: World) -> None:

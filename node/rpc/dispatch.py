@@ -138,8 +138,9 @@ class Dispatcher:
             if response is not None:
                 responses.append(await self._encode(response, holding))
                 size += len(responses[-1])
-            # A method may have waited for nothing, and other clients are to be answered, too. What
-            # was answered is counted before, because all batches together would be much.
+            # Its values would stay in memory, and not be counted, while the next one is answered.
+            response = None
+            # A method may have waited for nothing, and other clients are to be answered, too.
             await asyncio.sleep(0)
         return b"[" + b",".join(responses) + b"]" if responses else None
 

@@ -196,7 +196,7 @@ class Strangers:
     ports: tuple[int, ...]
     seated_task: TaskId
     wanted: TaskBundle
-    """A task whose content never arrives whole."""
+    """The task whose content they upload so slowly that no upload ends."""
     uploads: int
     """Slow uploads for each node."""
 

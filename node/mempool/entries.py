@@ -36,8 +36,8 @@ class Entry:
     is_early: bool
     """Whether it has no priority yet, and a place in the share of such calls."""
     is_free: bool
-    """Whether the transaction counts towards FREE_SHARE: it offers nothing or less than this node's
-    gas price, and is no vote or duty with priority."""
+    """Whether it offers nothing or less than this node's gas price, and is no vote or duty with
+    priority. It counts towards FREE_SHARE then; so may one that waits behind it (`Queue`)."""
     free_gas: int
     """Its gas limit if it shares the ration of free gas at the base fee of its admission; else 0.
     An operator's votes and duties have a ration of their own."""
@@ -135,12 +135,13 @@ class Queue:
     gapped_bytes: int = 0
     """The encoded bytes of those entries."""
     ranks: dict[int, Rank] = field(default_factory=dict)
-    """The rank of each entry by nonce, as last computed. An entry before a call with priority has
-    that one's class."""
+    """The rank of each entry by nonce. An entry before a call with priority has that one's class,
+    and one behind a transaction of the ration no higher tip than that has."""
     lowest: Rank | None = None
     """The lowest of these ranks; None without entries."""
     standings: dict[Hash32, int] = field(default_factory=dict)
-    """The standing of each entry by hash that counts as free, as last computed."""
+    """By hash, the standing of each entry that counts as free: it is, or waits behind one of the
+    ration, and is paid only after it."""
     free_bytes: int = 0
     """The encoded bytes of those entries."""
 
@@ -152,7 +153,11 @@ class Queue:
         return run
 
     def update_ranks(self) -> list[Entry]:
-        """Compute ranks and standings anew, and return the entries whose standing has changed."""
+        """Update `ranks` and `standings` after a change of the entries.
+
+        Returns:
+            The entries that count as free and did not before, or have another standing now.
+        """
         pending, carried_count = self.pending(), self.count_carried()
         before_commitment = 0
         for position, entry in enumerate(pending[: CARRIED_COMMITMENT_CALLS + 1]):
@@ -182,8 +187,8 @@ class Queue:
         return [
             entry
             for entry in self.entries.values()
-            if self.standings.get(entry.transaction.hash, earlier.get(entry.transaction.hash))
-            != earlier.get(entry.transaction.hash)
+            if (standing := self.standings.get(entry.transaction.hash)) is not None
+            and standing != earlier.get(entry.transaction.hash)
         ]
 
     def list_free_with(self, entry: Entry, replaced: Entry | None) -> list[Entry]:

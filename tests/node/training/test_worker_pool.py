@@ -1,5 +1,6 @@
 """WorkerPool workers that answer, refuse, die, hang or send garbage, in real processes."""
 
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -20,6 +21,8 @@ from chain.training.assignment import compute_seed
 from chain.training.attempt_records import CommitmentRecord
 from chain.training.encoding import compute_commitment, encode_gradient
 from node.chain.phase_cache import TaskPhase
+from node.config import VerifierSection
+from node.node import _build_workers
 from node.training.turns import Turn
 from node.training.worker_pool import (
     WorkerFailedError,
@@ -142,6 +145,18 @@ async def scripted(workers: int = 1, seconds: float = 10) -> AsyncIterator[Scrip
         yield verifier
     finally:
         await verifier.aclose()
+
+
+@pytest.mark.process
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="only Linux has an idle class")
+async def test_dry_runs_of_a_node_start_at_the_lowest_priority() -> None:
+    process = await _build_workers(VerifierSection()).dry_runs._start()
+    try:
+        await until(lambda: os.sched_getscheduler(process.pid) == os.SCHED_IDLE)
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
 
 
 def is_alive(process_id: object) -> bool:

@@ -3,15 +3,18 @@
     python -m bench.execution_floor [--json FILE] [--only TEXT] [--smoke]
 
 Each case is a contract that does one thing in a loop until its gas is used up, so what is measured
-is what a hostile block could do: the loop, the calls and the new state root included. `ns/gas` is
+is what a hostile block could do: the loop, the calls, the reads of the node's database and the new
+state root included. `ns/gas` is
 the time for a unit of Ethereum's gas, `Mgas/s` the speed in gas that is paid for, which counts
 effort.
 """
 
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from py_ecc.optimized_bls12_381 import G1, G2, multiply, normalize
 from py_ecc.optimized_bn128 import G1 as BN_G1
@@ -30,11 +33,16 @@ from chain.genesis import GenesisAccount, GenesisConfig, build_genesis
 from chain.params import ChainParameters
 from chain.primitives import Address, PrivateKey
 from chain.types.transaction import sign_transaction
+from node.storage.database import Table, open_database
 
 CALLEE = Address(b"\x98" * 20)
 REVERTER = Address(b"\x97" * 20)
+DELEGATING = Address(b"\x95" * 20)
 HASHING = node.__name__
 """Importing the node's package makes this program hash with the library that a node takes."""
+
+DELEGATED = "call itself, deep, by delegation"
+"""The account of this case has no code of its own: it delegates to that with 24 KiB (EIP-7702)."""
 
 LARGE = b"\x96" * 19
 """The beginning of the addresses of contracts with as much code as a contract may have."""
@@ -208,6 +216,7 @@ OPCODES: Mapping[str, bytes] = {
     "staticcall": loop(CALL_CALLEE + "fa50", times=4),
     "delegatecall": loop(CALL_CALLEE + "f450", times=4),
     "call itself, deep": bytes.fromhex("5b5f5f5f5f5f305af150" + "5f56"),
+    DELEGATED: bytes.fromhex("5b5f5f5f5f5f305af150" + "5f56").ljust(24_576, b"\x00"),
     "call that reverts": loop("5f5f5f5f5f73" + REVERTER.hex() + "5af150", times=4),
     "create, empty": loop("5f5f5ff050", times=2),
     "create2, 1 KiB": loop("5a" + push(1024) + "5f5ff550", times=2),
@@ -253,9 +262,9 @@ def address_of(name: str) -> Address:
 
 
 class Chain:
-    """Block 0 with a contract for each case, among other accounts and slots."""
+    """Block 0 with a contract for each case, among other accounts and slots, on the disk."""
 
-    def __init__(self, accounts: int) -> None:
+    def __init__(self, accounts: int, directory: Path) -> None:
         filler = {address_of(f"account {n}"): GenesisAccount(balance=1) for n in range(accounts)}
         slots = {2**128 + slot: 1 for slot in range(accounts)}
         contracts = {
@@ -280,11 +289,14 @@ class Chain:
             get_address(SENDER): GenesisAccount(balance=10**18),
             CALLEE: GenesisAccount(nonce=1, code=b"\x00"),
             REVERTER: GenesisAccount(nonce=1, code=bytes.fromhex("5f5ffd")),
+            DELEGATING: GenesisAccount(nonce=1, code=b"\xef\x01\x00" + address_of(DELEGATED)),
         }
         self.config = GenesisConfig(1, ChainParameters(), alloc)
         genesis = build_genesis(self.config)
         self.head = genesis.header
-        self.database = dict(genesis.delta)
+        self.database = open_database(directory)
+        with self.database.write() as batch:
+            batch.put_new(Table.STATE, list(genesis.delta.items()))
 
     def run(self, name: str, gas_per_tick: int) -> tuple[int, float]:
         """The gas paid by one transaction to a case's contract, and the processor time."""
@@ -295,7 +307,7 @@ class Chain:
             max_fee_per_gas=1,
             max_priority_fee_per_gas=1,
             gas_limit=self.config.parameters.transaction_gas_limit if name in ONE_HASH else GAS,
-            to=address_of(name),
+            to=DELEGATING if name == DELEGATED else address_of(name),
         )
         environment = BlockEnvironment.after(self.head, self.config, coinbase=CALLEE, timestamp=1)
         environment = replace(environment, gas_per_tick=gas_per_tick)
@@ -317,6 +329,20 @@ def measure(chain: Chain, name: str, gas_per_tick: int, seconds_a_case: float) -
     return best
 
 
+def measure_cases(
+    chain: Chain, only: str, seconds_a_case: float
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Mgas a second of each case: in Ethereum's gas, and in gas that is paid for."""
+    plain: dict[str, float] = {}
+    paid: dict[str, float] = {}
+    gas_per_tick = chain.config.parameters.gas_per_tick
+    for name in CASES:
+        if only in name:
+            plain[name] = measure(chain, name, 0, seconds_a_case) / 1e6
+            paid[name] = measure(chain, name, gas_per_tick, seconds_a_case) / 1e6
+    return plain, paid
+
+
 def main() -> int:
     """Measure, print, and write JSON; 1 if a case is below the floor."""
     parser = build_parser("execution_floor", __doc__)
@@ -324,15 +350,11 @@ def main() -> int:
     arguments = parser.parse_args()
     load_trusted_setup()
     seconds_a_case = 0.0 if arguments.smoke else SECONDS_A_CASE
-    chain = Chain(10 if arguments.smoke else 4_000)
+    with tempfile.TemporaryDirectory() as directory:
+        chain = Chain(10 if arguments.smoke else 4_000, Path(directory))
+        plain, paid = measure_cases(chain, arguments.only, seconds_a_case)
     parameters = chain.config.parameters
     floor = parameters.execution_gas_per_second / 1e6
-    plain: dict[str, float] = {}
-    paid: dict[str, float] = {}
-    for name in CASES:
-        if arguments.only in name:
-            plain[name] = measure(chain, name, 0, seconds_a_case) / 1e6
-            paid[name] = measure(chain, name, parameters.gas_per_tick, seconds_a_case) / 1e6
     print(f"{'ns/gas':>9} {'Mgas/s':>9} {'ratio to floor':>15}  case")
     for name, speed in sorted(plain.items(), key=lambda item: item[1]):
         mark = "   BELOW" if paid[name] < floor else ""

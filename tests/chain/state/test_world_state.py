@@ -1,9 +1,15 @@
+from collections import Counter
+from collections.abc import Mapping
+
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from chain.crypto import keccak256
 from chain.genesis import GenesisAccount, build_alloc
 from chain.primitives import EMPTY_TRIE_ROOT
+from chain.state import world_state
 from chain.state.world_state import WorldState, get_account, get_code, get_storage
 
 ADDRESSES = [bytes([n]) * 20 for n in range(3)]
@@ -150,3 +156,44 @@ def test_the_same_changes_in_any_order_give_the_same_root() -> None:
                 world.set_storage(address, slot, 3)
         roots.add(world.compute_delta()[0])
     assert len(roots) == 1
+
+
+class CountingDatabase:
+    """Entries of a state, and how often each was read."""
+
+    def __init__(self, entries: Mapping[bytes, bytes]) -> None:
+        self.entries = entries
+        self.reads: Counter[bytes] = Counter()
+
+    def get(self, key: bytes) -> bytes | None:
+        self.reads[key] += 1
+        return self.entries.get(key)
+
+
+def test_code_is_read_from_the_database_once() -> None:
+    root, nodes = build_alloc({ADDRESSES[0]: GenesisAccount(1, 0, b"\x01")})
+    database = CountingDatabase(nodes)
+    world = WorldState(database, root)
+    assert [world.get_code(ADDRESSES[0]) for _ in range(3)] == [b"\x01"] * 3
+    assert database.reads[keccak256(b"\x01")] == 1
+
+
+def test_kept_code_has_a_bound_and_stays_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world_state, "KEPT_CODE_BYTES", 5)
+    code = {address: bytes([n + 1] * (n + 1)) for n, address in enumerate(ADDRESSES)}
+    root, nodes = build_alloc({key: GenesisAccount(1, 0, value) for key, value in code.items()})
+    database = CountingDatabase(nodes)
+    world = WorldState(database, root)
+    assert {address: world.get_code(address) for address in ADDRESSES * 2} == code
+    # The third code, of three bytes, finds no room beside the first two; then there is room for
+    # the first, and the second finds none beside these.
+    assert [database.reads[keccak256(code[address])] for address in ADDRESSES] == [2, 2, 2]
+
+
+def test_code_that_was_only_read_is_no_change() -> None:
+    root, nodes = build_alloc({ADDRESSES[0]: GenesisAccount(1, 0, b"\x01")})
+    world = WorldState(nodes, root)
+    world.get_code(ADDRESSES[0])
+    world.set_balance(ADDRESSES[0], 1)
+    _, delta = world.compute_delta()
+    assert keccak256(b"\x01") not in delta

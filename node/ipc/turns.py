@@ -9,6 +9,7 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from contextvars import ContextVar, copy_context
 from typing import Final, ParamSpec, TypeVar
@@ -26,6 +27,11 @@ HALF_LIFE_SECONDS: Final = 60.0
 KNOWN_CLIENTS: Final = 4_096
 """Limit of clients whose used seconds are remembered; the first to be forgotten is the one that
 ended no turn for longest."""
+
+TURN_THREADS: Final = ThreadPoolExecutor(4, thread_name_prefix="turn")
+"""Where the functions of all turns of this process run. The threads of the event loop stay free for
+what takes no turn, such as each part of a gradient that is uploaded; and of what clients can make
+long, no more than these compete with the event loop for the interpreter."""
 
 _Arguments = ParamSpec("_Arguments")
 _Value = TypeVar("_Value")
@@ -67,13 +73,15 @@ class SharedTurns:
         *args: _Arguments.args,
         **kwargs: _Arguments.kwargs,
     ) -> _Value:
-        """The result of a function that runs in a thread.
+        """The result of a function that runs in one of `TURN_THREADS`.
 
         The turn ends with the function, even if the caller is cancelled: a thread cannot be ended.
         """
         context, loop = copy_context(), asyncio.get_running_loop()
         return await self.finish(
-            lambda: loop.run_in_executor(None, lambda: context.run(function, *args, **kwargs))
+            lambda: loop.run_in_executor(
+                TURN_THREADS, lambda: context.run(function, *args, **kwargs)
+            )
         )
 
     async def finish(self, begin: "Callable[[], asyncio.Future[_Value]]") -> _Value:

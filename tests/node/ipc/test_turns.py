@@ -186,3 +186,21 @@ def test_number_of_remembered_clients_is_bounded(monkeypatch: pytest.MonkeyPatch
         return list(shared._used)
 
     assert asyncio.run(run()) == ["a", "c"]
+
+
+def test_turns_of_all_kinds_leave_threads_to_uploads() -> None:
+    """An upload writes each part in a thread of the loop's own."""
+    may_end = threading.Event()
+
+    async def run() -> str:
+        kinds = [SharedTurns(2) for _ in range(40)]
+        long = [asyncio.create_task(kind.run(may_end.wait, 60)) for kind in kinds * 2]
+        await asyncio.sleep(0)  # now all of them have begun
+        try:
+            async with asyncio.timeout(10):
+                return await asyncio.to_thread(lambda: "written")
+        finally:
+            may_end.set()
+            await asyncio.gather(*long)
+
+    assert asyncio.run(run()) == "written"

@@ -46,14 +46,13 @@ from miner.replies import (
 )
 from pot_common.atomic_file import sync_file
 from pot_common.gas_offer import COMMITMENT_GAS_LIMIT, GasHint
+from pot_common.http_exchange import describe_failure, send_request
 from pot_common.rpc_client import (
     GAS_MARGIN,
     AccountView,
     ContentUnavailableError,
     NodeUnreachableError,
     RpcCallError,
-    describe_failure,
-    send_request,
 )
 from pot_common.rpc_replies import ClientError, read_answer, read_quantity
 

@@ -16,13 +16,11 @@ from pydantic import TypeAdapter
 from chain.hexadecimal import to_hex
 from chain.json_types import Json
 from chain.primitives import Hash32
+from pot_common.http_exchange import describe_failure, exchange, open_http
 from pot_common.rpc_client import (
     ChainClient,
     NodeUnreachableError,
     RpcCallError,
-    describe_failure,
-    exchange,
-    open_http,
 )
 from pot_common.rpc_replies import ClientError, NodeInfo, read_answer
 

@@ -12,21 +12,17 @@ from functools import partial
 from itertools import count
 from typing import Final, TypeVar
 
-import httpx
 from pydantic import TypeAdapter
 
 from chain.contracts.abi import ContractCall, ContractView, InvalidAnswerError
 from chain.contracts.calls import CallKind, identify_call
-from chain.contracts.errors import decode_error
-from chain.contracts.reverts import describe_revert
 from chain.crypto import get_address
 from chain.errors import InvalidTransaction
-from chain.hexadecimal import from_hex, to_hex
+from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
 from chain.primitives import Address, PrivateKey
 from chain.types.transaction import Transaction, decode_transaction
 from pot_common.gas_offer import GasHint, GasOffer
-from pot_common.json_text import parse_json
 from pot_common.rpc_replies import (
     ClientError,
     NodeInfo,
@@ -41,9 +37,6 @@ from pot_common.waiting import Signer, describe_waiting, is_same_call
 T = TypeVar("T")
 """The type of a contract's answer."""
 
-CONNECT_SECONDS: Final = 3.0
-"""A node that does not accept a connection within this is taken to be down."""
-
 RECEIPT_SECONDS: Final = 120.0
 """A transaction that is not final after this will not be soon: its nonce or fee does not fit."""
 
@@ -57,10 +50,6 @@ stopped before it told its peers."""
 RAISE_BLOCKS: Final = 6
 """A transaction that is in none of so many blocks is sent again with higher fees, if there are any:
 the base fee may have risen, or others pay more."""
-
-ANSWER_LIMIT_BYTES: Final = 32 * 2**20
-"""More than a node of this project answers (`node.rpc.dispatch.RESPONSE_LIMIT_BYTES`). Whoever
-answers without an end must not fill the memory of the caller."""
 
 WAITING_LIMIT: Final = 64
 """The most transactions of an account that a node lets wait; an answer with more is cut."""
@@ -107,89 +96,6 @@ class NodeUnreachableError(ClientError):
 
 class ContentUnavailableError(ClientError):
     """No node that was asked has the blob."""
-
-
-def open_http(answer_seconds: float, transport: httpx.BaseTransport | None = None) -> httpx.Client:
-    """An HTTP client that waits for an answer as long as `answer_seconds`."""
-    return httpx.Client(
-        timeout=httpx.Timeout(answer_seconds, connect=CONNECT_SECONDS), transport=transport
-    )
-
-
-def send_request(http: httpx.Client, request: httpx.Request) -> httpx.Response:
-    """The answer to a request, complete and in memory.
-
-    Raises:
-        httpx.HTTPError: The node does not answer.
-        ValueError: The answer is too large, or takes too long.
-    """
-    request.headers["accept-encoding"] = "identity"
-    response = http.send(request, stream=True)
-    try:
-        return receive(response, http.timeout.read)
-    finally:
-        response.close()
-
-
-def receive(response: httpx.Response, wait_seconds: float | None) -> httpx.Response:
-    """An answer whose head is there, with its body in memory and, of its headers, Retry-After.
-
-    A node that sends its body byte by byte gets twice the time that a silent node gets.
-
-    Raises:
-        httpx.HTTPError: The connection broke.
-        ValueError: The body is compressed, too large, or takes too long.
-    """
-    if "content-encoding" in response.headers:
-        raise ValueError("the answer is compressed, and was not asked to be")
-    started = time.monotonic()
-    body = bytearray()
-    for part in response.iter_bytes():
-        body += part
-        if len(body) > ANSWER_LIMIT_BYTES:
-            raise ValueError(f"the answer is larger than {ANSWER_LIMIT_BYTES} bytes")
-        if wait_seconds is not None and time.monotonic() - started > 2 * wait_seconds:
-            raise ValueError(f"the answer takes longer than {2 * wait_seconds:g} seconds")
-    kept = {name: value for name, value in response.headers.items() if name == "retry-after"}
-    return httpx.Response(
-        response.status_code, headers=kept, content=bytes(body), request=response.request
-    )
-
-
-def exchange(http: httpx.Client, url: str, method: str, params: Sequence[Json]) -> Json:
-    """The result of a JSON-RPC method at one node.
-
-    Raises:
-        RpcCallError: The node answered with an error.
-        httpx.HTTPError: The node does not answer, or with an HTTP error.
-        ValueError: The answer is not JSON-RPC, too large or too slow.
-    """
-    call = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
-    response = send_request(http, http.build_request("POST", url, json=call))
-    response.raise_for_status()
-    body = parse_json(response.content)
-    if not isinstance(body, dict):
-        raise ValueError("the answer is not a JSON-RPC response")
-    error = body.get("error")
-    if isinstance(error, dict):
-        raise _build_call_error(error)
-    result: Json = body.get("result")
-    return result
-
-
-def _build_call_error(error: JsonObject) -> RpcCallError:
-    """The error with the node's message, or, for a revert that is known, with the meaning."""
-    code, data = error.get("code"), error.get("data")
-    revert = decode_error(from_hex(data)) if isinstance(data, str) else None
-    message = str(error.get("message", "unknown error"))
-    if revert is not None:
-        message = describe_revert(revert)
-    return RpcCallError(code if isinstance(code, int) else 0, message)
-
-
-def describe_failure(error: Exception) -> str:
-    """An error of `exchange` in one line."""
-    return str(error) or type(error).__name__
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,16 +16,12 @@ from chain.json_types import Json, JsonObject
 from chain.primitives import Address, Hash32
 from chain.types.receipt import Log
 from pot_common.errors import OperatorError
+from pot_common.http_exchange import describe_failure, exchange, open_http, receive, send_request
 from pot_common.json_text import parse_json
 from pot_common.rpc_client import (
     ChainClient,
     ContentUnavailableError,
     NodeUnreachableError,
-    describe_failure,
-    exchange,
-    open_http,
-    receive,
-    send_request,
 )
 from pot_common.rpc_replies import ClientError, read_bytes
 

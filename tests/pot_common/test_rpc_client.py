@@ -1,15 +1,12 @@
-import gzip
 import itertools
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeAlias
 
-import httpx
 import pytest
 
 from chain.contracts import gradient_ledger, task_registry
-from chain.contracts.abi import ContractCall, compute_selector
+from chain.contracts.abi import ContractCall
 from chain.crypto import get_address
 from chain.hexadecimal import from_hex, to_hex
 from chain.json_types import Json
@@ -26,8 +23,6 @@ from pot_common.rpc_client import (
     RESEND_SECONDS,
     ChainClient,
     RpcCallError,
-    exchange,
-    open_http,
 )
 from pot_common.rpc_replies import ClientError, RewardProof
 from pot_common.waiting import Signer
@@ -515,71 +510,3 @@ def test_reward_proof_is_read_or_absent() -> None:
     proof = RewardProof.model_construct(cumulative=9, claimable=4, proof=(Hash32(b"\x01" * 32),))
     assert ScriptedClient(pot_getRewardProof=answer).reward_proof(1, TO) == proof
     assert ScriptedClient(pot_getRewardProof=None).reward_proof(1, TO) is None
-
-
-def ask(answer: httpx.Response) -> Json:
-    http = open_http(1.0, httpx.MockTransport(lambda request: answer))
-    return exchange(http, "http://node", "eth_call", ["0x1"])
-
-
-def test_exchange_is_json_rpc_2_over_post() -> None:
-    requests: list[httpx.Request] = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        requests.append(request)
-        return httpx.Response(200, json={"jsonrpc": "2.0", "id": 1, "result": {"a": 1}})
-
-    http = open_http(1.0, httpx.MockTransport(answer))
-    assert exchange(http, "http://node", "eth_call", ["0x1"]) == {"a": 1}
-    (request,) = requests
-    call = {"jsonrpc": "2.0", "id": 1, "method": "eth_call", "params": ["0x1"]}
-    assert (request.method, json.loads(request.content)) == ("POST", call)
-
-
-def test_known_revert_is_explained_and_keeps_its_code() -> None:
-    data = compute_selector("TaskUnknown", ["uint256"]) + (9).to_bytes(32, "big")
-    error = {"code": 3, "message": "execution reverted", "data": to_hex(data)}
-    with pytest.raises(RpcCallError, match="there is no task 9; `pot task list`") as refused:
-        ask(httpx.Response(200, json={"error": error}))
-    assert refused.value.code == 3
-
-
-@pytest.mark.parametrize("data", ["no hex", "0x0", "0x00 00"])
-def test_error_with_data_that_is_not_hex_is_refused(data: str) -> None:
-    error = {"code": 3, "message": "execution reverted", "data": data}
-    with pytest.raises(ValueError, match="hex"):
-        ask(httpx.Response(200, json={"error": error}))
-
-
-@pytest.mark.parametrize("response", [httpx.Response(200, json=[]), httpx.Response(200, text="<")])
-def test_answer_that_is_not_json_rpc_is_refused(response: httpx.Response) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - the message is the parser's, or ours
-        ask(response)
-
-
-def test_answer_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pot_common.rpc_client.ANSWER_LIMIT_BYTES", 1_000)
-    with pytest.raises(ValueError, match="larger than 1000 bytes"):
-        ask(httpx.Response(200, content=iter(lambda: b" " * 100, b"")))
-
-
-def test_answer_byte_by_byte_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = itertools.count()
-    monkeypatch.setattr("pot_common.rpc_client.time.monotonic", lambda: next(seconds))
-    with pytest.raises(ValueError, match="longer than 2 seconds"):
-        ask(httpx.Response(200, content=iter(lambda: b" ", b"")))
-
-
-def test_packed_answer_is_not_unpacked() -> None:
-    requests: list[httpx.Request] = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        requests.append(request)
-        return httpx.Response(
-            200, headers={"content-encoding": "gzip"}, content=gzip.compress(b'{"result": 1}')
-        )
-
-    http = open_http(1.0, httpx.MockTransport(answer))
-    with pytest.raises(ValueError, match="compressed"):
-        exchange(http, "http://node", "eth_call", [])
-    assert [request.headers["accept-encoding"] for request in requests] == ["identity"]

@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 from chain.errors import RejectedInputError, RejectionReason
 from chain.primitives import Hash32
 from node.ipc.turns import SharedTurns
+from node.rpc.held_bytes import Holding
 from node.rpc.http import LEAST_BYTES_PER_SECOND, HttpError, Request
 from node.storage.blob_files import ContentUpload
 from node.storage.blob_manifest import BlobManifest, compute_chunk_count, compute_chunk_size
@@ -64,11 +65,15 @@ class ContentUploads:
             RejectedInputError: CONTENT_MISMATCH: These are other hashes or other bytes.
             BlobQuotaError: The node has no room for content.
             BlobDiskError: The disk refused.
+            NoRoomError: There is no room for the hashes.
         """
         parts = request.chunks(count_body_bytes(size_bytes), least_rate=LEAST_BYTES_PER_SECOND)
-        pieces = _split(parts, _list_piece_sizes(size_bytes))
+        hash_bytes = HASH_BYTES * compute_chunk_count(size_bytes)
+        counted = _count_hashes(parts, hash_bytes, request.holding)
+        pieces = _split(counted, _list_piece_sizes(size_bytes))
         read = partial(_read_manifest, content_id, size_bytes)
         manifest = await self._turns.run(read, await anext(pieces))
+        request.holding.resize(0)
         # One of a large blob takes megabytes, so all its senders share one.
         manifest = self._manifests.setdefault(content_id, manifest)
         arriving: _ArrivingBlob | None = None
@@ -177,6 +182,24 @@ def _list_piece_sizes(size_bytes: int) -> Iterator[int]:
         yield compute_chunk_size(size_bytes, index)
 
 
+async def _count_hashes(
+    parts: AsyncIterator[bytes], hash_bytes: int, holding: Holding
+) -> AsyncIterator[bytes]:
+    """The parts of a body; the hashes at its beginning count as held while they arrive.
+
+    Those of a large blob take megabytes. Of the chunks, a sender holds one at a time.
+
+    Raises:
+        NoRoomError: There is no room for the hashes.
+    """
+    missing = hash_bytes
+    async for part in parts:
+        if missing > 0:
+            holding.add(min(missing, len(part)))
+            missing -= len(part)
+        yield part
+
+
 async def _split(parts: AsyncIterator[bytes], sizes: Iterable[int]) -> AsyncIterator[bytes]:
     """The pieces of those sizes of which a body consists, which arrives in other parts.
 
@@ -190,8 +213,9 @@ async def _split(parts: AsyncIterator[bytes], sizes: Iterable[int]) -> AsyncIter
             if part is None:
                 raise HttpError(400, "malformed", "the body ended early")
             arrived += part
-        yield bytes(arrived[:size])
+        piece = bytes(memoryview(arrived)[:size])
         del arrived[:size]
+        yield piece
     # The end of the body may come after its last byte.
     await anext(parts, None)
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,7 @@ from chain.training.task_spec import Shard, TaskSpec
 from chain.training.task_spec_codec import compute_terms
 from node.ipc.client import IpcError
 from node.rpc import http
-from node.rpc.held_bytes import HeldBytes
+from node.rpc.held_bytes import HeldBytes, NoRoomError
 from node.rpc.http import HttpError, Message, Request, Response
 from node.rpc.upload_places import KEPT_SECONDS
 from node.rpc.uploads import Uploads
@@ -351,6 +352,37 @@ def test_senders_of_one_blob_share_the_room_for_it(
 
     # Room is kept from the first right chunk on, until the last sender has left.
     assert asyncio.run(run()) == [0, count_stored_bytes(len(LARGE)), 0]
+
+
+def test_hashes_of_chunks_count_as_held_until_they_are_verified(
+    uploads: Uploads, training: FakeTraining
+) -> None:
+    name_large_shard(training)
+
+    async def run() -> list[int]:
+        counts = []
+        for sent in (HASHES_BYTES - 1, HASHES_BYTES + 1):
+            client = content_from("192.0.2.1", LARGE_BODY, sent)
+            async with stalled(put_large(uploads), client):
+                deadline = time.monotonic() + 20
+                # A thread verifies them.
+                while sent > HASHES_BYTES and client.request.holding.size_bytes:
+                    assert time.monotonic() < deadline
+                    await asyncio.sleep(0.01)
+                counts.append(client.request.holding.size_bytes)
+        return counts
+
+    assert asyncio.run(run()) == [HASHES_BYTES - 1, 0]
+
+
+def test_hashes_of_chunks_for_which_there_is_no_room_are_refused(
+    uploads: Uploads, training: FakeTraining
+) -> None:
+    name_large_shard(training)
+    client = content_from("192.0.2.1", LARGE_BODY, HASHES_BYTES - 1)
+    client.request.holding = HeldBytes(HASHES_BYTES - 2).open("192.0.2.1")
+    with pytest.raises(NoRoomError):
+        asyncio.run(uploads.put_blob(client.request, content_id(LARGE)))
 
 
 def test_slow_sender_of_content_ends_when_another_one_was_faster(

@@ -1,8 +1,8 @@
 """One request to one node over HTTP (pot_common/http_exchange.py)."""
 
 import gzip
-import itertools
 import json
+from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from chain.contracts.abi import compute_selector
 from chain.hexadecimal import to_hex
 from chain.json_types import Json
-from pot_common.http_exchange import exchange, open_http
+from pot_common.http_exchange import exchange, open_http, send_request
 from pot_common.rpc_client import RpcCallError
 
 
@@ -60,11 +60,48 @@ def test_answer_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         ask(httpx.Response(200, content=iter(lambda: b" " * 100, b"")))
 
 
-def test_answer_byte_by_byte_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = itertools.count()
-    monkeypatch.setattr("pot_common.rpc_client.time.monotonic", lambda: next(seconds))
-    with pytest.raises(ValueError, match="longer than 2 seconds"):
-        ask(httpx.Response(200, content=iter(lambda: b" ", b"")))
+@pytest.mark.parametrize(
+    ("head_seconds", "body_seconds", "is_taken"),
+    [(0.0, 1.9, True), (1.9, 0.0, True), (0.0, 3.85, False), (1.0, 1.5, False)],
+)
+def test_time_of_an_answer_has_one_limit_however_it_is_divided(
+    monkeypatch: pytest.MonkeyPatch, head_seconds: float, body_seconds: float, is_taken: bool
+) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr("pot_common.http_exchange.time.monotonic", lambda: now[0])
+    body = b'{"jsonrpc":"2.0","id":1,"result":"0x1"}'
+
+    def trickle() -> Iterator[bytes]:
+        for each in body:
+            now[0] += body_seconds / len(body)
+            yield bytes([each])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        now[0] += head_seconds
+        return httpx.Response(200, content=trickle())
+
+    http = open_http(2.0, httpx.MockTransport(answer))
+    if is_taken:
+        assert exchange(http, "http://node", "eth_chainId", []) == "0x1"
+    else:
+        with pytest.raises(ValueError, match="longer than 2 seconds"):
+            exchange(http, "http://node", "eth_chainId", [])
+        assert now[0] < 1_002.1
+
+
+def test_answer_to_an_upload_has_its_time_from_the_end_of_the_upload(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr("pot_common.http_exchange.time.monotonic", lambda: now[0])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        now[0] += 300
+        return httpx.Response(201, content=b"taken")
+
+    http = open_http(2.0, httpx.MockTransport(answer))
+    request = http.build_request("PUT", "http://node/v1/blobs/x", content=b"blob")
+    assert send_request(http, request).content == b"taken"
 
 
 def test_packed_answer_is_not_unpacked() -> None:

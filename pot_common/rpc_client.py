@@ -54,6 +54,9 @@ the base fee may have risen, or others pay more."""
 WAITING_LIMIT: Final = 64
 """The most transactions of an account that a node lets wait; an answer with more is cut."""
 
+LIST_SECONDS: Final = 3.0
+"""The time for all of them. A node that shows many, each late, must not delay a commitment."""
+
 GAS_MARGIN: Final = 300_000
 """Added to an estimate: by the time it runs, the transaction may be the one that ends a phase."""
 
@@ -354,7 +357,10 @@ class ChainClient(ABC):
         pending = content.get("pending")
         shown = list(pending.values()) if isinstance(pending, dict) else []
         found: dict[int, Transaction] = {}
+        give_up_at = time.monotonic() + LIST_SECONDS
         for each in shown[:WAITING_LIMIT]:
+            if time.monotonic() >= give_up_at:
+                break
             name = each.get("hash") if isinstance(each, dict) else None
             raw = self.call("eth_getRawTransactionByHash", name)
             if raw is None:  # it is in a block by now, or was replaced

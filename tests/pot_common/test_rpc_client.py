@@ -494,6 +494,23 @@ def test_resent_transaction_may_be_known_to_the_node(
     assert len(sent) > 10
 
 
+def test_node_that_shows_many_transactions_late_delays_a_commitment_little(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+    names: Json = {str(each): {"hash": "0x" + bytes([each] * 32).hex()} for each in range(64)}
+
+    def get_late(_name: Json) -> Json:
+        clock.seconds += 0.9
+        return None
+
+    client = ScriptedClient(
+        txpool_contentFrom={"pending": names}, eth_getRawTransactionByHash=get_late
+    )
+    assert client.list_waiting(Signer(KEY, 1)) == []
+    assert clock.seconds < 4
+
+
 @pytest.mark.parametrize("answer", [None, 7, "7", "0x", "0x_7", "0x 7", [], {}])
 def test_answer_that_is_not_a_quantity_is_an_error(answer: Json) -> None:
     with pytest.raises(ClientError, match="not understood"):

@@ -5,12 +5,11 @@ what decides a commitment is proven from the genesis hash (miner/light.py). Answ
 are hints.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Event, Thread
 from typing import Final
 
 import httpx
@@ -18,7 +17,7 @@ import structlog
 from pydantic import TypeAdapter
 
 from chain.contracts.addresses import GRADIENT_LEDGER
-from chain.crypto import CHUNK_BYTES, content_id_of_chunks, merkle_leaf
+from chain.crypto import CHUNK_BYTES, content_id_of_chunks, merkle_leaf, sha256
 from chain.crypto import content_id as compute_content_id
 from chain.hexadecimal import to_hex
 from chain.json_types import Json, JsonObject
@@ -26,6 +25,7 @@ from chain.primitives import Address, Hash32
 from chain.training.attempt import AttemptId
 from chain.types.header import Header
 from chain.types.transaction import Transaction
+from miner.blob_download import BlobDownload
 from miner.mirrors import (
     MIN_BYTES_PER_SECOND,
     Mirrors,
@@ -55,9 +55,6 @@ from pot_common.rpc_client import (
     RpcCallError,
 )
 from pot_common.rpc_replies import ClientError, read_answer, read_quantity
-
-SLOW_SECONDS: Final = 1.0
-"""A node that sends no least part of a blob for so long gets another one beside it."""
 
 BUSY_REST_SECONDS: Final = 1.0
 """After this time a node without a place for a gradient is asked again, unless it names a time."""
@@ -171,8 +168,7 @@ class FailoverClient(NodePool):
 
     def list_without(self, takers: frozenset[str]) -> list[str]:
         """The nodes that are asked at all, and are not in `takers`."""
-        asked = (self._urls[position] for position in self._list_candidates())
-        return sorted(set(asked) - takers)
+        return sorted(set(self._list_candidates()) - takers)
 
     def receipts(self, task_id: int, round_number: int, miner: Address) -> list[ReceiptReply]:
         """The receipts of a gradient; each node knows the reason of its own validator only."""
@@ -184,6 +180,7 @@ class FailoverClient(NodePool):
     ) -> list[Answer]:
         """The answers of all nodes that give one."""
         found = self._ask_at_once(
+            method,
             self._list_reachable(),
             lambda url: read_answer(adapter, self._call_at(url, method, params)),
         )
@@ -216,7 +213,9 @@ class FailoverClient(NodePool):
             refused_by, refusal = self.current, error
         others = [url for url in self._list_reachable() if url != refused_by]
         found = self._ask_at_once(
-            others, lambda url: read_quantity(self._call_at(url, "eth_estimateGas", [request]))
+            "second estimate",
+            others,
+            lambda url: read_quantity(self._call_at(url, "eth_estimateGas", [request])),
         )
         estimates = [each for each in found.values() if isinstance(each, int)]
         if not estimates:
@@ -234,6 +233,7 @@ class FailoverClient(NodePool):
             super().send_raw(raw)
             return
         found = self._ask_at_once(
+            f"transaction {sha256(raw).hex()}",
             self._list_reachable(),
             lambda url: self._call_at(url, "eth_sendRawTransaction", [to_hex(raw)]),
         )
@@ -250,6 +250,7 @@ class FailoverClient(NodePool):
                 return
         if refusals:
             raise refusals.get(self.current) or next(iter(refusals.values()))
+        failures += [f"{url} (no answer yet)" for url in self._urls if url not in found]
         raise NodeUnreachableError(f"no node takes a transaction: {', '.join(failures)}")
 
     def resend(self, raw: bytes) -> None:
@@ -328,67 +329,51 @@ class FailoverClient(NodePool):
 
     # Blobs.
 
-    def fetch_blob(self, content_id: Hash32, byte_count: int) -> bytes:
+    def fetch_blob(
+        self, content_id: Hash32, byte_count: int, within_seconds: float = math.inf
+    ) -> bytes:
         """The blob of that content id and size, held in memory.
 
-        While a node sends less than the least rate, the next one is asked beside it. A node that
-        breaks off or is too slow is put off, and one that sends other bytes is dropped.
+        While a node sends too slowly, the next one is asked beside it. A node that breaks off or is
+        too slow is put off, and one that sends other bytes is dropped.
+
+        Args:
+            content_id: The content id.
+            byte_count: The size.
+            within_seconds: A node that would take longer is too slow, and so is one that sends less
+                than MIN_BYTES_PER_SECOND.
 
         Raises:
             ContentUnavailableError: No node has it.
         """
-        rest = [self._urls[position] for position in self._list_candidates()]
-        received: dict[str, int] = {}
-        answers: SimpleQueue[tuple[str, bytes | Exception]] = SimpleQueue()
-        ended = Event()
 
-        def fetch(url: str) -> None:
-            data = bytearray()
+        @contextmanager
+        def open_stream(url: str) -> Iterator[Iterator[bytes]]:
+            self._waiting_for.add((url, "blob"))
             try:
-                source = f"{url}/v1/blobs/{to_hex(content_id)}"
-                with self._stream(source, byte_count) as parts:
-                    for part in _check_size(parts, byte_count):
-                        data += part
-                        received[url] = len(data)
-                        if ended.is_set():
-                            return
-            except Exception as error:  # noqa: BLE001 - raised again where it is awaited
-                answers.put((url, error))
-            else:
-                answers.put((url, bytes(data)))
+                with self._stream(f"{url}/v1/blobs/{to_hex(content_id)}", byte_count) as parts:
+                    yield _check_size(parts, byte_count)
+            finally:
+                self._waiting_for.discard((url, "blob"))
 
-        try:
-            newest = ""
-            seen = 0
-            while True:
-                step = received.get(newest, 0) - seen
-                if newest not in received or step < SLOW_SECONDS * MIN_BYTES_PER_SECOND:
-                    if rest:
-                        newest, seen = rest.pop(0), 0
-                        received[newest] = 0
-                        Thread(target=fetch, args=(newest,), daemon=True).start()
-                else:
-                    seen += step
-                try:
-                    url, answer = answers.get(timeout=SLOW_SECONDS)
-                except Empty:
-                    continue
-                del received[url]
+        candidates = self._list_candidates()
+        free = [url for url in candidates if (url, "blob") not in self._waiting_for]
+        least_rate = max(MIN_BYTES_PER_SECOND, byte_count / within_seconds)
+        download = BlobDownload(free or candidates, open_stream, byte_count, least_rate)
+        with closing(download.receive()) as answers:
+            for url, answer in answers:
                 if isinstance(answer, bytes):
                     if compute_content_id(answer) == content_id:
-                        for slow in received:
-                            self._put_off(slow)
+                        for slow in download.overtaken:
+                            self._slow.begin(slow)
                         return answer
                     if len(self._urls) > 1:
                         self.drop(DishonestNodeError(url, "it sends other bytes for a blob"))
                 elif not isinstance(answer, FAILURES):
                     raise answer
                 elif not isinstance(answer, httpx.HTTPStatusError):
-                    self._put_off(url)
-                if not received and not rest:
-                    raise _unavailable(content_id)
-        finally:
-            ended.set()
+                    self._unreachable.begin(url)
+        raise _unavailable(content_id)
 
     def fetch_file(
         self, content_id: Hash32, byte_count: int, path: Path, mirrors: Sequence[str] = ()
@@ -432,8 +417,7 @@ class FailoverClient(NodePool):
         raise _unavailable(content_id)
 
     def _list_blob_urls(self, content_id: Hash32) -> list[str]:
-        order = self._list_candidates()
-        return [f"{self._urls[position]}/v1/blobs/{to_hex(content_id)}" for position in order]
+        return [f"{url}/v1/blobs/{to_hex(content_id)}" for url in self._list_candidates()]
 
     @contextmanager
     def _stream(self, source: str, byte_count: int) -> Iterator[Iterator[bytes]]:
@@ -459,6 +443,7 @@ class FailoverClient(NodePool):
         """
         now = time.monotonic()
         found = self._ask_at_once(
+            "reveal",
             (
                 url
                 for url in self._list_reachable()

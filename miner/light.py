@@ -30,6 +30,7 @@ from chain.validation import compute_mix_hash
 from miner.client import FailoverClient
 from miner.nodes import DishonestNodeError
 from miner.replies import AttemptReply, StateProof
+from pot_common.rpc_replies import ClientError
 
 STALE_BLOCKS: Final = 16
 """A node with a head this far behind a proven block has stopped, or withholds blocks."""
@@ -152,17 +153,25 @@ class LightClient:
         try:
             return self._chain.verify_header(block, proof.header, certificate)
         except RejectedInputError:
-            self._follow_sets(source)
+            teller = self._follow_sets(source)
         try:
             return self._chain.verify_header(block, proof.header, certificate)
         except RejectedInputError as error:
-            raise DishonestNodeError(
-                source, f"the block that it calls final is not ({error})"
-            ) from error
+            reason = f"the block that it calls final is not ({error})"
+            raise _blame(source, teller, reason) from error
 
-    def _follow_sets(self, source: str) -> None:
-        """Learn the validator sets that followed the last known one."""
-        while changes := self._client.validator_sets(self._chain.set_since):
+    def _follow_sets(self, source: str) -> str:
+        """Learn the validator sets that followed the last known one.
+
+        Returns:
+            The node that says that there are no more; `source` unless that is slow.
+        """
+        self._client.prefer(source)
+        while True:
+            changes = self._client.validator_sets(self._chain.set_since)
+            teller = self._client.current
+            if not changes:
+                return teller
             for change in changes:
                 last = BlockNumber(change.first_block - 1)
                 proof = self._client.proof({VALIDATOR_SET: SET_SLOTS}, last)
@@ -171,10 +180,10 @@ class LightClient:
                         change.validators, proof.header, proof.certificate or b"", proof.nodes
                     )
                 except RejectedInputError as error:
-                    raise DishonestNodeError(
-                        source,
-                        f"it does not prove the validator set from block {last + 1} on ({error})",
-                    ) from error
+                    reason = (
+                        f"it does not prove the validator set from block {last + 1} on ({error})"
+                    )
+                    raise _blame(self._client.current, teller, reason) from error
 
     @property
     def highest(self) -> BlockNumber:
@@ -314,6 +323,19 @@ class LightClient:
         """
         _, state = self.read({TASK_REGISTRY: ledger_storage.list_task_slots(task)})
         return ledger_storage.read_task(state.get_storage, task)
+
+
+def _blame(source: str, teller: str, reason: str) -> ClientError:
+    """The error of a proof that is wrong unless the node that told the validator sets lies.
+
+    Args:
+        source: The node that gave the proof.
+        teller: The node that told the sets.
+        reason: What is wrong with the proof.
+    """
+    if source == teller:
+        return DishonestNodeError(source, reason)
+    return ClientError(f"{source} or {teller} is wrong about the validators of a block: {reason}")
 
 
 def fetch_network(client: FailoverClient, chain_id: int, genesis_hash: Hash32) -> TrustedNetwork:

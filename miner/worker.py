@@ -38,6 +38,7 @@ from chain.training.encoding import (
 )
 from chain.training.fines import compute_miss
 from chain.training.state import FLOAT32_BYTES
+from chain.training.task_checks import compute_work_milliseconds
 from chain.training.task_spec import TaskSpec
 from miner.builder import PayloadBuilder
 from miner.client import FailoverClient
@@ -46,6 +47,7 @@ from miner.gradient_store import SALT_BYTES, GradientStore, PreparedGradient
 from miner.idle_watch import IdleWatch
 from miner.light import LightClient, ProvenAttempt
 from miner.limits import DAY_SECONDS, compute_lock_seconds
+from miner.nodes import SLOW_SECONDS
 from miner.outcomes import (
     NoRoomError,
     OutcomeLog,
@@ -75,6 +77,10 @@ That is enough for a block to take the call before the next attempt can open."""
 LEAVE_SHARE: Final = 4
 """In a phase so short that this part of it is less, the miner leaves when this part is left: before
 it paid its bonds, it computed its units in half of a phase or less."""
+
+MODEL_SHARE: Final = 2
+"""A node that would take longer to send the model than this part of the time that the phase leaves
+for both the model and the gradient is too slow."""
 
 _log = structlog.get_logger("miner")
 
@@ -506,7 +512,9 @@ class TaskWorker:
 
     def _fetch_theta(self, root: Hash32) -> bytes:
         byte_count = count_parameters(self._spec.model) * FLOAT32_BYTES
-        return self._client.fetch_blob(root, byte_count)
+        allowed_seconds = compute_work_milliseconds(self._spec.phases.commit_seconds) / 1_000
+        within_seconds = max(SLOW_SECONDS, allowed_seconds / MODEL_SHARE)
+        return self._client.fetch_blob(root, byte_count, within_seconds)
 
     def _has_committed(self, attempt: ProvenAttempt) -> bool:
         """Whether the attempt has a commitment of ours."""

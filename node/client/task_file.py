@@ -59,6 +59,7 @@ from chain.training.task_spec import (
 )
 from chain.training.task_spec_codec import MAX_SHARD_BYTES, decode_task_spec, encode_task_spec
 from node.client.task_bundle import TaskBundle, Wishes
+from node.client.task_file_refusals import describe_refusal
 from pot_common.errors import OperatorError
 
 Toml: TypeAlias = "dict[str, Toml] | list[Toml] | str | int | Decimal | bool"
@@ -88,6 +89,10 @@ NPZ_DATE: Final = (1980, 1, 1, 0, 0, 0)
 
 UNMEASURED: Final = TaskResources(1, 1, 1, 1)
 """Stands for what the file does not declare, until the dry run has measured it."""
+
+MISSPELT: Final = 0.85
+"""A setting that is as close as this to a missing one is a misspelling of it; the names of two
+settings are not (0.78 for min_units and max_units)."""
 
 DRAW_BITS: Final = 24
 """The random bits of a drawn weight: as many as float32 holds."""
@@ -180,8 +185,7 @@ def _check(spec: TaskSpec) -> TaskSpec:
     try:
         return decode_task_spec(encode_task_spec(spec))
     except InvalidSpec as refusal:
-        message = f"task file: {refusal.detail.removeprefix('spec.')}"
-        raise OperatorError(message) from refusal
+        raise OperatorError(f"task file: {describe_refusal(refusal.detail)}") from refusal
 
 
 def _read_model(table: "_Table") -> tuple[Model, str]:
@@ -226,6 +230,12 @@ def _read_data(table: "_Table", directory: Path) -> tuple[Data, bytes, HeldOut]:
         rows = shuffle_rows(rows, seed)
     shard = encode_npz({"x": rows.features, "y": rows.labels})
     row_count, held_out = len(rows.labels), table.get("held_out", int)
+    if not 0 < held_out < row_count:
+        table.refuse(
+            "held_out",
+            f"must be from 1 to {row_count - 1}, because source has {row_count} rows and at least "
+            "one is to train on",
+        )
     data = Data(
         feature_name="x",
         feature_type=FeatureType(rows.features.dtype.name),
@@ -258,8 +268,11 @@ def _read_optimizer(table: "_Table", rounds: int) -> tuple[Optimizer, tuple[Sche
 
 
 def _read_verification(table: "_Table") -> Verification:
+    audit_ppm = table.scaled("audit_probability", PPM)
+    if audit_ppm != PPM:
+        table.refuse("audit_probability", "must be 1: validators check every gradient")
     verification = Verification(
-        audit_ppm=table.scaled("audit_probability", PPM),
+        audit_ppm=audit_ppm,
         tolerance_ppb=table.scaled("tolerance", PPB),
     )
     table.finish()
@@ -286,9 +299,12 @@ def _read_reward(table: "_Table", token: Address) -> Reward:
     if len(token) != 20:
         table.refuse("token", "must be an address of 20 bytes")
     max_units, min_miners = table.get("max_units", int), table.get("min_miners", int)
+    unit_price = table.scaled("unit_price", TOKEN_UNIT)
+    if unit_price == 0:
+        table.refuse("unit_price", "must be more than 0")
     reward = Reward(
         token=token,
-        unit_price=table.scaled("unit_price", TOKEN_UNIT),
+        unit_price=unit_price,
         validator_fee=table.scaled("validator_fee", TOKEN_UNIT),
         max_units=max_units,
         min_miners=min_miners,
@@ -362,8 +378,12 @@ class _Table:
     def _take(self, key: str) -> Toml:
         self._known.add(key)
         if key not in self._settings:
-            given = _suggest(key, set(self._settings) - self._known)
-            self.refuse(key, f"is missing{given}")
+            close = difflib.get_close_matches(
+                key, sorted(set(self._settings) - self._known), n=1, cutoff=MISSPELT
+            )
+            if close:
+                self.refuse(close[0], f"is not a known setting; did you mean {key}?")
+            self.refuse(key, "is missing")
         return self._settings.pop(key)
 
     def get(self, key: str, kind: type[Kind], default: Kind | None = None) -> Kind:
@@ -451,6 +471,11 @@ def load_rows(path: Path) -> Rows:
     Raises:
         OperatorError: The file does not exist, or is not such a file.
     """
+    known = f'"{DIGITS_SOURCE}" or an npz file with the arrays x and y'
+    if not path.is_file():
+        raise OperatorError(
+            f"task file: [data] source: there is no file {path}; source must be {known}"
+        )
     try:
         if path.stat().st_size > MAX_SHARD_BYTES:
             message = f"task file: [data] source {path} exceeds {MAX_SHARD_BYTES} bytes"
@@ -458,10 +483,8 @@ def load_rows(path: Path) -> Rows:
         with np.load(path, allow_pickle=False) as arrays:
             features, labels = arrays["x"], arrays["y"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        message = (
-            f'task file: [data] source must be "{DIGITS_SOURCE}" or an npz file with the arrays '
-            f"x and y: {path}: {error}"
-        )
+        reason = error.strerror if isinstance(error, OSError) else error
+        message = f"task file: [data] source must be {known}; {path} is not: {reason}"
         raise OperatorError(message) from error
     if features.ndim < 2 or labels.shape != features.shape[:1] or labels.dtype.kind not in "iu":
         message = f"task file: [data] source {path}: y must hold one integer for each row of x"

@@ -22,6 +22,47 @@ def _phase(value: Argument) -> str:
     return Phase(int(value)).name.lower() if value in known else str(value)
 
 
+def _name_possible(task: Argument, status: Argument) -> str:
+    """What can be done with a task of a status in the place of what was refused."""
+    match status:
+        case TaskStatus.CLOSED:
+            return (
+                f"nothing can be done but take back what is left (`pot task refund {task}`); to go "
+                "on, submit it again as a new task"
+            )
+        case TaskStatus.PAUSED:
+            return "it can be funded, extended, cancelled or resumed, and is refunded once closed"
+        case TaskStatus.PENDING | TaskStatus.ACTIVE:
+            return (
+                "it can be funded, extended or cancelled; only a paused task can be resumed, and "
+                "only a closed one refunded"
+            )
+        case _:
+            return "this is not possible"
+
+
+TERMS: Final[Mapping[str, str]] = {
+    "lifetimeSeconds": (
+        "the network sells no lifetime that ends so late; give a shorter --lifetime (the most is "
+        "max_lifetime_seconds in the parameters of `pot_getGenesis`)"
+    ),
+    "auditPpm": (
+        "the registry refuses the task's audit_probability: it must be 1, because validators "
+        "check every gradient"
+    ),
+    "attempts": "the network sells from 1 to 2147483648 attempts; give other --attempts",
+    "budget": "the budget does not pay for one round; give a larger --budget",
+    "amount": "nothing would be added; give a larger --amount",
+    "unitPrice": "the registry refuses the task's unit_price: 0, or more than a round may cost",
+    "commitSeconds": "the registry refuses the task's commit_seconds: too short or too long",
+    "verdictSeconds": "the registry refuses the task's verdict_seconds: too short or too long",
+    "resultSeconds": "the registry refuses the task's result_seconds: too short or too long",
+    "minMiners": "the registry refuses the task's min_miners: 0, or too many for max_units",
+    "minUnits": "the registry refuses the task's min_units: below min_miners, or too large",
+}
+"""What the registry refuses about a task, by its own name of the term, with the names of the task
+file and of options."""
+
 DECIMALS: Final = "(with 18 decimals, as POT has)"
 """Follows an amount of a token that may have others."""
 
@@ -32,18 +73,13 @@ MEANINGS: Final[Mapping[str, Callable[..., str]]] = {
         "(`pot task show`)"
     ),
     "TaskWrongStatus": lambda task, status: (
-        f"task {task} is {_status(status)}, so this is not possible: tasks can be funded, extended "
-        "and cancelled while they are pending, active or paused, resumed while they are paused, "
-        "and refunded once they are closed"
+        f"task {task} is {_status(status)}, so {_name_possible(task, status)}"
     ),
     "TaskNothingToRefund": lambda task: (
         f"nothing of task {task} is left to refund: all is paid, or was refunded before"
     ),
-    "TaskInvalidTerms": lambda field: (
-        "the network sells no lifetime that ends so late; give a shorter --lifetime (the most is "
-        "max_lifetime_seconds in the parameters of `pot_getGenesis`)"
-        if field == "lifetimeSeconds"
-        else f"the registry refuses the task's {field}; change it"
+    "TaskInvalidTerms": lambda field: TERMS.get(
+        str(field), f"the registry refuses the task's {field}; change it"
     ),
     "TaskNoFreeSlot": lambda slots: (
         f"all {slots} slots of the network are taken; try again when a task has ended"

@@ -53,6 +53,13 @@ def test_no_amount_of_a_token_is_told_in_base_units() -> None:
         assert " 1.5 " in said
 
 
-def test_wrong_status_says_in_which_one_each_command_is_possible() -> None:
+def test_refused_term_is_named_as_in_the_task_file() -> None:
+    said = describe_revert(ContractError("TaskInvalidTerms", ("auditPpm",)))
+    assert "audit_probability: it must be 1" in said
+
+
+def test_wrong_status_says_what_is_possible_in_it() -> None:
     said = describe_revert(ContractError("TaskWrongStatus", (7, TaskStatus.CLOSED)))
-    assert said.startswith("task 7 is closed, so this is not possible: tasks can be funded")
+    assert said.startswith("task 7 is closed, so nothing can be done but take back what is left")
+    paused = describe_revert(ContractError("TaskWrongStatus", (7, TaskStatus.PAUSED)))
+    assert paused.startswith("task 7 is paused, so it can be funded, extended, cancelled or resu")

@@ -22,19 +22,25 @@ from pot_common.errors import OperatorError
 UNIT_SECONDS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 """The units of a duration."""
 
-_DURATION: Final = re.compile(r"([0-9]{1,9})([dhms]?)")
+_DURATION: Final = re.compile(r"([0-9]{1,9})([dhms])")
 
 
 def parse_duration(text: str) -> int:
-    """The seconds of a typed duration, such as 36h, 2d, 90m or 5400.
+    """The seconds of a typed duration, such as 36h, 2d or 90m.
 
     Raises:
-        OperatorError: The text is no duration.
+        OperatorError: The text is no duration, has no unit, or is 0.
     """
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise OperatorError(f"{text!r} is not a duration; give a number with d, h, m or s")
-    return int(match[1]) * UNIT_SECONDS[match[2] or "s"]
+        raise OperatorError(
+            f"--lifetime {text} is not a duration: give a number and its unit, such as 90m, 36h or "
+            "2d"
+        )
+    seconds = int(match[1]) * UNIT_SECONDS[match[2]]
+    if seconds == 0:
+        raise OperatorError(f"--lifetime is {text}; give more")
+    return seconds
 
 
 def format_duration(seconds: int) -> str:

@@ -50,7 +50,7 @@ app = typer.Typer()
 
 LifetimeOption = Annotated[
     str | None,
-    typer.Option(metavar="TIME", help="How long the task may be open, such as 36h or 2d."),
+    typer.Option(metavar="TIME", help="How long the task may be open, such as 90m, 36h or 2d."),
 ]
 """The option for the lifetime of a task."""
 
@@ -102,7 +102,9 @@ def extend(
     ] = None,
     lifetime: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="How much longer it may be open, such as 36h or 2d."),
+        typer.Option(
+            metavar="TIME", help="How much longer it may be open, such as 90m, 36h or 2d."
+        ),
     ] = None,
     attempts: Annotated[
         int | None, typer.Option(help="How many more attempts at rounds may open.")
@@ -129,7 +131,11 @@ def extend(
     if key is None and not dry_run:
         raise OperatorError("--key is missing: give the account that pays, or --dry-run")
     client = RpcClient(rpc)
-    get_task(client, task)
+    if get_text(get_task(client, task), "status") == "closed":
+        raise OperatorError(
+            f"task {task} is closed, so nothing can be added to it: submit it again as a new task "
+            "(pot task submit)"
+        )
     offer = make_extension(client, TaskId(task), purchase, wishes.max_fee, int(time.time()))
     if dry_run:
         if as_json:

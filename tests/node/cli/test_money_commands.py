@@ -100,8 +100,10 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         funded = pot.json(*task("fund", ANN, "--amount", "5"))
         assert (funded["escrowed"], funded["status"]) == (str(105 * POT), "pending")
         assert "did not submit this task; give --key" in pot.fails(*task("cancel", ANN))
-        assert "is pending, so this is not possible" in pot.fails(*task("resume", SUBMITTER))
-        assert "refunded once they are closed" in pot.fails(*task("refund", SUBMITTER))
+        assert "is pending, so it can be funded, extended or cancelled" in pot.fails(
+            *task("resume", SUBMITTER)
+        )
+        assert "and only a closed one refunded" in pot.fails(*task("refund", SUBMITTER))
         poor = pot.fails(*task("fund", BEN, "--amount", "9999"))
         assert " POT, and needs 9999 POT; send it more, on a development network with pot" in poor
         assert "give what is to be added" in pot.fails(*task("fund", ANN, "--amount", "0"))
@@ -127,7 +129,10 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
             *task("extend", ANN, "--attempts", "5", "--max-fee", "0.000000000000000001")
         )
         assert "nothing to buy" in pot.fails(*task("extend", ANN))
-        assert "is not a duration" in pot.fails(*task("extend", ANN, "--lifetime", "soon"))
+        for malformed in ("soon", "1"):
+            refused = pot.fails(*task("extend", ANN, "--lifetime", malformed))
+            assert f"{malformed} is not a duration: give a number and its unit" in refused
+        assert "give more" in pot.fails(*task("extend", ANN, "--lifetime", "0h"))
         shown = pot("task", "show", TASK, "--rpc", url)
         assert "attempts left   1005" in shown
         assert "unless validators are ready" in shown
@@ -192,3 +197,5 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         assert (back["received"], back["seatBond"]) == (str(9 * POT // 8), "0")
         assert "has no seat in task 1" in pot(*status, TASK)
         assert "received 2.25 POT of the bond and 0 POT" in pot(*miner("withdraw", BEN))
+        late = pot.fails(*task("extend", ANN, "--lifetime", "2h"))
+        assert "task 1 is closed, so nothing can be added to it" in late

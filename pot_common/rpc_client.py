@@ -27,6 +27,7 @@ from pot_common.rpc_replies import (
     ClientError,
     NodeInfo,
     RewardProof,
+    not_expected,
     not_understood,
     read_answer,
     read_bytes,
@@ -177,13 +178,11 @@ class ChainClient(ABC):
             ClientError: There is no such contract at the address.
         """
         request: JsonObject = {"to": to_hex(view.to), "data": to_hex(view.data)}
+        answer = read_bytes(self.call("eth_call", request, block))
         try:
-            return view.decode(read_bytes(self.call("eth_call", request, block)))
+            return view.decode(answer)
         except InvalidAnswerError as error:
-            raise ClientError(
-                f"the contract at {to_hex(view.to)} is not the expected one ({error}); check the "
-                "address, and that --rpc names a node of the right network"
-            ) from error
+            raise not_expected(to_hex(view.to), str(error) if answer else None) from error
 
     def transact(
         self,

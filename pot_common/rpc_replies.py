@@ -101,3 +101,18 @@ def not_understood(problem: str) -> ClientError:
     return ClientError(
         f"a node's answer is not understood ({problem}); does it run another version?"
     )
+
+
+def not_expected(contract: str, problem: str | None) -> ClientError:
+    """The error for an answer of a contract that another one, or none, has given.
+
+    Args:
+        contract: Its address.
+        problem: What is wrong with the answer; None if it is empty.
+    """
+    found = f"the contract at {contract} is not the expected one ({problem})"
+    if problem is None:
+        found = f"there is no contract at {contract} that answers"
+    return ClientError(
+        f"{found}; check the address, and that --rpc names a node of the right network"
+    )

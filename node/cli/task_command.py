@@ -70,6 +70,8 @@ from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
 from node.client.task_bundle import TaskBundle
 from node.client.task_submission import (
     Offer,
+    check_balance,
+    check_token,
     compute_full_budget,
     compute_round_budget,
     download_model,
@@ -77,6 +79,7 @@ from node.client.task_submission import (
     find_model,
     find_open_namesake,
     make_offer,
+    plan_purchase,
     submit_task,
     wait_for_task,
 )
@@ -143,6 +146,7 @@ def submit(
     from node.client.task_checks import check_task
     from node.client.task_file import load_task_file
 
+    wishes = read_wishes(lifetime, attempts, max_fee)
     bundle = load_task_file(file, TRAINING_TOKEN, rounds)
     token = name_token(to_hex(bundle.spec.reward.token))
     amount = None if budget is None else parse_amount(budget)
@@ -154,10 +158,14 @@ def submit(
     clients = [RpcClient(url) for url in rpc or [DEFAULT_RPC_URL]]
     blob_bytes_per_second = fetch_parameters(clients[0]).blob_bytes_per_second
     check_task(bundle, blob_bytes_per_second)
-    account = unlock_account(clients[0], key, password_file, gas_price)
-    bundle = _declare(bundle, blob_bytes_per_second, dry_run=dry_run)
-    offer = make_offer(clients[0], bundle, read_wishes(lifetime, attempts, max_fee))
     planned = compute_full_budget(bundle.spec) if amount is None else amount
+    # All that can be refused without a dry run, which takes seconds.
+    check_token(clients[0], bundle.spec.reward.token)
+    plan_purchase(clients[0], bundle, wishes)
+    account = unlock_account(clients[0], key, password_file, gas_price)
+    check_balance(clients[0], account.address, bundle.spec.reward.token, planned)
+    bundle = _declare(bundle, blob_bytes_per_second, dry_run=dry_run)
+    offer = make_offer(clients[0], bundle, wishes)
     if not as_json:
         for line in format_fields(describe_offer(bundle.spec, offer, planned)):
             print_note(line)
@@ -202,13 +210,18 @@ def price(
     it takes of a validator. Nothing is paid. `pot task extend ID --dry-run` prints the price of
     more lifetime or attempts for a task that is open.
     """
+    from node.client.task_checks import check_task
     from node.client.task_file import load_task_file
 
+    wishes = read_wishes(lifetime, attempts, None)
+    bundle = load_task_file(file, TRAINING_TOKEN, rounds)
     client = RpcClient(rpc)
     blob_bytes_per_second = fetch_parameters(client).blob_bytes_per_second
-    bundle = load_task_file(file, TRAINING_TOKEN, rounds)
+    check_task(bundle, blob_bytes_per_second)
+    check_token(client, bundle.spec.reward.token)
+    plan_purchase(client, bundle, wishes)
     bundle = _declare(bundle, blob_bytes_per_second, dry_run=True)
-    offer = make_offer(client, bundle, read_wishes(lifetime, attempts, None))
+    offer = make_offer(client, bundle, wishes)
     budget = compute_full_budget(bundle.spec)
     _warn(bundle, offer, budget)
     if as_json:

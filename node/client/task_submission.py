@@ -20,7 +20,7 @@ from chain.contracts.abi import (
 )
 from chain.contracts.addresses import TASK_REGISTRY, TRAINING_TOKEN
 from chain.contracts.events import decode_event
-from chain.contracts.task_registry import Purchase, Quote, TaskResources, TaskSubmitted
+from chain.contracts.task_registry import Prices, Purchase, Quote, TaskResources, TaskSubmitted
 from chain.contracts.training_token import describe_amount
 from chain.crypto import get_address
 from chain.errors import RejectedInputError
@@ -67,6 +67,9 @@ KNOWN_SECONDS: Final = 30.0
 
 KNOWN_POLL_SECONDS: Final = 0.2
 """Between two questions whether it does."""
+
+MAX_ATTEMPTS: Final = 2**31
+"""The most attempts that the registry sells."""
 
 PRICE_MARGIN: Final = 10
 """By default a submitter pays up to a tenth more than the price it was shown."""
@@ -144,10 +147,23 @@ def make_offer(client: RpcClient, bundle: TaskBundle, wishes: Wishes) -> Offer:
     Raises:
         OperatorError: The network does not sell that.
     """
+    spec = bundle.spec
+    purchase, prices = plan_purchase(client, bundle, wishes)
+    quote = client.read(task_registry.get_quote(compute_terms(spec), spec.resources, purchase))
+    wanted = wishes.max_fee if wishes.max_fee is not None else bundle.wishes.max_fee
+    max_fee = quote.fee + quote.fee // PRICE_MARGIN if wanted is None else wanted
+    return Offer(purchase, quote, max_fee, prices.pending_seconds)
+
+
+def plan_purchase(client: RpcClient, bundle: TaskBundle, wishes: Wishes) -> tuple[Purchase, Prices]:
+    """What the submitter buys for a task, whatever it declares, and the network's prices.
+
+    Raises:
+        OperatorError: The network does not sell that.
+    """
     spec, filed = bundle.spec, bundle.wishes
-    terms = compute_terms(spec)
     prices = client.read(task_registry.get_prices())
-    attempt_seconds = client.read(task_registry.get_attempt_seconds(terms))
+    attempt_seconds = client.read(task_registry.get_attempt_seconds(compute_terms(spec)))
     default = choose_purchase(spec, attempt_seconds, prices.max_lifetime_seconds)
     purchase = Purchase(
         wishes.lifetime_seconds or filed.lifetime_seconds or default.lifetime_seconds,
@@ -159,10 +175,36 @@ def make_offer(client: RpcClient, bundle: TaskBundle, wishes: Wishes) -> Offer:
             f"can take {attempt_seconds} s, and the network allows {prices.max_lifetime_seconds} s "
             "at most; change --lifetime or the phases"
         )
-    quote = client.read(task_registry.get_quote(terms, spec.resources, purchase))
-    wanted = wishes.max_fee if wishes.max_fee is not None else filed.max_fee
-    max_fee = quote.fee + quote.fee // PRICE_MARGIN if wanted is None else wanted
-    return Offer(purchase, quote, max_fee, prices.pending_seconds)
+    if not 0 < purchase.attempts <= MAX_ATTEMPTS:
+        raise OperatorError(
+            f"{purchase.attempts} attempts are not sold; give from 1 to {MAX_ATTEMPTS}"
+        )
+    return purchase, prices
+
+
+def check_token(client: RpcClient, token: Address) -> None:
+    """Check that a task's token is a contract that knows balances.
+
+    Raises:
+        OperatorError: There is no such contract at its address.
+    """
+    if token != TRAINING_TOKEN:
+        client.read(training_token.balance_of(token, TASK_REGISTRY))
+
+
+def check_balance(client: RpcClient, account: Address, token: Address, budget: int) -> None:
+    """Check that an account has the budget of a task, before its fee is known.
+
+    Raises:
+        OperatorError: It has less.
+    """
+    balance = client.read(training_token.balance_of(token, account))
+    if balance < budget:
+        raise OperatorError(
+            f"account {to_hex(account)} has {describe_amount(balance, token)}, and needs "
+            f"{describe_amount(budget, token)} for the budget alone; {name_cure(token)}, or give a "
+            "smaller --budget"
+        )
 
 
 def fetch_parameters(client: RpcClient) -> ChainParameters:

@@ -26,7 +26,7 @@ from chain.training.task_spec_codec import (
 from chain.types.transaction import Transaction, decode_transaction
 from node.cli.readiness import NEW_SECONDS
 from node.cli.task_fee import find_shortages
-from node.client import rpc_client
+from node.client import rpc_client, task_checks
 from node.client.rpc_client import RpcClient
 from node.client.task_bundle import TaskBundle
 from node.client.task_checks import TaskMeasurement, find_inflated
@@ -335,6 +335,7 @@ def test_order_that_waits_is_paid_for_and_not_bought_again(
     lease = task_registry.get_lease(TaskId(1)).data[:4].hex()
     registry.views[quote] = encode(["uint256"] * 6, astuple(QUOTE))
     registry.views[lease] = bytes(15 * 32)
+    registry.status = "active"
     for order in (submit, extend):
         registry.transactions.clear()
         registry.waiting.clear()
@@ -425,7 +426,10 @@ def test_budget_above_the_balance_is_refused_before_any_transaction(
     task_file.write_text(TASK_FILE + DECLARED)
     registry.tokens = 3
     refusal = refuse("--no-dry-run")
-    assert "has 0.000000000000000003 POT, and needs 13.0441 POT: a budget of 13 POT" in refusal
+    assert "has 0.000000000000000003 POT, and needs 13 POT for the budget alone" in refusal
+    registry.tokens = 13 * POT
+    refusal = refuse("--no-dry-run")
+    assert "has 13 POT, and needs 13.0441 POT: a budget of 13 POT" in refusal
     assert "--budget" in refusal
 
 
@@ -501,7 +505,44 @@ def test_task_in_another_token_is_told_no_pot_that_it_does_not_pay(
     assert funded.startswith("task 1: added 2.5 of the task's token in\n")
     assert all("2 tokens  4 s" in line for line in watched.splitlines()[:2])
     assert "pays for no round: one costs up to 6.5 of the task's token" in few
-    assert f"has 3 of token {token}, and needs 13 of token {token}: a budget of 13" in poor
+    assert f"has 3 of token {token}, and needs 13 of token {token} for the budget alone" in poor
+
+
+def test_token_without_a_contract_is_refused_when_its_price_is_asked(
+    pot: Pot, task_file: Path, registry: FakeRegistry
+) -> None:
+    token = "0x" + "44" * 20
+    task_file.write_text(TASK_FILE + f'token = "{token}"\n' + DECLARED)
+
+    def call(call: dict[str, str], block: str) -> str:
+        return "0x" if call["to"] == token else registry.call(call, block)
+
+    with serve({**registry.answers(), "eth_call": call}) as url:
+        refused = pot.fails("task", "price", task_file, "--rpc", url)
+    assert f"there is no contract at {token} that answers" in refused
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        (("--lifetime", "3"), "is not a duration"),
+        (("--lifetime", "31d"), "is not sold"),
+        (("--attempts", 2**31 + 1), "attempts are not sold"),
+        (("--budget", "7"), "and needs 7 POT for the budget alone"),
+    ],
+)
+def test_options_are_refused_before_the_dry_run(
+    monkeypatch: pytest.MonkeyPatch,
+    registry: FakeRegistry,
+    refuse: Callable[..., str],
+    options: tuple[object, ...],
+    refused: str,
+) -> None:
+    runs: list[TaskBundle] = []
+    monkeypatch.setattr(task_checks, "measure_task", runs.append)
+    registry.tokens = 3
+    assert refused in refuse(*options)
+    assert runs == []
 
 
 def test_price_names_attempts_if_they_take_more_than_is_promised(
@@ -592,7 +633,7 @@ def test_open_task_of_the_same_submitter_and_name_is_found(registry: FakeRegistr
     [
         (("min_miners = 1", "min_miners = 1\n[fee]\nlife = 3"), "[fee] life is not a known"),
         (("min_miners = 1", "min_miners = 1\n[resources]\npeak_bytes = 3"), "unit_milliseconds"),
-        (("rounds = 2", "round = 2"), "rounds is missing; did you mean round?"),
+        (("rounds = 2", "round = 2"), "round is not a known setting; did you mean rounds?"),
         (("max_units = 4", "max_units = 4\nmin_unit = 2"), "setting; did you mean min_units?"),
         (("max_units = 4", "max_units = 4\nzebra = 2"), "zebra is not a known setting"),
         (('"mean"', '"median"'), "aggregator must be one of"),

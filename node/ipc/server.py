@@ -21,6 +21,7 @@ from chain.training.attempt import AttemptId
 from chain.training.reveal import REVEAL_LIMIT_BYTES, reveal_from_item
 from node.ipc.backend import Backend
 from node.trio_types import TaskStatus
+from pot_common.errors import OperatorError
 from pot_common.framing import NODE_FRAMES, FrameError, FrameReader
 
 MAX_CONNECTIONS: Final = 16
@@ -35,6 +36,9 @@ RECEIVE_BYTES: Final = 2**16
 
 BACKLOG: Final = 16
 """Connections that the kernel queues until they are accepted; as many as are allowed at all."""
+
+INTERNAL_ERROR: Final = "internal_error"
+"""The reason of an error that is this node's fault, and neither the client's nor the operator's."""
 
 UNIX_PATH_LIMIT_BYTES: Final = 107
 """The longest path of a Unix socket: Linux has 108 bytes for it, with the terminating zero."""
@@ -107,7 +111,11 @@ class IpcServer:
             connections.release()
 
     async def answer(self, request: JsonObject) -> JsonObject:
-        """The response to one request: its result or an error."""
+        """The response to one request: its result or an error.
+
+        Raises:
+            OperatorError: The disk refused, so the node must end.
+        """
         response: JsonObject = {"id": request.get("id")}
         method, params = request.get("method"), request.get("params")
         handler = self._handlers.get(method) if isinstance(method, str) else None
@@ -117,6 +125,11 @@ class IpcServer:
             response["result"] = await handler(params)
         except RejectedInputError as error:
             response["error"] = {"reason": error.reason.value, "message": error.detail}
+        except OperatorError:
+            raise
+        except Exception:  # noqa: BLE001 - a bug of ours, met with a client's input, ends no node
+            _log.exception("request of a client failed", method=method)
+            response["error"] = {"reason": INTERNAL_ERROR, "message": "internal error of the node"}
         return response
 
     async def wait_head(self, seen: JsonObject | None) -> JsonObject:

@@ -131,7 +131,8 @@ class Holdings:
             if victim.transaction.hash in self.entries:  # it did not leave behind another's gap
                 self.take_out(victim)
         for each in demoted:
-            if each in self.entries:
+            # What is replaced leaves its place anyway.
+            if each in self.entries and self.entries[each] is not replaced:
                 self._demote(self.entries[each])
 
     def _counts_as_free(self, entry: Entry) -> bool:

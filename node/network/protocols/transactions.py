@@ -90,7 +90,8 @@ class AnnouncementQueue:
     def __init__(self, metrics: NetworkMetrics) -> None:
         self._metrics = metrics
         self._waiting: dict[Hash32, None] = {}
-        self._known: dict[Hash32, None] = {}
+        self._known: dict[Hash32, bool] = {}
+        """Whether the peer certainly knows it. Else it was announced on the current stream only."""
         self._filled = trio.Event()
 
     def put(self, hashes: Iterable[Hash32]) -> None:
@@ -105,11 +106,11 @@ class AnnouncementQueue:
         if self._waiting:
             self._filled.set()
 
-    def add_known(self, hashes: Iterable[Hash32]) -> None:
-        """Remember that the peer knows these: it announced or received them."""
+    def add_known(self, hashes: Iterable[Hash32], *, is_certain: bool = True) -> None:
+        """Remember that the peer knows these: it announced, received or was told of them."""
         for transaction_hash in hashes:
             self._waiting.pop(transaction_hash, None)
-            self._known[transaction_hash] = None
+            self._known[transaction_hash] = is_certain or self._known.get(transaction_hash, False)
         while len(self._known) > KNOWN_LIMIT:
             del self._known[next(iter(self._known))]
 
@@ -119,8 +120,12 @@ class AnnouncementQueue:
             self._filled = trio.Event()
             await self._filled.wait()
         hashes = tuple(list(self._waiting)[:HASHES_LIMIT])
-        self.add_known(hashes)
+        self.add_known(hashes, is_certain=False)
         return hashes
+
+    def forget_announced(self) -> None:
+        """Forget what the peer was told of and did not fetch, because the stream has ended."""
+        self._known = {key: True for key, is_certain in self._known.items() if is_certain}
 
 
 class TransactionExchange:
@@ -164,6 +169,7 @@ class TransactionExchange:
                     await trio.sleep(REOPEN_SECONDS)
                 except (StreamClosedError, UnreachablePeerError):
                     await trio.sleep(REOPEN_SECONDS)
+                queue.forget_announced()
         finally:
             if self._queues.get(peer_id) is queue:
                 del self._queues[peer_id]
@@ -186,7 +192,7 @@ class TransactionExchange:
             nursery.start_soon(announce)
             try:
                 while True:
-                    await self._answer(stream)
+                    await self._answer(queue, stream)
             except (StreamClosedError, RejectedInputError) as error:
                 fault = error
             finally:
@@ -196,18 +202,20 @@ class TransactionExchange:
         if fault is not None:
             raise fault
 
-    async def _answer(self, stream: FrameStream) -> None:
+    async def _answer(self, queue: AnnouncementQueue, stream: FrameStream) -> None:
         message = decode_transaction_message(await stream.read_frame(TRANSACTION_FRAME_LIMIT_BYTES))
         if not isinstance(message, RequestTransactions):
             raise InvalidMessage(RejectionReason.MALFORMED, "only requests belong here")
-        found: list[bytes] = []
+        found: dict[Hash32, bytes] = {}
         room = TRANSACTIONS_LIMIT_BYTES
         for transaction_hash in message.hashes:
             raw = self._pool.get_raw(transaction_hash)
             if raw is not None and len(raw) <= room:
                 room -= len(raw)
-                found.append(raw)
-        await stream.write_frame(encode_transaction_message(TransactionBatch(tuple(found))))
+                found[transaction_hash] = raw
+        batch = TransactionBatch(tuple(found.values()))
+        await stream.write_frame(encode_transaction_message(batch))
+        queue.add_known(found)
         self._metrics.transactions_served += len(found)
 
     async def serve(self, stream: FrameStream, shared: TokenBucket | None = None) -> None:

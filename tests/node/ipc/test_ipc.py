@@ -271,6 +271,18 @@ def test_too_long_answer_is_an_error_and_keeps_the_connection(tmp_path: Path) ->
         assert runner.run(client.call("node_info")) == {"peerId": "me"}
 
 
+def test_unforeseen_error_of_a_request_ends_neither_node_nor_connection(tmp_path: Path) -> None:
+    class FaultyNode(FakeBackend):
+        async def submit_transaction(self, raw: bytes) -> Hash32:
+            raise KeyError(raw)
+
+    path = tmp_path / "node.ipc"
+    with served(path, FaultyNode()), connected_client(path) as (client, runner):
+        with pytest.raises(IpcRefusedError, match="internal_error"):
+            runner.run(client.call("submit_transaction", {"raw": "0xff"}))
+        assert runner.run(client.call("node_info")) == {"peerId": "me"}
+
+
 def test_socket_is_private_and_replaces_an_old_one(tmp_path: Path) -> None:
     path = tmp_path / "node.ipc"
     with socket.socket(socket.AF_UNIX) as left_over:

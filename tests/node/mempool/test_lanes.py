@@ -1,5 +1,6 @@
 """Due commitments find room and an early place, whatever strangers and a lying operator send."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -140,3 +141,83 @@ def test_early_commitment_without_coins_gets_its_priority(before, after, wait_bl
     first = order[: order.index(early)]
     assert all(each.to in (ALICE, BOB) for each in first)
     assert early.hash not in pool.candidates().free
+
+
+def test_early_call_may_take_the_place_of_its_own_senders_in_a_full_share() -> None:
+    """The replaced call is the one that would have to make room for the other task."""
+    head = FakeHead()
+    pool = Mempool(head, replace(LIMITS, transactions=32), POLICY)
+
+    def commit(sender: Address, task_id: TaskId, fee: int) -> Transaction:
+        made = replace(transaction(sender, 0, fee, fee=fee, to=BOB), gas_limit=200_000)
+        head.early.add(made.hash)
+        head.tasks_of_hashes[made.hash] = task_id
+        return made
+
+    first, second = STRANGERS[:2]
+    pool.add(commit(first, HONEST_TASK, 0))
+    pool.add(commit(second, HONEST_TASK, 0))  # two of 32 fill the share of early commitments
+    replacing = commit(second, STRANGERS_TASKS[0], 1)
+    pool.add(replacing)
+    early = {each.transaction.hash for each in pool._held.entries.values() if each.is_early}
+    assert early == set(pool.hashes())
+    assert replacing.hash in early
+
+
+def run_pool(seed: int) -> None:
+    """Send a random history to a small pool, and compare its sums after each step."""
+    chance = random.Random(seed)
+    senders = [Address((50 + each).to_bytes(20, "big")) for each in range(10)]
+    head = FakeHead()
+    limits = MempoolLimits(
+        transactions=chance.choice([8, 16, 40]),
+        size_bytes=chance.choice([2_000, 5_000, 10**6]),
+        sender_transactions=8,
+        free_sender_transactions=2,
+        waiting_blocks=chance.choice([3, 10]),
+        banned=2,
+    )
+    pool, price = Mempool(head, limits, POLICY), POLICY.price_wei
+    for _ in range(120):
+        step = chance.random()
+        if step < 0.75:
+            sender = chance.choice(senders)
+            nonce = head.nonce(sender) + chance.choice([0, 0, 0, 1, 1, 2, 3, 4])
+            fee = chance.choice([0, 0, 1, price, price + 1, 2 * price, 3 * price])
+            size = chance.choice([100, 100, 300, 900])
+            to = chance.choice([None, None, None, ALICE, BOB, BOB])
+            made = replace(
+                transaction(sender, nonce, fee, fee=fee, size=size, to=to),
+                gas_limit=chance.choice([21_000, TURN_GAS, 9_000_000]),
+            )
+            head.tasks[sender] = TaskId(chance.randrange(3))
+            if chance.random() < 0.3:
+                head.early.add(made.hash)
+            if chance.random() < 0.1:
+                head.unexpected.add(made.hash)
+            head.balances[sender] = 0 if chance.random() < 0.05 else 10**18
+            submit(pool, made)
+        elif step < 0.85:
+            if chance.random() < 0.5:
+                head.early.clear()
+            done = []
+            for each in pool.candidates(0).transactions[: chance.randrange(5)]:
+                if each.nonce == head.nonce(each.sender):
+                    head.nonces[each.sender] = each.nonce + 1
+                    done.append(each)
+            pool.on_finalized(done)
+        elif step < 0.95 and pool.hashes():
+            pool.drop(chance.choice(sorted(pool.hashes())), ban=chance.random() < 0.5)
+        held = pool._held
+        queues = held.queues.values()
+        assert len(held.entries) <= limits.transactions
+        assert held.size_bytes == sum(len(each.transaction.raw) for each in held.entries.values())
+        assert held._free_count == sum(len(queue.standings) for queue in queues)
+        assert held._free_bytes == sum(queue.free_bytes for queue in queues)
+        early = [each for each in held.entries.values() if each.is_early]
+        assert len(early) <= 2 * max(1, limits.transactions // 16)
+
+
+def test_sums_of_the_pool_hold_whatever_is_sent() -> None:
+    for seed in range(60):
+        run_pool(seed)

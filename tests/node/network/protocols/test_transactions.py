@@ -192,3 +192,17 @@ async def test_hashes_that_others_owe_are_looked_at_in_turns(autojump_clock: Moc
     assert (found, calls) == ((hashes[-1],), 7)
     await trio.sleep(transactions.FETCH_SECONDS)
     assert len(exchange.claim(wanted, 128)) == wire.TRANSACTION_REQUEST_LIMIT
+
+
+async def test_what_a_broken_stream_announced_is_announced_again(
+    autojump_clock: MockClock,
+) -> None:
+    queue = AnnouncementQueue(NetworkMetrics())
+    served, lost, theirs = (keccak256(bytes([n])) for n in range(3))
+    queue.add_known([theirs])
+    queue.put([served, lost, theirs])
+    assert set(await queue.take()) == {served, lost}
+    queue.add_known([served])
+    queue.forget_announced()
+    queue.put([served, lost, theirs])
+    assert await queue.take() == (lost,)

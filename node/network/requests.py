@@ -49,14 +49,14 @@ class BlockPeers(ConnectedPeers, Protocol):
     async def request_block_by_hash(self, peer_id: PeerId, block_hash: Hash32) -> Block | None:
         """See PeerRequests."""
 
-
-class SnapshotPeers(BlockPeers, Protocol):
-    """Peers that can be asked for all parts of a snapshot."""
-
     async def request_headers(
         self, peer_id: PeerId, first_number: BlockNumber, count: int
     ) -> tuple[tuple[Header, CommitCertificate | None], ...]:
         """See PeerRequests."""
+
+
+class SnapshotPeers(BlockPeers, Protocol):
+    """Peers that can be asked for all parts of a snapshot."""
 
     async def request_receipts(
         self, peer_id: PeerId, numbers: Sequence[BlockNumber]

@@ -3,6 +3,9 @@
 It requests ranges of blocks from several peers at the same time. While one range is executed, the
 next ones are fetched and verified. A block is accepted because of its certificate, from any sender.
 A peer that sends bad blocks, or does not serve what it announced, is not asked for a while.
+
+Any peer may claim any head and then be silent. So a claim makes this node ask that peer, and no
+more: blocks go on while a snapshot is looked for, and trusted peers wait for no other.
 """
 
 from itertools import pairwise
@@ -22,9 +25,11 @@ from node.network.requests import BlockPeers
 from node.network.stream import PeerId, UnreachablePeerError
 from node.network.wire import BLOCK_FRAME_LIMIT_BYTES, BLOCKS_LIMIT_BYTES
 from node.storage.block_store import BlockStore
-from node.sync.ranges import Batch, BlockRange, RangePlan
+from node.sync.known_heads import KnownHeads
+from node.sync.ranges import RANGE_BLOCKS, Batch, BlockRange, RangePlan
 from node.sync.snapshot_sync import SnapshotSync
-from node.sync.sources import ANSWER_SECONDS, SOURCES_LIMIT, Sources
+from node.sync.sources import ANSWER_SECONDS, Sources
+from node.sync.workers import Worker, Workers
 
 POLL_SECONDS: Final = 0.2
 """Interval at which the heads of peers are compared with ours; peers report them with each ping."""
@@ -40,7 +45,7 @@ _log = structlog.get_logger("node.sync")
 
 
 class BlockSync:
-    """Follows the highest head that peers report."""
+    """Follows the heads that peers report."""
 
     def __init__(
         self,
@@ -61,40 +66,51 @@ class BlockSync:
             finalizer: Executes a block and makes it the head.
             own_validator: The validator of this node. While it is in the validator set, consensus
                 brings most blocks.
-            snapshot: Used instead of blocks while the node is too far behind.
+            snapshot: Used beside blocks while the node is too far behind.
         """
         self._store = store
         self._executor = executor
         self._network = network
-        self._sources = Sources(network)
+        self._sources = Sources(network, store)
+        self._known = KnownHeads(store, executor, network, self._sources)
         self._finalizer = finalizer
         self._snapshot = snapshot
         self._own_validator = own_validator
         self._behind_since: tuple[BlockNumber, float] | None = None
-        self._workers: dict[PeerId, trio.CancelScope] = {}
+        self._workers = Workers()
         self._changed = trio.Event()
 
     def best_known(self) -> BlockNumber:
+        """The highest head that this node may believe: its own, or a proven or agreed one."""
+        return self._known.get_best()
+
+    async def run(self) -> None:
+        """Catch up whenever peers are ahead; runs until it is cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._known.run)
+            if self._snapshot is not None:
+                nursery.start_soon(self._join_by_snapshot, self._snapshot)
+            while True:
+                if self._is_due():
+                    await self._catch_up()
+                await trio.sleep(POLL_SECONDS)
+
+    async def _join_by_snapshot(self, snapshot: SnapshotSync) -> None:
+        """Join by snapshot whenever that would be faster; nothing here waits for it."""
+        while True:
+            if snapshot.is_wanted(self._store.head_number(), self._get_highest_claim()):
+                await snapshot.join()
+            await trio.sleep(POLL_SECONDS)
+
+    def _get_highest_claim(self) -> BlockNumber:
         """The highest head of this node and of the peers that are not resting."""
         heads = [peer.head.number for peer in self._list_sources()]
         return BlockNumber(max([self._store.head_number(), *heads]))
 
-    async def run(self) -> None:
-        """Catch up whenever peers are ahead; runs until it is cancelled."""
-        while True:
-            if self._snapshot is not None and self._is_too_far():
-                await self._snapshot.join()
-            elif self._is_due():
-                await self._catch_up()
-            await trio.sleep(POLL_SECONDS)
-
-    def _is_too_far(self) -> bool:
-        """Whether a snapshot would be faster than executing the missing blocks."""
-        head = self._store.head_number()
-        return self._snapshot is not None and self._snapshot.is_wanted(head, self.best_known())
-
     def _is_due(self) -> bool:
-        head, best = self._store.head_number(), self.best_known()
+        head, best = self._store.head_number(), self._get_highest_claim()
+        if self._snapshot is not None and self._snapshot.is_waited_for(head, best):
+            return False
         if best <= head:
             self._behind_since = None
             return False
@@ -114,11 +130,18 @@ class BlockSync:
         head = self._store.head_number()
         plan = RangePlan(BlockNumber(head + 1))
         async with trio.open_nursery() as nursery:
-            while self._is_due() and not self._is_too_far():
+            while self._is_due():
+                for slow in self._workers.list_surplus(trio.current_time()):
+                    self._report_slow(slow, "blocks")
+                trusted = self._sources.list_trusted()
                 for peer in self._list_sources():
-                    if peer.peer_id not in self._workers and len(self._workers) < SOURCES_LIMIT:
-                        scope = self._workers[peer.peer_id] = trio.CancelScope()
-                        nursery.start_soon(self._work, peer.peer_id, plan, scope)
+                    worker = self._workers.begin(
+                        peer.peer_id,
+                        is_preferred=not trusted or peer in trusted,
+                        now=trio.current_time(),
+                    )
+                    if worker is not None:
+                        nursery.start_soon(self._work, peer.peer_id, plan, worker)
                 batch = plan.pop_next(self._store.head_number())
                 if batch is None:
                     self._changed = trio.Event()
@@ -147,35 +170,53 @@ class BlockSync:
                 self._sources.report(batch.peer_id, error)
                 plan.reopen(BlockRange(block.number, batch.range.last))
                 return
+            self._sources.note_delivered(batch.peer_id)
             await self._finalizer.finalize(block, certificate)
 
-    async def _work(self, peer_id: PeerId, plan: RangePlan, scope: trio.CancelScope) -> None:
+    async def _work(self, peer_id: PeerId, plan: RangePlan, worker: Worker) -> None:
         """Request ranges from one peer, one after another, as long as it is a source."""
-        with scope:
-            while (peer_head := self._sources.get_head(peer_id)) is not None:
+        with worker.scope:
+            while (peer := self._sources.find(peer_id)) is not None:
                 head = self._store.head_number()
-                if peer_head <= head:
+                if peer.head.number <= head:
                     break
-                asked = plan.take(peer_id, peer_head, head, trio.current_time())
+                asked = self._take(peer, plan, head)
                 if asked is None:
                     await trio.sleep(POLL_SECONDS)
                     continue
+                worker.asked_at = trio.current_time()
                 try:
                     batch = await self._fetch(peer_id, asked)
                     for slower in () if batch is None else plan.put(asked, batch) or ():
-                        self._sources.report_slow(slower, str(asked))
-                        self._stop(slower)
+                        self._report_slow(slower, str(asked))
                 except UnreachablePeerError:
                     self._sources.rest(peer_id)
                 finally:
+                    worker.asked_at = None
                     plan.give_back(asked, peer_id)
                     self._changed.set()
-        self._workers.pop(peer_id, None)
+        self._workers.end(peer_id, worker)
 
-    def _stop(self, peer_id: PeerId) -> None:
-        scope = self._workers.get(peer_id)
-        if scope is not None:
-            scope.cancel()
+    def _take(self, peer: PeerInfo, plan: RangePlan, head: BlockNumber) -> BlockRange | None:
+        """The range to request from a peer, as far as its claim may be believed."""
+        claim, now = peer.head.number, trio.current_time()
+        trusted = self._sources.list_trusted()
+        if not trusted:
+            return plan.take(peer.peer_id, claim, head, now)
+        limit = self._known.get_agreed()
+        if limit is None:
+            limit = max(each.head.number for each in trusted)
+        if peer in trusted:
+            # The next block may be held by fewer than f + 1 validators.
+            claim = BlockNumber(min(claim, max(limit, head + 1)))
+            return plan.take(peer.peer_id, claim, head, now)
+        # If it is late, others have the time in which a range is executed.
+        least = BlockNumber(head + 1 + RANGE_BLOCKS)
+        return plan.take(peer.peer_id, BlockNumber(min(claim, limit)), head, now, least)
+
+    def _report_slow(self, peer_id: PeerId, wanted: str) -> None:
+        self._sources.report_slow(peer_id, wanted)
+        self._workers.stop(peer_id)
 
     async def _fetch(self, peer_id: PeerId, asked: BlockRange) -> Batch | None:
         """The blocks of a range, or the first of them, verified but not executed.

@@ -21,10 +21,11 @@ RANGES_LIMIT: Final = 8
 """Limit of ranges that are requested or held; with BLOCKS_LIMIT_BYTES each they take 64 MiB."""
 
 PATIENCE_SECONDS: Final = 3.0
-"""After this time, the range that is needed next is requested from a second peer, too."""
+"""A peer that has not answered for this long is late, and its range is requested from others."""
 
 ASKED_LIMIT: Final = 3
-"""Limit of peers that are asked for the same range at the same time."""
+"""Limit of peers that are asked for the same range at the same time, besides those that are late.
+"""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -59,8 +60,13 @@ class Batch:
 
 @dataclass(slots=True)
 class _Flight:
-    asked_at: float
-    peers: list[PeerId] = field(default_factory=list)
+    peers: dict[PeerId, float] = field(default_factory=dict)
+    """When each peer was asked, in this order."""
+
+    def wants_another(self, now: float) -> bool:
+        """Whether the first peer is late, and there is room for one more."""
+        late = [each for each in self.peers.values() if now - each >= PATIENCE_SECONDS]
+        return bool(late) and len(self.peers) - len(late) < ASKED_LIMIT
 
 
 class RangePlan:
@@ -75,7 +81,12 @@ class RangePlan:
         self._ready: list[Batch] = []
 
     def take(
-        self, peer_id: PeerId, peer_head: BlockNumber, head: BlockNumber, now: float
+        self,
+        peer_id: PeerId,
+        peer_head: BlockNumber,
+        head: BlockNumber,
+        now: float,
+        least: BlockNumber | None = None,
     ) -> BlockRange | None:
         """The range to request from a free peer; None if there is nothing for it now.
 
@@ -84,31 +95,57 @@ class RangePlan:
             peer_head: The highest block that the peer says it holds.
             head: The highest block that is final here.
             now: Monotonic time in seconds.
+            least: The lowest block that the peer may be asked for, because others are preferred for
+                those that are needed soon; None if it may be asked for any.
         """
         self._forget_through(head)
-        wanted = self._choose(peer_head, head)
+        least = BlockNumber(0) if least is None else least
+        wanted = self._choose(peer_head, head, least) or self._choose_late(
+            peer_id, peer_head, head, now, least
+        )
         if wanted is not None:
-            self._flights[wanted] = _Flight(now, [peer_id])
-            return wanted
-        for late in sorted(self._flights):
-            flight = self._flights[late]
-            if peer_id in flight.peers or late.last > peer_head:
+            self._flights.setdefault(wanted, _Flight()).peers[peer_id] = now
+        return wanted
+
+    def _choose_late(
+        self,
+        peer_id: PeerId,
+        peer_head: BlockNumber,
+        head: BlockNumber,
+        now: float,
+        least: BlockNumber,
+    ) -> BlockRange | None:
+        """A range that another peer is late with; of the one needed next, what the peer has.
+
+        The peer that is late may have claimed more blocks than there are.
+        """
+        for late, flight in sorted(self._flights.items(), key=lambda item: item[0]):
+            if peer_id in flight.peers or not flight.wants_another(now) or late.first < least:
                 continue
-            if now - flight.asked_at >= PATIENCE_SECONDS and len(flight.peers) < ASKED_LIMIT:
-                flight.peers.append(peer_id)
+            if late.last <= peer_head and late.first > head:
                 return late
+            if late.first <= head + 1 <= min(late.last, peer_head):
+                first = BlockNumber(head + 1)
+                wanted = BlockRange(first, BlockNumber(min(late.last, peer_head)))
+                if wanted not in self._flights:
+                    return wanted
         return None
 
-    def _choose(self, peer_head: BlockNumber, head: BlockNumber) -> BlockRange | None:
-        if not self._open and self._next <= peer_head:
+    def _choose(
+        self, peer_head: BlockNumber, head: BlockNumber, least: BlockNumber
+    ) -> BlockRange | None:
+        if not self._open and least <= self._next <= peer_head:
             last = BlockNumber(min(self._next + RANGE_BLOCKS - 1, peer_head))
             self._open.append(BlockRange(self._next, last))
             self._next = BlockNumber(last + 1)
         if not self._open or self._open[0].first > peer_head:
             return None
-        is_full = len(self._flights) + len(self._ready) >= RANGES_LIMIT
+        is_next = self._open[0].first <= head + 1
+        if self._open[0].first < least:
+            return None
+        is_full = self._count_flights(head) + len(self._ready) >= RANGES_LIMIT
         # The next block to execute must always be requested: all other ranges wait for it.
-        if is_full and self._open[0].first > head + 1:
+        if is_full and not is_next:
             return None
         wanted = self._open.pop(0)
         if wanted.last > peer_head:
@@ -120,23 +157,25 @@ class RangePlan:
         """Accept the answer to the request `asked`; it may have fewer blocks.
 
         Returns:
-            The slower peers that were asked for the range earlier. None if another peer has
-            answered before, so that this answer is not needed.
+            The peers that were late when this one was asked. None if another peer has answered
+            before, so that this answer is not needed.
         """
-        flight = self._flights.pop(asked, None)
-        if flight is None:
+        flight = self._flights.get(asked)
+        if flight is None or batch.peer_id not in flight.peers:
             return None
+        del self._flights[asked]
         self._ready.append(batch)
         if batch.range.last < asked.last:
             self.reopen(BlockRange(BlockNumber(batch.range.last + 1), asked.last))
-        return flight.peers[: flight.peers.index(batch.peer_id)]
+        asked_at = flight.peers[batch.peer_id]
+        return [peer for peer, each in flight.peers.items() if asked_at - each >= PATIENCE_SECONDS]
 
     def give_back(self, asked: BlockRange, peer_id: PeerId) -> None:
         """Note that a peer did not answer, so that another peer is asked for the range."""
         flight = self._flights.get(asked)
         if flight is None or peer_id not in flight.peers:
             return
-        flight.peers.remove(peer_id)
+        del flight.peers[peer_id]
         if not flight.peers:
             del self._flights[asked]
             self.reopen(asked)
@@ -154,8 +193,16 @@ class RangePlan:
         self._open.append(again)
         self._open.sort()
 
+    def _count_flights(self, head: BlockNumber) -> int:
+        """The requested ranges with blocks that are still needed."""
+        return sum(each.last > head for each in self._flights)
+
     def _forget_through(self, head: BlockNumber) -> None:
         """Drop the ranges up to a block that consensus has made final meanwhile."""
         self._next = BlockNumber(max(self._next, head + 1))
-        self._open = [each for each in self._open if each.last > head]
+        self._open = [
+            BlockRange(BlockNumber(max(each.first, head + 1)), each.last)
+            for each in self._open
+            if each.last > head
+        ]
         self._ready = [each for each in self._ready if each.range.last > head]

@@ -6,7 +6,10 @@ nodes of their states for each change of the set, and it need not trust any peer
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
+
+import trio
 
 from chain.errors import RejectedInputError
 from chain.primitives import Address, BlockNumber, Hash32
@@ -52,7 +55,7 @@ class SetSearch:
         """
         known, current = head, tuple(validators)
         for _ in range(CHANGES_LIMIT):
-            if self._is_certified(target, current):
+            if await self._is_certified(target, current):
                 return True
             found = await self._find_change(known, target[0].number, current)
             if found is None:
@@ -75,7 +78,7 @@ class SetSearch:
             certified = await self._fetch(middle)
             if certified is None:
                 return None
-            if not self._is_certified(certified, validators):
+            if not await self._is_certified(certified, validators):
                 high = middle
                 continue
             following = await self._read_next(certified[0], validators)
@@ -84,10 +87,11 @@ class SetSearch:
             low = middle
         return None
 
-    def _is_certified(self, certified: Certified, validators: tuple[Address, ...]) -> bool:
+    async def _is_certified(self, certified: Certified, validators: tuple[Address, ...]) -> bool:
         header, certificate = certified
+        verify = partial(self._verify, certificate, header.number, header.hash, validators)
         try:
-            self._verify(certificate, header.number, header.hash, validators)
+            await trio.to_thread.run_sync(verify)
         except RejectedInputError:
             return False
         return True

@@ -7,7 +7,6 @@ so a crash costs at most one chunk. When everything is stored, the pivot becomes
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from typing import Final, Literal, TypeVar
 
 import structlog
@@ -15,10 +14,9 @@ import trio
 
 from chain.contracts import miner_seats
 from chain.contracts.addresses import GRADIENT_LEDGER, MINER_SEATS
-from chain.contracts.set_reader import read_next_set
 from chain.contracts.state_reader import StateReader
 from chain.errors import InvalidBlock, RejectedInputError, RejectionReason
-from chain.primitives import EMPTY_TRIE_ROOT, Address, BlockNumber, Hash32, TaskId
+from chain.primitives import EMPTY_TRIE_ROOT, BlockNumber, Hash32, TaskId
 from chain.state import trie
 from chain.state.world_state import get_account
 from chain.transition import compute_receipts_root
@@ -31,14 +29,15 @@ from node.chain.finalizer import Finalizer
 from node.chain.training_index import build_rows
 from node.network.protocols.state import NODES_LIMIT, RECORDS_LIMIT
 from node.network.requests import SnapshotPeers
-from node.network.stream import PeerId, UnreachablePeerError
+from node.network.stream import PeerId
 from node.network.wire import BLOCK_REQUEST_LIMIT, RECEIPTS_REQUEST_LIMIT
 from node.storage.block_store import BlockStore, Snapshot
 from node.storage.database import Database
-from node.storage.snapshot_progress import Part, Pivot, SnapshotProgress
+from node.storage.snapshot_progress import Pivot, SnapshotProgress
+from node.sync.pivot_search import PivotSearch, read_with_nodes
 from node.sync.record_pages import RecordPages
-from node.sync.set_search import Certified, SetSearch
-from node.sync.sources import ANSWER_SECONDS, SOURCES_LIMIT, Sources
+from node.sync.sources import Sources, UnfitError
+from node.sync.state_download import StateDownload
 from node.sync.task_snapshot import StateView, TaskProgress, fold_attempts
 
 SyncMode = Literal["auto", "full", "snapshot"]
@@ -61,13 +60,19 @@ STALL_SECONDS: Final = 60.0
 """After this time without progress the pivot is abandoned, because no peer serves it any more."""
 
 RETRY_SECONDS: Final = 60.0
-"""Time of block sync after a failed snapshot, before the next try."""
+"""Time between a failed snapshot and the next try."""
+
+ADVANCE_SECONDS: Final = 5.0
+"""Blocks are executed as well when the snapshot has not come further for this long. Otherwise they
+would only take the processor from it."""
 
 POLL_SECONDS: Final = 0.2
 """Interval of looking for peers while none answers."""
 
 PRIMARY_ORDER_TURNS: Final = 4
 """The primary order depends on the coinbases of 4n + 2 blocks."""
+
+_PART: Final = "part of a snapshot"
 
 _log = structlog.get_logger("node.sync")
 
@@ -115,21 +120,43 @@ class SnapshotSync:
         self._mode = mode
         self._checkpoint = checkpoint
         self._progress = SnapshotProgress(database)
-        self._sources = Sources(network)
+        self._sources = Sources(network, store)
+        self._pivots = PivotSearch(
+            store=store,
+            database=database,
+            executor=executor,
+            network=network,
+            sources=self._sources,
+            chain_id=chain_id,
+            checkpoint=checkpoint,
+        )
         self._not_before = 0.0
         self._progress_at = 0.0
+        self._is_advancing = False
         self._changed = trio.Event()
 
     def is_wanted(self, head: BlockNumber, best: BlockNumber) -> bool:
         """Whether to join by snapshot now, with our head and the best head of the peers."""
         if self._mode == "full" or best - head <= self._get_distance(head):
             return False
-        has_nothing = self._mode == "snapshot" and head == 0
-        return has_nothing or trio.current_time() >= self._not_before
+        return trio.current_time() >= self._not_before
+
+    def is_waited_for(self, head: BlockNumber, best: BlockNumber) -> bool:
+        """Whether blocks are not executed now, because a snapshot is on its way.
+
+        A peer's claim is not enough for that, unless the operator wants no blocks from before the
+        snapshot.
+        """
+        if self._has_nothing(head):
+            return self.is_wanted(head, best)
+        return self._is_advancing and trio.current_time() - self._progress_at < ADVANCE_SECONDS
+
+    def _has_nothing(self, head: BlockNumber) -> bool:
+        return self._mode == "snapshot" and head == 0
 
     def _get_distance(self, head: BlockNumber) -> int:
         """The number of blocks that a node at `head` may be behind without using a snapshot."""
-        return 2 * PIVOT_LAG_BLOCKS if self._mode == "snapshot" and head == 0 else DISTANCE_BLOCKS
+        return 2 * PIVOT_LAG_BLOCKS if self._has_nothing(head) else DISTANCE_BLOCKS
 
     async def join(self) -> None:
         """Bring the node to a recent block; on failure leave it unchanged and wait before a retry.
@@ -137,14 +164,21 @@ class SnapshotSync:
         Raises:
             StorageError: The disk refused.
         """
-        self._progress_at = trio.current_time()
         try:
             pivot = self._progress.load()
             if pivot is None or not self._is_far_enough(pivot):
-                pivot = await self._choose_pivot()
+                head = self._store.head_number()
+                least = BlockNumber(head + self._get_distance(head) + 1)
+                pivot = await self._pivots.find(least, PIVOT_LAG_BLOCKS)
+                if pivot is None:
+                    raise SnapshotFailedError("no peer proves a block that is far enough ahead")
                 await trio.to_thread.run_sync(self._progress.begin, pivot)
             _log.info("joining by snapshot", number=pivot.header.number)
+            self._note_progress()
+            self._is_advancing = True
             await self._download_state(pivot)
+            if not self._is_far_enough(pivot):
+                raise SnapshotFailedError("blocks were executed almost up to it meanwhile")
             await self._finalizer.adopt(await self._complete(pivot))
         except SnapshotFailedError as error:
             self._not_before = trio.current_time() + RETRY_SECONDS
@@ -152,6 +186,8 @@ class SnapshotSync:
             _log.warning("snapshot sync failed, blocks are executed instead", reason=str(error))
         else:
             _log.info("joined by snapshot", head=self._store.head_number())
+        finally:
+            self._is_advancing = False
 
     def _is_far_enough(self, pivot: Pivot) -> bool:
         """Whether a stored pivot is so far ahead that it is worth losing the blocks below it."""
@@ -177,167 +213,33 @@ class SnapshotSync:
         while True:
             peers = self._sources.list_at(number)
             for peer in sorted(peers, key=lambda each: each.peer_id != preferred):
-                answer = await self._ask_one(peer.peer_id, ask)
+                answer = await self._sources.ask(peer.peer_id, ask, _PART)
                 if answer is not None:
-                    self._progress_at = trio.current_time()
+                    self._note_progress()
                     return answer
             if self._is_stalled():
                 raise _stalled()
             await trio.sleep(POLL_SECONDS)
 
-    async def _ask_one(
-        self, peer_id: PeerId, ask: Callable[[PeerId], Awaitable[_Answer | None]]
-    ) -> _Answer | None:
-        """The answer of a peer; None if it has none or a bad one, and then the peer rests."""
-        scope = trio.move_on_after(ANSWER_SECONDS)
-        try:
-            with scope:
-                answer = await ask(peer_id)
-                if answer is None:  # the peer honestly says that it does not have it
-                    self._sources.rest(peer_id)
-                return answer
-        except UnreachablePeerError:
-            self._sources.rest(peer_id)
-        except _UnfitError as error:
-            self._sources.report(peer_id, error)
-        except RejectedInputError as error:
-            self._sources.rest(peer_id, error)  # the network has lowered its score already
-        if scope.cancelled_caught:
-            self._sources.report_slow(peer_id, "part of a snapshot")
-        return None
-
     def _is_stalled(self) -> bool:
         return trio.current_time() - self._progress_at > STALL_SECONDS
-
-    # The pivot.
-
-    async def _choose_pivot(self) -> Pivot:
-        """The pivot: the checkpoint, or a recent block far ahead that a peer proves to be final."""
-        head = self._store.head_number()
-        for peer in self._sources.list_at(BlockNumber(head + self._get_distance(head) + 1)):
-            pivot = await self._ask_one(peer.peer_id, self._ask_pivot)
-            if pivot is not None and await self._is_proven(peer.peer_id, pivot):
-                return pivot
-        raise SnapshotFailedError("no peer proves a block that is far enough ahead")
-
-    async def _ask_pivot(self, peer_id: PeerId) -> Pivot | None:
-        head = self._sources.get_head(peer_id)
-        if head is None:
-            return None
-        number = BlockNumber(head - PIVOT_LAG_BLOCKS)
-        checkpoint = self._checkpoint
-        if checkpoint is not None and self._store.number_of(checkpoint) is None:
-            block = await self._network.request_block_by_hash(peer_id, checkpoint)
-            if block is None:
-                return None
-            number = block.number
-        answer = await self._network.request_headers(peer_id, number, 1)
-        for header, certificate in answer:
-            return None if certificate is None else Pivot(header, certificate)
-        raise _UnfitError(RejectionReason.FALSE_HEAD, f"block {number}")
-
-    async def _is_proven(self, peer_id: PeerId, pivot: Pivot) -> bool:
-        """Whether the peer proves that the pivot is final; if not, the peer rests."""
-        header = pivot.header
-        if header.hash == self._checkpoint:
-            return True  # the operator trusts it; its own state tells the validators
-
-        async def fetch(number: BlockNumber) -> Certified | None:
-            return await self._ask_one(peer_id, self._bind_certified(number))
-
-        async def read_next(
-            last: Header, validators: tuple[Address, ...]
-        ) -> tuple[Address, ...] | None:
-            found = await self._with_nodes(
-                header.number,
-                lambda: read_next_set(self._database, last, self._chain_id, validators),
-            )
-            return None if found is None else found.validators
-
-        verify = self._executor.verify_certificate_of
-        search = SetSearch(verify=verify, fetch=fetch, read_next=read_next)
-        target = (header, pivot.certificate)
-        validators = self._store.next_validator_set().validators
-        if await search.is_final(target, self._store.head_number(), validators):
-            return True
-        # The peer lies, or lacks the headers since a change of the validator set.
-        _log.info("peer did not prove the pivot block", peer=peer_id, number=header.number)
-        self._sources.rest(peer_id)
-        return False
-
-    def _bind_certified(
-        self, number: BlockNumber
-    ) -> Callable[[PeerId], Awaitable[Certified | None]]:
-        async def ask(peer_id: PeerId) -> Certified | None:
-            for header, certificate in await self._network.request_headers(peer_id, number, 1):
-                return None if certificate is None else (header, certificate)
-            return None
-
-        return ask
 
     # The state.
 
     async def _download_state(self, pivot: Pivot) -> None:
         """Fetch the missing parts of the state, each from any free peer."""
-        parts = {part.index: part for part in self._progress.parts() if not part.is_done}
-        busy: set[int] = set()
-        workers: set[PeerId] = set()
-        async with trio.open_nursery() as nursery:
-            while parts and not self._is_stalled():
-                for peer in self._sources.list_at(pivot.header.number):
-                    if peer.peer_id not in workers and len(workers) < SOURCES_LIMIT:
-                        workers.add(peer.peer_id)
-                        nursery.start_soon(self._work, peer.peer_id, pivot, parts, busy, workers)
-                self._changed = trio.Event()
-                with trio.move_on_after(POLL_SECONDS):
-                    await self._changed.wait()
-            nursery.cancel_scope.cancel()
-        if parts:
+        download = StateDownload(
+            pivot=pivot,
+            progress=self._progress,
+            network=self._network,
+            sources=self._sources,
+            on_chunk=self._note_progress,
+        )
+        if not await download.run(self._is_stalled):
             raise _stalled()
 
-    async def _work(
-        self,
-        peer_id: PeerId,
-        pivot: Pivot,
-        parts: dict[int, Part],
-        busy: set[int],
-        workers: set[PeerId],
-    ) -> None:
-        """Request chunks from one peer, each of a part that no other peer is asked for."""
-        while self._sources.get_head(peer_id) is not None:
-            free = sorted(parts.keys() - busy)
-            if not free:
-                await trio.sleep(POLL_SECONDS)
-                continue
-            index = free[0]
-            busy.add(index)
-            try:
-                part = await self._ask_one(peer_id, self._bind_chunk(pivot, parts[index]))
-            finally:
-                busy.discard(index)
-            if part is not None:
-                self._progress_at = trio.current_time()
-                parts[index] = part
-                if part.is_done:
-                    del parts[index]
-            self._changed.set()
-        workers.discard(peer_id)
-
-    def _bind_chunk(self, pivot: Pivot, part: Part) -> Callable[[PeerId], Awaitable[Part | None]]:
-        async def ask(peer_id: PeerId) -> Part | None:
-            header = pivot.header
-            chunk = await self._network.request_state_chunk(
-                peer_id, header.number, header.state_root, part.next_position, part.end
-            )
-            if chunk is None:
-                return None
-            done = replace(part, next_position=chunk.next_position)
-            # Shielded, because a cancelled thread would go on and could write its row too late.
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self._progress.save_chunk, done, chunk.items)
-            return done
-
-        return ask
+    def _note_progress(self) -> None:
+        self._progress_at = trio.current_time()
 
     # The parts of a snapshot besides the state.
 
@@ -409,7 +311,7 @@ class SnapshotSync:
                             )
                         )
             except RejectedInputError as error:
-                raise _UnfitError(error.reason, error.detail) from error
+                raise UnfitError(error.reason, error.detail) from error
             return found
 
         while len(tasks) < task_count:
@@ -432,7 +334,7 @@ class SnapshotSync:
             descending = [each for each, _ in reversed(answer)]
             for parent, below in zip(descending, [child, *descending], strict=False):
                 if parent.hash != below.parent_hash:
-                    raise _UnfitError(RejectionReason.UNKNOWN_PARENT, f"header {parent.number}")
+                    raise UnfitError(RejectionReason.UNKNOWN_PARENT, f"header {parent.number}")
             return descending
 
         while child.number > first:
@@ -456,7 +358,7 @@ class SnapshotSync:
             for header, receipts in zip(asked, answer, strict=False):
                 if compute_receipts_root(receipts) != header.receipts_root:
                     detail = f"block {header.number}"
-                    raise _UnfitError(RejectionReason.RECEIPTS_ROOT_MISMATCH, detail)
+                    raise UnfitError(RejectionReason.RECEIPTS_ROOT_MISMATCH, detail)
             asked_numbers = (each.number for each in asked)
             self._store.put_receipts(dict(zip(asked_numbers, answer, strict=False)))
 
@@ -481,11 +383,11 @@ class SnapshotSync:
         async def ask(peer_id: PeerId) -> Block | None:
             for block, _ in await self._network.request_blocks(peer_id, header.number, 1):
                 if block.hash != header.hash:
-                    raise _UnfitError(RejectionReason.CONTENT_MISMATCH, "another block")
+                    raise UnfitError(RejectionReason.CONTENT_MISMATCH, "another block")
                 try:
                     self._executor.validate_body(block)
                 except InvalidBlock as error:
-                    raise _UnfitError(error.reason, error.detail) from error
+                    raise UnfitError(error.reason, error.detail) from error
                 return block
             return None
 
@@ -510,11 +412,11 @@ class SnapshotSync:
 
     async def _with_nodes(self, pivot_number: BlockNumber, read: Callable[[], _Answer]) -> _Answer:
         """The result of `read`, after fetching the missing trie nodes that it needs."""
-        while True:
-            try:
-                return await trio.to_thread.run_sync(read)
-            except trie.MissingTrieNodeError as error:
-                await self._fetch_nodes(pivot_number, [Hash32(error.node_hash)])
+
+        async def fetch(node_hash: Hash32) -> None:
+            await self._fetch_nodes(pivot_number, [node_hash])
+
+        return await read_with_nodes(read, fetch)
 
     async def _fetch_trie(self, pivot_number: BlockNumber, root: Hash32) -> None:
         """Fetch the missing nodes of a trie, level by level."""
@@ -545,7 +447,3 @@ class SnapshotSync:
 
 def _stalled() -> SnapshotFailedError:
     return SnapshotFailedError(f"no peer has served it for {STALL_SECONDS:g} s")
-
-
-class _UnfitError(RejectedInputError):
-    """A well-formed answer that contradicts the pivot. The caller must report the peer."""

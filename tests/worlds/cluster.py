@@ -29,6 +29,7 @@ from chain.genesis import GenesisConfig, GenesisState, build_genesis
 from chain.primitives import Address, BlockNumber, Hash32, PrivateKey, Signature
 from chain.types.block import Block, decode_block
 from chain.types.certificate import CommitCertificate
+from chain.types.header import Header
 from chain.types.transaction import Transaction
 from node.chain.contract_reader import ContractReader
 from node.chain.executor import Executor
@@ -335,6 +336,15 @@ class ClusterNode:
     ) -> tuple[tuple[Block, CommitCertificate], ...]:
         await trio.sleep(ONE_WAY_SECONDS)
         return self._peer(peer_id).serve_blocks(first_number, count)
+
+    async def request_headers(
+        self, peer_id: PeerId, first_number: BlockNumber, count: int
+    ) -> tuple[tuple[Header, CommitCertificate | None], ...]:
+        await trio.sleep(ONE_WAY_SECONDS)
+        store = self._peer(peer_id).store
+        numbers = map(BlockNumber, range(first_number, first_number + count))
+        found = [(store.header(number), store.certificate(number)) for number in numbers]
+        return tuple((header, each) for header, each in found if header is not None)
 
     def serve_blocks(
         self, first_number: BlockNumber, count: int

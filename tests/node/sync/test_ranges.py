@@ -79,9 +79,9 @@ def test_late_range_is_requested_elsewhere_and_slower_peers_are_named() -> None:
     assert plan.take(ANN, goal, number(0), PATIENCE_SECONDS) is None, "it has been asked"
     assert plan.take(BEN, goal, number(0), PATIENCE_SECONDS) == first
     assert plan.take(CID, goal, number(0), PATIENCE_SECONDS) == first
-    others = [plan.take(PeerId(f"p{i}"), goal, number(0), 9) for i in range(3)]
-    assert others == [None] * 3, f"no more than {ASKED_LIMIT}"
-    assert plan.put(first, batch(CID, 1, RANGE_BLOCKS)) == [ANN, BEN]
+    others = [plan.take(PeerId(f"p{i}"), goal, number(0), PATIENCE_SECONDS) for i in range(3)]
+    assert others == [first, None, None], f"no more than {ASKED_LIMIT} that are not late"
+    assert plan.put(first, batch(CID, 1, RANGE_BLOCKS)) == [ANN], "Ben was asked at the same time"
     assert plan.put(first, batch(ANN, 1, RANGE_BLOCKS)) is None, "too late"
     assert plan.pop_next(number(0)) == batch(CID, 1, RANGE_BLOCKS)
     assert plan.pop_next(number(0)) is None
@@ -105,3 +105,50 @@ def test_no_range_above_a_peers_head_is_requested_from_it() -> None:
     assert plan.take(BEN, number(10), number(0), 0) == span(1, 10)
     assert plan.take(CID, number(10), number(0), 0) is None
     assert plan.take(CID, number(12), number(0), 0) == span(11, 12)
+
+
+def test_peer_gets_its_part_of_a_late_range_that_others_claimed() -> None:
+    plan = RangePlan(number(1))
+    claimed = plan.take(ANN, number(1_000), number(0), 0)
+    assert claimed == span(1, RANGE_BLOCKS)
+    assert plan.take(BEN, number(3), number(0), PATIENCE_SECONDS - 0.1) is None
+    assert plan.take(BEN, number(3), number(0), PATIENCE_SECONDS) == span(1, 3)
+    assert plan.put(span(1, 3), batch(BEN, 1, 3)) == []
+    assert plan.pop_next(number(0)) == batch(BEN, 1, 3)
+    assert plan.take(BEN, number(4), number(3), PATIENCE_SECONDS) == span(4, 4), "at once"
+
+
+def test_peers_that_are_late_leave_room_for_another() -> None:
+    plan, goal = RangePlan(number(1)), number(RANGE_BLOCKS)
+    first = plan.take(ANN, goal, number(0), 0)
+    others = [
+        plan.take(PeerId(f"p{i}"), goal, number(0), PATIENCE_SECONDS) for i in range(ASKED_LIMIT)
+    ]
+    assert others == [first] * ASKED_LIMIT
+    assert plan.take(BEN, goal, number(0), PATIENCE_SECONDS + 1) is None
+    assert plan.take(BEN, goal, number(0), 2 * PATIENCE_SECONDS) == first
+
+
+def test_no_block_below_the_least_is_requested() -> None:
+    plan, far, least = RangePlan(number(1)), number(10**6), number(2)
+    assert plan.take(ANN, far, number(0), 0, least) is None
+    assert plan.take(BEN, far, number(0), 0) == span(1, RANGE_BLOCKS)
+    assert plan.take(ANN, far, number(0), 0, least) == span(RANGE_BLOCKS + 1, 2 * RANGE_BLOCKS)
+    assert plan.take(CID, number(RANGE_BLOCKS), number(0), 9, least) is None, "though it is late"
+
+
+def test_answer_to_an_earlier_request_of_a_reopened_range_is_not_needed() -> None:
+    plan, goal = RangePlan(number(1)), number(4)
+    first = plan.take(ANN, goal, number(0), 0)
+    assert [plan.take(each, goal, number(0), PATIENCE_SECONDS) for each in (BEN, CID)] == [
+        first,
+        first,
+    ]
+    assert plan.put(first, batch(BEN, 1, 4)) == [ANN]
+    plan.pop_next(number(0))
+    plan.reopen(first)  # a certificate of Ben's was false
+    other = PeerId("other")
+    assert plan.take(other, goal, number(0), PATIENCE_SECONDS + 1) == first
+    assert plan.put(first, batch(CID, 1, 4)) is None
+    plan.give_back(first, CID)
+    assert plan.put(first, batch(other, 1, 4)) == []

@@ -60,6 +60,7 @@ class SnapshotNode(ClusterNode, MemoryNetwork):
     """The indices of the nodes that it knows as peers."""
 
     chain_id = CHAIN_ID
+    request_headers = MemoryNetwork.request_headers
 
     @property
     def servers(self) -> dict[PeerId, Server]:

@@ -320,7 +320,7 @@ def spoil(value: object) -> object:
 
 
 LIES = {
-    "headers": None,  # this node may not know the set that decided it
+    "headers": RejectionReason.UNKNOWN_PARENT,
     "chunk": RejectionReason.CONTENT_MISMATCH,
     "records": RejectionReason.CONTENT_MISMATCH,
     "receipts": RejectionReason.RECEIPTS_ROOT_MISMATCH,

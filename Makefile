@@ -9,6 +9,8 @@ SEED ?=
 FIRST ?= 0
 MINUTES ?= 60
 BLOCKS ?= 10000
+# Tests that run at the same time. Each process of them takes up to 2 GiB.
+JOBS ?= 2
 # The package index that torch is installed from, on top of pip's own. Empty: pip's default build,
 # which on Linux is the large CUDA one. See README, "Try it".
 TORCH_INDEX ?=
@@ -36,8 +38,8 @@ venv: $(BIN)/.installed ## make .venv with the pinned dependencies
 run: venv ## start a development network, train a model on it, claim the rewards (ARGS="--exit --summary out.json")
 	$(BIN)/pot devnet $(ARGS)
 
-test: venv judge-environment ## the tests, one network of real processes included (at most 8 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: venv judge-environment ## the tests, one network of real processes included (at most 10 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist worksteal $(ARGS)
 
 test-all: venv judge-environment ## the slow suites as well
 	$(BIN)/python -m pytest $(ARGS)

@@ -122,22 +122,13 @@ def plan_public_network(
 ) -> NetworkPlan:
     """The plan of a network with the template's parameters.
 
-    Raises:
-        OperatorError: Gas would be free on a network that is open to the internet.
+    A base fee of 0 is right for a public network: proposers ration what pays nothing (decision
+    0035), and with another one operators pay coins for their votes.
     """
-    parameters = template.parameters
-    if (
-        parameters.base_fee_mode is BaseFeeMode.FIXED and template.base_fee_per_gas == 0
-    ) or parameters.base_fee_floor_wei == 0:
-        raise OperatorError(
-            "the template's base fee is 0, so blocks could be filled at no cost; set "
-            'base_fee_mode to "eip1559" and base_fee_floor_wei to 1000000000, '
-            "or say --development for a network on loopback"
-        )
     return NetworkPlan(
         chain_id=template.chain_id if chain_id is None else chain_id,
         seats=seats,
-        parameters=parameters,
+        parameters=template.parameters,
         gas_limit=template.gas_limit,
         base_fee_per_gas=template.base_fee_per_gas,
         timestamp=int(time.time()),

@@ -1,6 +1,5 @@
 """genesis, init and config: what an operator does before a node runs."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -70,18 +69,6 @@ def test_genesis_refuses_with_a_cure(
     path = tmp_path / "genesis.json"
     assert cure in pot.fails("genesis", "new", "-o", path, *options)
     assert not path.exists()
-
-
-def test_free_gas_needs_the_word_development(pot: Pot, tmp_path: Path) -> None:
-    template = json.loads(Path("genesis.json").read_text())
-    template["config"]["proofOfTraining"] |= {"base_fee_mode": "fixed", "base_fee_floor_wei": 0}
-    template["baseFeePerGas"] = "0x0"
-    (tmp_path / "free.json").write_text(json.dumps(template))
-    arguments = ("genesis", "new", "--validator", VALIDATORS[0], "-o", tmp_path / "out.json")
-    refusal = pot.fails(*arguments, "--template", tmp_path / "free.json")
-    assert "base_fee_floor_wei" in refusal
-    assert "--development" in refusal
-    pot(*arguments, "--development")
 
 
 def test_file_that_is_no_genesis_is_one_line(pot: Pot, tmp_path: Path) -> None:

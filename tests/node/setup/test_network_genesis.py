@@ -118,11 +118,18 @@ def test_parameters_at_their_bounds_reach_the_contracts_whole(
     }
 
 
-def test_public_network_has_a_price_for_gas_and_no_faucet() -> None:
+def test_public_network_has_a_base_fee_of_0_and_no_faucet() -> None:
     config = public_network()
-    assert config.parameters.base_fee_mode is BaseFeeMode.EIP1559
-    assert config.parameters.base_fee_floor_wei == 10**9
+    assert (config.parameters.base_fee_mode, config.base_fee_per_gas) == (BaseFeeMode.FIXED, 0)
     assert FAUCET not in config.alloc
+
+
+def test_public_network_takes_the_base_fee_of_its_template() -> None:
+    template = read_template(TEMPLATE_PATH)
+    changes = {"base_fee_mode": BaseFeeMode.EIP1559, "base_fee_floor_wei": 10**9}
+    parameters = replace(template.parameters, **changes)
+    paid = replace(template, parameters=parameters, base_fee_per_gas=2 * 10**9)
+    assert plan_public_network(paid, SEATS).base_fee_per_gas == 2 * 10**9
 
 
 def test_development_network_is_free_and_has_a_faucet_that_holds_money() -> None:
@@ -145,16 +152,6 @@ def test_another_operator_is_another_network() -> None:
     assert compute_genesis_hash(public_network(seats=other)) != compute_genesis_hash(
         public_network()
     )
-
-
-@pytest.mark.parametrize(
-    "changes", [{"base_fee_mode": BaseFeeMode.FIXED}, {"base_fee_floor_wei": 0}]
-)
-def test_free_gas_is_refused_outside_of_development(changes: dict[str, object]) -> None:
-    template = read_template(TEMPLATE_PATH)
-    free = replace(template, parameters=replace(template.parameters, **changes), base_fee_per_gas=0)
-    with pytest.raises(OperatorError, match="base_fee_floor_wei to 1000000000"):
-        plan_public_network(free, SEATS)
 
 
 def test_contradictory_plans_are_refused_with_a_cure() -> None:

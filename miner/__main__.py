@@ -26,6 +26,7 @@ from pot_common.lock_file import lock
 from pot_common.logs import LogFormat, LogLevel, configure_logs
 from pot_common.miner_options import EXAMPLE, MinerLogFormat, MinerOptions, build_command
 from pot_common.rpc_replies import ClientError
+from pot_common.terminal import format_error
 
 _log = structlog.get_logger("miner")
 
@@ -167,7 +168,7 @@ def main(
     try:
         app(arguments, prog_name="pot miner run")
     except OperatorError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(format_error(error))
 
 
 def _end_when_stopped(miner: Miner) -> None:

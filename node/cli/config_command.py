@@ -1,15 +1,19 @@
 """`pot config`: checks the configuration of a node."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
+from chain.amounts import format_amount
 from chain.genesis import build_genesis
 from chain.hexadecimal import to_hex
 from node.cli.output import JsonOption, print_fields, print_json, print_line
 from node.config import MempoolSection, MetricsSection, load_config
 from pot_common.keystore import get_password, read_address
+
+WEI_SHARE: Final = 10**9
+"""A price in wei, times this, reads as an amount of gwei with 18 decimals."""
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -45,10 +49,10 @@ def check(
         return
     serves = loaded.rpc.processes > 0
     print_line(f"{config} is good")
+    print_fields([("genesis hash", genesis_hash)])
     print_fields(
         [
             ("data directory", str(loaded.data_dir)),
-            ("genesis hash", genesis_hash),
             ("chain id", str(genesis.chain_id)),
             *((f"{name} account", account) for name, account in accounts.items()),
             ("role", "validator" if accounts else "follows the chain"),
@@ -78,6 +82,6 @@ def _describe_free_gas(section: MempoolSection) -> str:
     if not section.free_gas_per_second:
         return "none, because mempool.free_gas_per_second is 0"
     return (
-        f"{section.free_gas_per_second} units a second, below a price of "
-        f"{section.gas_price_wei} wei"
+        f"{section.free_gas_per_second} units a second, for a price below "
+        f"{format_amount(section.gas_price_wei * WEI_SHARE)} gwei"
     )

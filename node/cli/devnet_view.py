@@ -11,7 +11,6 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from chain.amounts import format_amount
 from chain.json_types import Json, JsonObject
 from node.cli.output import (
     format_rounded,
@@ -23,6 +22,7 @@ from node.cli.output import (
 from node.cli.task_round import describe_round
 from node.client.rpc_client import get_integer, get_objects, get_text, get_value
 from node.devnet.summary import MinerUnits, count_units, summarize_round
+from pot_common.terminal import wrap_line
 
 SHOWN_ROUNDS: Final = 8
 """Number of settled rounds in the live view, the latest ones."""
@@ -182,21 +182,26 @@ def print_summary(summary: JsonObject) -> None:
             ("transactions", str(summary["transactions"])),
             ("time", f"{summary['wall_seconds']} s"),
             ("model file", get_text(task, "model_file")),
-            ("model root", get_text(task, "model_root")),
             ("chain id", str(summary["chain_id"])),
             *(("RPC URL", get_text(node, "rpc_url")) for node in validators),
         ]
     )
+    print_fields([("model root", get_text(task, "model_root"))])  # it fits beside a short name only
     print_line("")
     rows = [
         (
             get_text(miner, "address"),
             str(miner["units_accepted"]),
             str(miner["units_rejected"]),
-            f"{format_amount(get_integer(miner, 'claimed'))} POT",
-            f"{format_amount(get_integer(miner, 'balance'))} POT",
+            format_rounded(get_integer(miner, "claimed")),
+            format_rounded(get_integer(miner, "balance")),
         )
         for miner in get_objects(summary, "miners")
     ]
     print_table(("miner", "units", "rejected", "claimed", "balance"), rows)
+    for line in wrap_line(
+        "claimed and balance are in POT; the balances are without the bonds of the seats, which "
+        "come back with pot miner withdraw"
+    ):
+        print_line(line)
     print_line("")

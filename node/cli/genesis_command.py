@@ -26,8 +26,7 @@ app = typer.Typer(no_args_is_help=True)
 
 
 @app.command(
-    epilog="Example:  pot genesis new --validator 0xAb…:0xCd… --token 0xEf…=1000000 "
-    "--coin 0xCd…=100 -o genesis.json"
+    epilog="Example:  pot genesis new --validator 0xAb…:0xCd… --coin 0xCd…=100 -o new.json"
 )
 def new(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
@@ -102,9 +101,9 @@ def show(
         )
         return
     parameters = config.parameters.to_json().items()
+    print_fields([("genesis hash", genesis_hash)])
     print_fields(
         [
-            ("genesis hash", genesis_hash),
             ("chain id", str(config.chain_id)),
             ("accounts", f"{len(config.alloc)}, {format_amount(coins)} native coins in all"),
             *((name, str(value)) for name, value in parameters if name != "validators"),
@@ -120,7 +119,10 @@ def show(
 def prices(
     file: Annotated[Path, typer.Argument(help="A genesis file, or a template.")],
     validators: Annotated[
-        int | None, typer.Option(help="Number of validators; by default those of the file.")
+        int | None,
+        typer.Option(
+            help="Number of validators; a template needs it, a network's file names them."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -128,7 +130,10 @@ def prices(
     parameters = parse_genesis(file.read_bytes()).parameters
     count = len(parameters.validators) if validators is None else validators
     if count < 1:
-        raise OperatorError("the file names no validators; say how many with --validators")
+        raise OperatorError(
+            f"{file} names no validators, because it is a template: say how many the network has, "
+            "such as --validators 4"
+        )
     rows = list_prices(parameters, count)
     if as_json:
         print_json(

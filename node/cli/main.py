@@ -11,6 +11,7 @@ import typer
 from chain.errors import RejectedInputError
 from chain.params import InvalidGenesisError
 from pot_common.errors import OperatorError
+from pot_common.terminal import format_error
 
 COMMANDS: Final[Mapping[str, str]] = {
     "init": "Create a node's keys, configuration and database.",
@@ -73,14 +74,14 @@ def _take_version(
 
 
 def main() -> None:
-    """Run the command line. An OperatorError ends it with one line and status 1."""
+    """Run the command line. An OperatorError ends it with its message and status 1."""
     # No option of `pot` itself takes a value, so the first word that is no option is the command.
     names = [word for word in sys.argv[1:] if not word.startswith("-")][:1]
     try:
         build_app(names)()
     except (OperatorError, InvalidGenesisError, RejectedInputError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(format_error(error))
     except OSError as error:
-        sys.exit(f"error: {error.filename or 'input/output'}: {error.strerror or error}")
+        sys.exit(format_error(f"{error.filename or 'input/output'}: {error.strerror or error}"))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-import textwrap
 from collections.abc import Sequence
 from decimal import Decimal, localcontext
 from typing import Annotated, Final
@@ -16,12 +15,10 @@ from chain.hexadecimal import from_plain_hex
 from chain.primitives import TOKEN_DECIMALS, Address
 from pot_common.errors import OperatorError
 from pot_common.node_url import RPC_VARIABLE
+from pot_common.terminal import LINE_WIDTH, wrap_line
 
 ROUNDED_DECIMALS: Final = 4
 """Decimals of an amount in the line of a round. Shares are rounded down, so 3.3999... means 3.4."""
-
-LINE_WIDTH: Final = 80
-"""The width of a terminal that every line fits."""
 
 AMOUNT_DIGITS: Final = 78
 """Number of digits of the largest uint256."""
@@ -36,6 +33,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for script
 
 TaskArgument = Annotated[int, typer.Argument(metavar="ID", help="Task id.")]
 """The argument for the id of a task."""
+
+RoundArgument = Annotated[
+    int, typer.Argument(metavar="ROUND", help="The round, from 1 as in pot task watch.")
+]
+"""The argument for a round."""
 
 _ADDRESS: Final = re.compile(r"(0x)?[0-9a-fA-F]{40}")
 
@@ -65,18 +67,6 @@ def print_warning(text: str) -> None:
     """Print a warning on standard error, in lines that fit a terminal."""
     for line in wrap_line(f"warning: {text}"):
         print_note(line)
-
-
-def wrap_line(text: str, indent: str = "", width: int = LINE_WIDTH) -> list[str]:
-    """A line in as many lines as fit a terminal; all but the first are indented further."""
-    return textwrap.wrap(
-        text,
-        width,
-        initial_indent=indent,
-        subsequent_indent=indent + "  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -117,6 +107,17 @@ def _split_value(value: str, room: int) -> list[str]:
     if len(value) <= room:
         return [value]
     return wrap_line(value, width=room) or [value]
+
+
+def read_round(number: int) -> int:
+    """The round that is typed as `number`, counted from 0 as nodes do.
+
+    Raises:
+        OperatorError: There is no such round in any task.
+    """
+    if number < 1:
+        raise OperatorError(f"there is no round {number}: the first one is 1 (pot task watch)")
+    return number - 1
 
 
 def parse_address(text: str) -> Address:

@@ -27,7 +27,6 @@ from chain.json_types import Json, JsonObject
 from chain.primitives import Address
 from node.cli.account import Account, GasPriceOption, KeyOption, PasswordOption, unlock_account
 from node.cli.output import (
-    LINE_WIDTH,
     JsonOption,
     RpcOption,
     parse_address,
@@ -41,6 +40,7 @@ from pot_common.errors import OperatorError
 from pot_common.keystore import unlock_key
 from pot_common.node_url import DEFAULT_RPC_URL
 from pot_common.rpc_client import RpcCallError
+from pot_common.terminal import LINE_WIDTH
 
 SEARCHED_BLOCKS: Final = 10_000
 """The most blocks that a node searches for events at once."""

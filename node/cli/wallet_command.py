@@ -37,7 +37,6 @@ from node.cli.output import (
     print_json,
     print_line,
     print_table,
-    wrap_line,
 )
 from node.cli.task_money_command import get_task
 from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
@@ -53,6 +52,7 @@ from pot_common.keystore import (
 from pot_common.node_url import DEFAULT_RPC_URL
 from pot_common.rpc_client import RpcCallError
 from pot_common.rpc_replies import read_bytes
+from pot_common.terminal import wrap_line
 
 POT: Final = "POT"
 """The name of the reward token on the command line."""

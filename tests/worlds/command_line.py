@@ -31,6 +31,7 @@ class Pot:
 
     def fails(self, *arguments: object) -> str:
         """The one line of the error that a command ends with."""
+        self._monkeypatch.delenv("COLUMNS", raising=False)
         status, _, error = self._run(arguments)
         assert status == 1
         assert error.startswith("error: ")

@@ -138,7 +138,7 @@ def test_following_node_has_a_configuration_and_no_keys(
     assert str(made["genesisHash"]) in checked
     assert "follows the chain" in checked
     assert "http://127.0.0.1:6060/metrics" in checked
-    assert "500000 units a second, below a price of 1000000000 wei" in checked
+    assert "500000 units a second, for a price below 1 gwei" in checked
     assert max(map(len, checked.splitlines()[1:])) <= 80 + len(str(tmp_path))
     monkeypatch.setenv("POT_METRICS__ENABLED", "false")
     monkeypatch.setenv("POT_MEMPOOL__GAS_PRICE_WEI", "0")
@@ -204,7 +204,9 @@ def test_lists_of_commands_cut_no_sentence(pot: Pot, monkeypatch: pytest.MonkeyP
         assert "..." not in commands
 
 
-def test_every_command_shows_an_example(pot: Pot) -> None:
+def test_every_command_shows_an_example(pot: Pot, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
     def list_commands(command: object, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         children = getattr(command, "commands", None)
         if children is None:
@@ -214,7 +216,10 @@ def test_every_command_shows_an_example(pot: Pot) -> None:
             yield from list_commands(child, (*path, name))
 
     for command in list_commands(typer.main.get_command(build_app(COMMANDS)), ()):
-        assert f"Example:  pot {' '.join(command)}" in pot(*command, "--help"), command
+        shown = pot(*command, "--help")
+        assert f"Example:  pot {' '.join(command)}" in shown, command
+        example = shown.partition("Example:")[2]
+        assert not any(line.endswith("-") for line in example.splitlines()), command
 
 
 def test_list_of_commands_says_what_each_says_of_itself() -> None:

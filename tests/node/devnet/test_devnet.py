@@ -356,4 +356,5 @@ def test_final_table_never_cuts_an_account_or_a_root(capsys: pytest.CaptureFixtu
     shown = capsys.readouterr().out
     assert "97.50 %" in shown
     assert root in shown
-    assert f"{miner}  2      0         1 POT    0 POT" in shown
+    assert f"{miner}  2      0         1        0\n" in shown
+    assert max(map(len, shown.splitlines())) <= 80

@@ -36,7 +36,7 @@ from node.cli.output import (
     print_fields,
     print_json,
     print_line,
-    wrap_line,
+    read_round,
 )
 from node.cli.task_fee import name_token
 from node.cli.task_money_command import get_task
@@ -63,6 +63,7 @@ from pot_common.seats import (
     fetch_seat,
     name_next_command,
 )
+from pot_common.terminal import wrap_line
 
 ADDRESS_DIGITS: Final = 10
 """The characters of a validator's address that fit a line; `--json` has them all."""
@@ -171,7 +172,6 @@ def receipt(
         int,
         typer.Argument(
             metavar="ROUND",
-            min=1,
             help="The round, from 1 as in pot task watch; a miner's log counts from 0.",
         ),
     ],
@@ -180,9 +180,10 @@ def receipt(
     as_json: JsonOption = False,
 ) -> None:
     """Show what became of your work in a round, and what it cost."""
+    index = read_round(number)
     client = RpcClient(rpc)
     miner = read_address(find_key_file(key))
-    found = client.call_object("pot_getReceipt", task, number - 1, to_hex(miner))
+    found = client.call_object("pot_getReceipt", task, index, to_hex(miner))
     if found is None:
         raise OperatorError(
             f"account {to_hex(miner)} took no part in round {number} of task {task}, or the "
@@ -277,15 +278,25 @@ def _describe_seat(seat: SeatReply) -> list[tuple[str, str]]:
     if seat.seat_bond_paid:
         rows.append(("", f"of the seat bond {format_amount(seat.seat_bond_paid)} POT are burnt"))
     committed = seat.committed_attempt
-    rows.append(("committed last", "never" if committed is None else f"to attempt {committed}"))
-    if not seat.ended:
-        rows.append(("term", f"{seat.term_attempts} attempts are left of it"))
+    last = "never" if committed is None else f"to attempt {committed} of the task, over all rounds"
+    rows.append(("committed last", last))
+    is_over = seat.ended or seat.closed
+    if not is_over:
+        rows.append(("term", _describe_term(seat.term_attempts)))
     rows.append(("bonds", describe_lock(seat)))
     command = name_next_command(seat)
     if command is not None:
-        rows.append(("", f"next: {command}" if seat.ended else f"to give it up: {command}"))
+        purpose = "to take them back" if is_over else "to give the seat up"
+        rows.append(("", f"{purpose}{' then' if seat.locked_blocks else ''}: {command}"))
     rows.append(("claimable", f"{format_amount(seat.claimable)} {token}"))
     return rows
+
+
+def _describe_term(attempts: int) -> str:
+    """For how long no newcomer can take the place of a seat."""
+    if not attempts:
+        return "over: in a full task, a newcomer may take the seat's place"
+    return f"{attempts} more attempts; then, in a full task, a newcomer may take its place"
 
 
 def _require_free(seat: SeatReply | None, task: int) -> None:

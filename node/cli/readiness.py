@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from chain.json_types import JsonObject
-from node.cli.output import LINE_WIDTH
 from node.client.rpc_client import RpcClient, get_value
 from pot_common.rpc_replies import ClientError
+from pot_common.terminal import LINE_WIDTH
 
 CURES: Final = {
     "spec_invalid": "submit it with a pot of the network's version",
@@ -101,7 +101,7 @@ def describe_readiness(
             case "ready":
                 lines.append(f"{name}: the dry run passed; its vote follows")
             case "preparing":
-                lines.append(f"{name}: fetches the content, or runs the task once")
+                lines.append(f"{name}: prepares; it fetches the data, then runs the task once")
             case _:
                 lines.append(f"{name}: has not begun with the task")
     return lines

@@ -16,6 +16,7 @@ from chain.contracts.task_registry import (
 )
 from chain.crypto import get_address
 from chain.hexadecimal import to_hex
+from chain.json_types import Json, JsonObject
 from chain.primitives import TaskId
 from chain.training.task_spec_codec import compute_spec_hash
 from node.cli import task_money_command, task_round
@@ -33,7 +34,7 @@ from node.cli.output import (
     print_note,
     print_table,
     print_warning,
-    wrap_line,
+    read_round,
 )
 from node.cli.progress import progress_bar
 from node.cli.readiness import (
@@ -85,6 +86,7 @@ from node.client.task_submission import (
 )
 from pot_common.errors import OperatorError
 from pot_common.node_url import DEFAULT_RPC_URL, RPC_VARIABLE
+from pot_common.terminal import wrap_line
 
 WATCH_SECONDS: Final = 0.5
 """Interval of asking for a task's progress; a round takes seconds."""
@@ -100,10 +102,7 @@ RpcListOption = Annotated[
 """The option for the URLs of nodes; the first one answers what all nodes know."""
 
 
-@app.command(
-    epilog="Example:  pot task submit examples/digits.toml --key alice.json "
-    "--password-file alice.password"
-)
+@app.command(epilog="Example:  pot task submit examples/digits.toml --key alice")
 def submit(
     file: Annotated[Path, typer.Argument(help="A task file; see examples/digits.toml.")],
     key: KeyOption,
@@ -379,6 +378,7 @@ def show(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = Fa
         ("task", str(task)),
         ("name", str(get_value(found, "spec", "name"))),
         ("status", get_text(found, "status")),
+        ("round price", _describe_round_price(found)),
         ("phase", str(get_value(found, "phase"))),
         *([("no attempt", obstacles)] if obstacles else []),
         ("submitter", get_text(found, "submitter")),
@@ -391,8 +391,8 @@ def show(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = Fa
     print_fields(
         [
             ("spec hash", get_text(found, "specHash")),
-            ("model root", str(found["modelRoot"])),
-            ("state root", str(found["trainingStateRoot"])),
+            ("model root", _describe_root(found["modelRoot"])),
+            ("state root", _describe_root(found["trainingStateRoot"])),
         ]
     )
     is_new = is_new_task(found, int(time.time()))
@@ -406,6 +406,24 @@ def show(task: TaskArgument, rpc: RpcListOption = None, as_json: JsonOption = Fa
         lines = [*lines, *describe_finable(fines)]
     for line in lines:
         print_line(line)
+
+
+def _describe_round_price(task: JsonObject) -> str:
+    """What a round costs at most, and how many rounds the rest of the budget pays."""
+    price, units = (get_integer(task, "terms", name) for name in ("unitPrice", "maxUnits"))
+    fee = get_integer(task, "terms", "validatorFee")
+    token, cost = name_token(get_value(task, "terms", "token")), units * price + fee
+    text = f"at most {format_amount(cost)} {token}: {units} units of {format_amount(price)}, and "
+    text += f"{format_amount(fee)} for the validators"
+    if get_text(task, "status") == "closed":
+        return text
+    rounds = get_integer(task, "account", "refundable") // cost
+    return f"{text}; what is left of the budget pays {rounds} rounds or more"
+
+
+def _describe_root(root: Json) -> str:
+    """A root on the chain, which is zero before the first round is settled."""
+    return str(root) if int(str(root), 16) else "none before the first settled round"
 
 
 @app.command(epilog="Example:  pot task watch 1")
@@ -471,7 +489,7 @@ def download(
     number: Annotated[
         int | None,
         typer.Option(
-            "--round", min=1, help="The model after this round, from 1; by default after the last."
+            "--round", help="The model after this round, from 1; by default after the last."
         ),
     ] = None,
     rpc: RpcOption = DEFAULT_RPC_URL,
@@ -482,10 +500,11 @@ def download(
 
     It is checked against the model root on the chain before the file is written.
     """
+    index = None if number is None else read_round(number)
     if output.exists() and not force:
         raise OperatorError(f"{output} exists; give another --output, or --force to overwrite it")
     client = RpcClient(rpc)
-    model = find_model(client, task, None if number is None else number - 1)
+    model = find_model(client, task, index)
     with progress_bar("downloading the model", model.byte_count) as progress:
         data = download_model(client, model, progress)
     output.write_bytes(data)

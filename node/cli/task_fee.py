@@ -102,7 +102,8 @@ def describe_offer(spec: TaskSpec, offer: Offer, budget: int) -> list[tuple[str,
     times += f"{resources.evaluation_milliseconds} ms an evaluation,"
     sizes = f"{format_bytes(resources.peak_bytes)} of memory, "
     sizes += f"{format_bytes(resources.disk_bytes)} of disk"
-    pending = f"burnt now, for that time: at most {format_duration(offer.pending_seconds)}"
+    pending = "burnt now, for the wait until validators are ready, at most "
+    pending += format_duration(offer.pending_seconds)
     reward = spec.reward
     miners = f"at least {reward.min_miners}, with {reward.min_units} of {reward.max_units} units, "
     miners += "to open an attempt"
@@ -111,7 +112,10 @@ def describe_offer(spec: TaskSpec, offer: Offer, budget: int) -> list[tuple[str,
         ("", sizes),
         ("miners", miners),
         ("lifetime", f"{format_duration(bought.lifetime_seconds)}, {bought.attempts} attempts"),
-        ("examination", f"{_pot(quote.examination)}  {validators} validators answer"),
+        (
+            "examination",
+            f"{_pot(quote.examination)}  to {validators} validators, for their answers",
+        ),
         ("pending", f"{_pot(quote.pending_rent)}  {pending}"),
         ("rent", f"{_pot(quote.rent)}  slot, memory and disk for the lifetime"),
         ("computation", f"{_pot(quote.computation)}  {_describe_computation(spec, offer)}"),

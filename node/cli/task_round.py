@@ -1,27 +1,28 @@
 """`pot task round`: what came of a round, with absences, void attempts and fines."""
 
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Final
 
 import typer
 
 from chain.amounts import format_amount
 from chain.json_types import JsonObject
 from node.cli.output import (
-    LINE_WIDTH,
     JsonOption,
+    RoundArgument,
     RpcOption,
     TaskArgument,
     format_rounded,
     print_json,
     print_line,
-    wrap_line,
+    read_round,
 )
 from node.cli.task_fee import name_token
 from node.cli.task_money_command import get_task
 from node.client.rpc_client import RpcClient, get_integer, get_text, get_value
 from pot_common.errors import OperatorError
 from pot_common.node_url import DEFAULT_RPC_URL
+from pot_common.terminal import LINE_WIDTH, wrap_line
 
 ADDRESS_DIGITS: Final = 10
 """The characters of an address that fit a line; `--json` has them all."""
@@ -41,9 +42,7 @@ app = typer.Typer()
 @app.command("round", epilog="Example:  pot task round 1 3")
 def show_round(
     task: TaskArgument,
-    number: Annotated[
-        int, typer.Argument(metavar="ROUND", min=1, help="The round, from 1 as in pot task watch.")
-    ],
+    number: RoundArgument,
     rpc: RpcOption = DEFAULT_RPC_URL,
     as_json: JsonOption = False,
 ) -> None:
@@ -52,9 +51,10 @@ def show_round(
     Attempts that were void before the round was settled are shown, too: they cost absent miners a
     part of their bonds.
     """
+    index = read_round(number)
     client = RpcClient(rpc)
     found = get_task(client, task)
-    shown = client.call_object("pot_getRound", task, number - 1)
+    shown = client.call_object("pot_getRound", task, index)
     if shown is None:
         raise OperatorError(
             f"task {task} has not come to round {number}: {found['roundsSettled']} of "
@@ -67,6 +67,8 @@ def show_round(
         print_line(f"round {number}/{count_planned_rounds(found)} is not settled yet")
     else:
         print_line(describe_round(shown, count_planned_rounds(found), name_unit(found)))
+    if costs := count_costs(shown):
+        print_line(f"  with {costs}, told below")
     accepted = shown.get("accepted")
     for row in list_objects(shown, "commitments"):
         miner, units = get_text(row, "miner")[:ADDRESS_DIGITS], get_integer(row, "units")

@@ -36,11 +36,13 @@ def test_fine_is_told_in_words_wherever_it_is_looked_for(pot: Pot, tmp_path: Pat
         task = pot("task", "show", TASK, "--rpc", url)
         round_ = pot("task", "round", TASK, 1, "--rpc", url)
         status = pot("validator", "status", "--rpc", url)
+        assert "there is no round 0: the first" in pot.fails("task", "round", TASK, 0, "--rpc", url)
         assert "has not come to round 3" in pot.fails("task", "round", TASK, 3, "--rpc", url)
     heading = "fines of round 1, attempt 1 of the task, until block 202:\n"
     assert task.endswith(heading + FINE)
     assert round_ == (
         "round  1/10  block  10  accepted 1/2  loss 0.700  accuracy 75.00 %  1.1 POT  14 s\n"
+        "  with 1 fine, told below\n"
         "  miner 0x63467b02: 1 unit, accepted and paid\n"
         "  miner 0x229c784b: 2 units, not accepted\n"
         f"attempt 1 of the task:\n{FINE}"
@@ -59,6 +61,7 @@ def test_absences_and_void_attempts_are_told_in_words(pot: Pot, tmp_path: Path) 
         watched = count_costs(rpc.result("pot_getRound", TASK, 0))
     assert round_ == (
         "round 1/10 is not settled yet\n"
+        "  with 2 absences, 1 void attempt, told below\n"
         "attempt 1 of the task was void: no miner committed\n"
         "  miner 0x229c784b: absent, which will cost 0.25 POT of its bond and at least\n"
         "    0.125 POT of its seat bond\n"

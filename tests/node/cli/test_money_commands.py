@@ -156,10 +156,11 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
             "bond            1.25 POT",
             "seat bond       1 POT",
             "misses          0 of 2",
-            "committed last  to attempt 3",
-            "term            252 attempts are left of it",
+            "committed last  to attempt 3 of the task, over all rounds",
+            "term            252 more attempts; then, in a full task, a newcomer may take its",
+            "                  place",
             "bonds           locked while the seat goes on",
-            "                to give it up: pot miner leave 1",
+            "                to give the seat up: pot miner leave 1",
             "claimable       0 POT",
         ]
         left = pot(*miner("leave", ANN)).splitlines()

@@ -228,7 +228,13 @@ class FakeRegistry:
             "spec": json.loads(encode_task_spec(self.spec)),
             "closeReason": self.close_reason if self.status == "closed" else None,
             "lease": {**LEASE, "refusal": self.refusal, "refundable": str(self.refundable)},
-            "terms": {"rounds": 2, "token": "0x" + TRAINING_TOKEN.hex()},
+            "terms": {
+                "rounds": 2,
+                "token": "0x" + TRAINING_TOKEN.hex(),
+                "unitPrice": str(15 * POT // 10),
+                "maxUnits": 4,
+                "validatorFee": str(POT // 2),
+            },
             "rounds": 2,
             "account": self.account,
             "fee": self.fee,
@@ -461,8 +467,9 @@ def test_price_shows_the_parts_of_the_fee_in_80_columns(
         "             512 MiB of memory, 1 MiB of disk\n"
         "miners       at least 1, with 2 of 4 units, to open an attempt\n"
         "lifetime     1 h 12 m, 5 attempts\n"
-        "examination  0.04 POT  4 validators answer\n"
-        "pending      0.001 POT  burnt now, for that time: at most 1 h 30 m\n"
+        "examination  0.04 POT  to 4 validators, for their answers\n"
+        "pending      0.001 POT  burnt now, for the wait until validators are ready, at\n"
+        "               most 1 h 30 m\n"
         "rent         0.003 POT  slot, memory and disk for the lifetime\n"
         "computation  0.0001 POT  1.2 % of a worker, promised for the lifetime\n"
         "fee          0.0441 POT  at most 0.04851 POT\n"
@@ -825,6 +832,18 @@ def test_list_and_show_print_what_the_chain_says(pot: Pot, registry: FakeRegistr
         assert pot.json("task", "show", 1, "--rpc", url)["status"] == "closed"
         assert "there is no task 2; `pot task list`" in pot.fails("task", "show", 2, "--rpc", url)
     assert "2 of 2" in shown
+
+
+def test_show_says_what_a_round_costs_and_how_many_are_paid(
+    pot: Pot, registry: FakeRegistry
+) -> None:
+    registry.status = "active"
+    with serve(registry.answers()) as url:
+        shown = pot("task", "show", 1, "--rpc", url)
+    assert "round price      at most 6.5 POT: 4 units of 1.5, and 0.5 for the" in shown
+    assert "what is left of the budget pays 8 rounds or more" in " ".join(shown.split())
+    assert "model root  none before the first settled round\n" in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def list_money(shown: str) -> list[str]:

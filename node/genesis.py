@@ -19,8 +19,9 @@ def load_genesis(config: NodeConfig) -> tuple[GenesisConfig, bytes]:
         data = config.genesis_file.read_bytes()
     except OSError as error:
         raise OperatorError(
-            f"cannot read the genesis file {config.genesis_file}: {error.strerror}; set genesis to "
-            "the network's genesis.json"
+            f"cannot read the genesis file {config.genesis_file}: {error.strerror}; name the "
+            "node's configuration with --config (`pot init` makes one), or set genesis to the "
+            "network's genesis.json"
         ) from error
     try:
         genesis = parse_genesis(data)

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from node.cli.output import LINE_WIDTH, JsonOption, print_json, print_line, wrap_line
+from node.cli.output import JsonOption, print_json, print_line
 from node.client.rpc_client import RpcClient
 from node.clock import SystemClock
 from node.config import load_config
@@ -17,6 +17,7 @@ from node.setup.doctor import (
     examine_directory,
     examine_machine,
 )
+from pot_common.terminal import LINE_WIDTH, wrap_line
 
 MARK_WIDTH: Final = 10
 """The columns before the text of a check: the longest mark and two spaces."""
@@ -60,7 +61,7 @@ def _examine(config_file: Path | None) -> Iterator[Check]:
     yield from examine_directory(config, SystemClock(), is_running=is_running)
     state = ask_node(config.rpc_socket, "consensus_state")
     if state is None:
-        yield Check("node", "does not run here")
+        yield Check("node", "does not run here, so it was not asked", is_note=True)
     else:
         yield from check_state(state)
 
@@ -72,7 +73,7 @@ def _ask(url: str) -> Iterator[Check]:
 
 def _print(check: Check) -> None:
     if check.finding is None:
-        _print_aligned("ok", f"{check.name}: {check.text}")
+        _print_aligned("note" if check.is_note else "ok", f"{check.name}: {check.text}")
         return
     _print_aligned(check.finding.severity.value, f"{check.name}: {check.text}")
     _print_aligned("", f"do: {check.finding.cure}")

@@ -71,6 +71,8 @@ class Check:
     """The result in one line."""
     finding: Finding | None = None
     """The problem and its cure; None if there is no problem."""
+    is_note: bool = False
+    """Whether the text only says what was not checked."""
 
     def to_json(self) -> JsonObject:
         """The check as `--json` shows it."""
@@ -89,8 +91,9 @@ def _doubtful(name: str, code: str, text: str, cure: str) -> Check:
 
 
 def _failed(name: str, code: str, error: Exception) -> Check:
-    """The check for an error that names its own cure."""
-    return _wrong(name, code, str(error), "see the message")
+    """The check for an error, which names its own cure after the fact."""
+    text, _, cure = str(error).partition("; ")
+    return _wrong(name, code, text, cure or "mend what this says")
 
 
 def examine_machine() -> Iterator[Check]:
@@ -443,7 +446,14 @@ def check_bootstrap(addresses: Sequence[str]) -> Iterator[Check]:
                 f"{host}:{port}: {error.strerror or error}",
                 "does that node run, and does its firewall let this machine in?",
             )
-    if addresses:
+    if addresses and not reached:
+        yield _doubtful(
+            "bootstrap",
+            "alone",
+            f"none of {len(addresses)} addresses answers, so the node would find no peers",
+            "start one of those nodes, or add an address to network.bootstrap",
+        )
+    elif addresses:
         yield Check("bootstrap", f"{reached} of {len(addresses)} addresses answer")
 
 

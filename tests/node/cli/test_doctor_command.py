@@ -64,4 +64,4 @@ def test_a_machine_without_a_node_is_looked_at(
     assert status == 1
     assert checks["arithmetic"]["ok"] is True
     assert checks["directory"]["cure"] == "run `pot init`, or set data_dir"
-    assert checks["node"]["text"] == "does not run here"
+    assert checks["node"]["text"] == "does not run here, so it was not asked"

@@ -202,7 +202,10 @@ def test_a_genesis_that_is_absent_wrong_or_another_chains_is_told(node: Node) ->
     path.write_text("{}")
     assert node.codes() == ["genesis"]
     path.unlink()
-    assert "cannot read the genesis file" in node.only().text
+    absent = node.only()
+    assert absent.text == f"cannot read the genesis file {path}: No such file or directory"
+    assert absent.finding is not None
+    assert absent.finding.cure.startswith("name the node's configuration with --config")
 
 
 def test_a_database_that_is_damaged_is_told(node: Node) -> None:
@@ -272,6 +275,9 @@ def test_bootstrap_addresses_that_answer_are_counted_and_others_named(open_port:
     assert f"127.0.0.1:{closed_port}" in refused.text
     assert counted.text == "1 of 2 addresses answer"
     assert list(doctor.check_bootstrap([])) == []
+    *_, alone = doctor.check_bootstrap(addresses[1:])
+    assert alone.finding is not None
+    assert alone.text == "none of 1 addresses answers, so the node would find no peers"
 
 
 def test_limits_that_are_too_low_for_a_node_are_reported() -> None:

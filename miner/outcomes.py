@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from chain.amounts import format_amount
-from chain.contracts.miner_seats import MAX_MISSES
+from chain.contracts.miner_seats import MAX_MISSES, MISS_WINDOW
 from chain.primitives import Address
 from chain.training.attempt import AttemptId
 from miner.client import FailoverClient
@@ -50,6 +50,8 @@ class OutcomeLog:
         """The last attempt in which this miner committed, until its outcome is logged."""
         self.last: AttemptId | None = None
         """The last attempt in which this miner committed."""
+        self._earned = 0
+        """The pay for the accepted gradients of this run."""
 
     def expect(self, attempt_id: AttemptId) -> None:
         """Log the outcome of the commitment to this attempt when it is known."""
@@ -76,7 +78,13 @@ class OutcomeLog:
         if settled is None:
             return
         if settled.accepted:
-            _log.info("gradient accepted", **place, pay=format_amount(settled.pay))
+            self._earned += settled.pay
+            _log.info(
+                "gradient accepted",
+                **place,
+                pay=format_amount(settled.pay),
+                earned=format_amount(self._earned),
+            )
         else:
             reason = f"{settled.reason} ({describe_verdicts(receipts)})"
             _log.warning("gradient not paid", **place, reason=reason)
@@ -103,6 +111,23 @@ def describe_verdicts(receipts: Sequence[ReceiptReply]) -> str:
     )
     known = sorted(set(reasons.values()))[:REASONS_LIMIT]
     return "; ".join([counted, *known])
+
+
+def has_recent_miss(client: FailoverClient, task_id: int, miner: Address, ordinal: int) -> bool:
+    """Whether a miss after an attempt would burn the whole seat bond, because of an earlier miss.
+
+    Args:
+        client: The nodes, one of which tells when the seat missed. If none does, it may be so.
+        task_id: The task.
+        miner: The account.
+        ordinal: The attempt, counted over all rounds of the task.
+    """
+    try:
+        seat = fetch_seat(client, task_id, miner)
+    except ClientError:
+        return True
+    missed = [] if seat is None else [each.attempt for each in seat.losses if each.kind != "fraud"]
+    return not missed or ordinal - max(missed) < MISS_WINDOW
 
 
 def describe_ended_seat(

@@ -24,7 +24,7 @@ from chain.contracts import (
 from chain.contracts.abi import ContractCall
 from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.ledger_storage import StoredSeat
-from chain.contracts.miner_seats import MAX_MISSES
+from chain.contracts.miner_seats import MAX_MISSES, MISS_WINDOW
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import TOKEN_UNIT, Hash32, TaskId
 from chain.training.architectures import count_parameters
@@ -54,6 +54,7 @@ from miner.outcomes import (
     OutOfTaskError,
     describe_ended_seat,
     describe_lost_bond,
+    has_recent_miss,
 )
 from miner.places import Places
 from miner.replies import AttemptReply
@@ -81,6 +82,12 @@ it paid its bonds, it computed its units in half of a phase or less."""
 MODEL_SHARE: Final = 2
 """A node that would take longer to send the model than this part of the time that the phase leaves
 for both the model and the gradient is too slow."""
+
+MISSED: Final = (
+    f"this seat has missed an attempt, and a second miss within {MISS_WINDOW} attempts costs its "
+    "whole bond in POT"
+)
+"""Begins a warning after a first miss."""
 
 _log = structlog.get_logger("miner")
 
@@ -143,6 +150,8 @@ class TaskWorker:
         self._places = Places(client, light, identity.address, task, spec, self._transact)
         self._pusher = RevealPusher(client, light, identity.address)
         self._outcomes = OutcomeLog(client, identity.address)
+        self._told_misses = 0
+        """The misses of the seat of which the log has warned."""
 
     # Bond and rewards.
 
@@ -385,28 +394,38 @@ class TaskWorker:
             lambda seat: seat.committed_attempt == attempt.ordinal,
         )
         self._outcomes.expect(attempt_id)
-        _log.info(
-            "gradient committed", round=round_number, attempt=attempt_number, commitment=commitment
-        )
-        self._leave_after_miss()
+        _log.info("gradient committed", round=round_number, attempt=attempt_number)
+        self._leave_after_miss(attempt.ordinal)
 
-    def _leave_after_miss(self) -> None:
+    def _leave_after_miss(self, ordinal: int) -> None:
         """Leave the seat now that it has committed, if it missed an attempt before.
 
         A second miss would cost an eighth of a round's pay and the seat bond. After a commitment,
         leaving costs nothing.
+
+        Args:
+            ordinal: The attempt to which the miner has committed.
         """
         seat = self._light.progress(self._task, self._identity.address).seat
         if not seat.miss_count or not seat.has_seat:
+            self._told_misses = 0
             return
-        missed = "this seat has missed an attempt, and a second miss costs its bond in POT"
         if self._stays:
+            self._warn_of_miss(seat.miss_count, ordinal)
+            return
+        self._give_up(f"{MISSED}; the miner has committed once more and leaves the task")
+
+    def _warn_of_miss(self, miss_count: int, ordinal: int) -> None:
+        """Say once after a miss what another one would cost, while both are in one window."""
+        if miss_count == self._told_misses:
+            return
+        self._told_misses = miss_count
+        if has_recent_miss(self._client, self._task, self._identity.address, ordinal):
             _log.warning(
-                f"{missed}; to give it up without a further loss: pot miner leave {self._task}",
+                f"{MISSED}; to give it up: pot miner leave {self._task}, and finish the attempt "
+                "in progress",
                 task=self._task,
             )
-            return
-        self._give_up(f"{missed}; the miner has committed once more and leaves the task")
 
     def _leave_late(self) -> None:
         """Leave the seat while the attempt that it may miss is still open."""

@@ -157,17 +157,36 @@ def test_miner_that_missed_an_attempt_commits_once_more_and_leaves(tmp_path: Pat
     assert node.names == ["commit", "commit", "leave"]
     assert [query["attempt"] for query, _ in node.reveals] == ["0", "1"]
     assert left == (
-        "this seat has missed an attempt, and a second miss costs its bond in POT; the miner has "
-        "committed once more and leaves the task"
+        "this seat has missed an attempt, and a second miss within 8 attempts costs its whole bond "
+        "in POT; the miner has committed once more and leaves the task"
     )
     assert "this account has left task 1" in out
 
 
-def test_miner_that_names_its_task_is_told_how_to_leave_after_a_miss(tmp_path: Path) -> None:
-    node = SeatNode([{"miss_count": 1, **COMMITMENT}, VERDICT])
-    (told,) = mine(tmp_path, node, CountingTrainer(), stays=True)
+def test_miner_that_names_its_task_is_told_once_how_to_leave_after_a_miss(tmp_path: Path) -> None:
+    script = [{"miss_count": 1, **COMMITMENT}, VERDICT, {"attempt": 1, **COMMITMENT}, VERDICT]
+    node = SeatNode(script)
+    told = [each for each in mine(tmp_path, node, CountingTrainer(), stays=True) if "miss" in each]
+    assert node.names == ["commit", "commit"]
+    assert [each.partition("; ")[2] for each in told] == [
+        "to give it up: pot miner leave 1, and finish the attempt in progress"
+    ]
+
+
+class LongAgoNode(SeatNode):
+    """A node that knows of a miss so long ago that a second one does not burn the whole bond."""
+
+    def pot_getSeat(self, task: int, miner: str) -> object:  # noqa: N802
+        found = super().pot_getSeat(task, miner)
+        assert isinstance(found, dict)
+        loss = {"attempt": self.ordinal - 8, "kind": "absence", "amount": "1"}
+        return {**found, "losses": [loss] if self.miss_count else []}
+
+
+def test_miner_is_not_warned_of_a_miss_that_is_long_ago(tmp_path: Path) -> None:
+    node = LongAgoNode([{"miss_count": 1, **COMMITMENT}, VERDICT])
+    assert mine(tmp_path, node, CountingTrainer(), stays=True) == []
     assert node.names == ["commit"]
-    assert told.endswith("to give it up without a further loss: pot miner leave 1")
 
 
 def test_miner_does_not_return_to_a_task_in_which_it_missed_an_attempt(

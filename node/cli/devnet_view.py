@@ -200,8 +200,8 @@ def print_summary(summary: JsonObject) -> None:
     ]
     print_table(("miner", "units", "rejected", "claimed", "balance"), rows)
     for line in wrap_line(
-        "claimed and balance are in POT; the balances are without the bonds of the seats, which "
-        "come back with pot miner withdraw"
+        "claimed and balance are in POT; a balance is without the bonds of the seat, which the "
+        "miner takes back about 200 blocks later, if it still runs"
     ):
         print_line(line)
     print_line("")

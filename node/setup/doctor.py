@@ -111,7 +111,7 @@ def examine_directory(config: NodeConfig, clock: Clock, *, is_running: bool) -> 
             "directory",
             "no_directory",
             f"there is no {config.data_dir}",
-            "run `pot init`, or set data_dir",
+            "run `pot init`, or name a node's file with --config",
         )
         return
     yield check_file_system(config.data_dir, Path("/proc/mounts"))

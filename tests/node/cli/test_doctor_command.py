@@ -63,5 +63,5 @@ def test_a_machine_without_a_node_is_looked_at(
     checks = {check["name"]: check for check in json.loads(output)["checks"]}
     assert status == 1
     assert checks["arithmetic"]["ok"] is True
-    assert checks["directory"]["cure"] == "run `pot init`, or set data_dir"
+    assert checks["directory"]["cure"] == "run `pot init`, or name a node's file with --config"
     assert checks["node"]["text"] == "does not run here, so it was not asked"

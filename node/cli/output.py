@@ -141,8 +141,12 @@ def parse_address(text: str) -> Address:
     return Address(from_plain_hex(digits))
 
 
-def parse_amount(text: str) -> int:
+def parse_amount(text: str, option: str = "") -> int:
     """The base units of a typed amount in whole tokens, such as 12.5.
+
+    Args:
+        text: What was typed.
+        option: The option to which it belongs, for the message.
 
     Raises:
         OperatorError: The text is not an amount, or is finer than a base unit.
@@ -154,7 +158,9 @@ def parse_amount(text: str) -> int:
             amount = Decimal(-1)
         is_amount = amount.is_finite() and amount >= 0 and amount.adjusted() < AMOUNT_DIGITS
         if not is_amount or amount != amount.to_integral_value():
-            raise OperatorError(f"{text!r} is not an amount; give a number such as 12.5")
+            raise OperatorError(
+                f"{option} {text!r} is not an amount; give a number such as 12.5".lstrip()
+            )
         return int(amount)
 
 

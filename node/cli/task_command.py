@@ -148,7 +148,7 @@ def submit(
     wishes = read_wishes(lifetime, attempts, max_fee)
     bundle = load_task_file(file, TRAINING_TOKEN, rounds)
     token = name_token(to_hex(bundle.spec.reward.token))
-    amount = None if budget is None else parse_amount(budget)
+    amount = None if budget is None else parse_amount(budget, "--budget")
     least = compute_round_budget(bundle.spec)
     if amount is not None and amount < least:
         raise OperatorError(

@@ -83,7 +83,7 @@ def fund(
     Any account may do so. A round that waited for money then starts. What the task does not spend
     goes to its submitter, whoever added it.
     """
-    base_units = parse_amount(amount)
+    base_units = parse_amount(amount, "--amount")
     if base_units == 0:
         raise OperatorError("--amount is 0; give what is to be added")
     client = RpcClient(rpc)
@@ -289,5 +289,5 @@ def read_wishes(lifetime: str | None, attempts: int | None, max_fee: str | None)
     return Wishes(
         lifetime_seconds=None if lifetime is None else parse_duration(lifetime),
         attempts=attempts,
-        max_fee=None if max_fee is None else parse_amount(max_fee),
+        max_fee=None if max_fee is None else parse_amount(max_fee, "--max-fee"),
     )

@@ -533,6 +533,7 @@ def test_token_without_a_contract_is_refused_when_its_price_is_asked(
     ("options", "refused"),
     [
         (("--lifetime", "3"), "is not a duration"),
+        (("--budget", "much"), "--budget 'much' is not an amount"),
         (("--lifetime", "31d"), "is not sold"),
         (("--attempts", 2**31 + 1), "attempts are not sold"),
         (("--budget", "7"), "and needs 7 POT for the budget alone"),

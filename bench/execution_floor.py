@@ -245,6 +245,14 @@ OPCODES: Mapping[str, bytes] = {
 }
 
 
+MANY = tuple(Address(b"\x94" * 18 + n.to_bytes(2, "big")) for n in range(700))
+"""Accounts with more code than is kept in memory."""
+
+# These run with the gas limit of a transaction. The first reads each code anew.
+MANY_CODES: Mapping[str, bytes] = {
+    "extcodesize, 17 MB of code": loop("".join("73" + each.hex() + "3b50" for each in MANY)),
+}
+
 # Python's hash of all multiples of 2**61 - 1 is 0. They run with the gas limit of a transaction:
 # with less, a time that is quadratic in the gas would not show.
 ONE_HASH: Mapping[str, bytes] = {
@@ -253,7 +261,8 @@ ONE_HASH: Mapping[str, bytes] = {
     "sstore, slots of one hash": loop(push(2**61 - 1) + "01" + "5f8155", prepare="5f"),
 }
 
-CASES: Mapping[str, bytes] = {**OPCODES, **ONE_HASH, **PRECOMPILES}
+CASES: Mapping[str, bytes] = {**OPCODES, **MANY_CODES, **ONE_HASH, **PRECOMPILES}
+FULL_GAS = MANY_CODES.keys() | ONE_HASH.keys()
 SENDER = PrivateKey(keccak256(b"execution floor"))
 
 
@@ -282,10 +291,15 @@ class Chain:
             )
             for n in range(256)
         }
+        many = {
+            each: GenesisAccount(nonce=1, code=b"\x00" + each[-2:] + b"\x5b" * 24_573)
+            for each in MANY
+        }
         alloc = {
             **filler,
             **contracts,
             **large,
+            **many,
             get_address(SENDER): GenesisAccount(balance=10**18),
             CALLEE: GenesisAccount(nonce=1, code=b"\x00"),
             REVERTER: GenesisAccount(nonce=1, code=bytes.fromhex("5f5ffd")),
@@ -306,7 +320,7 @@ class Chain:
             nonce=0,
             max_fee_per_gas=1,
             max_priority_fee_per_gas=1,
-            gas_limit=self.config.parameters.transaction_gas_limit if name in ONE_HASH else GAS,
+            gas_limit=self.config.parameters.transaction_gas_limit if name in FULL_GAS else GAS,
             to=DELEGATING if name == DELEGATED else address_of(name),
         )
         environment = BlockEnvironment.after(self.head, self.config, coinbase=CALLEE, timestamp=1)

@@ -35,7 +35,9 @@ _NO_ACCOUNT = Account()
 
 KEPT_CODE_BYTES: Final = 16 * 1024 * 1024
 """More than all code that one transaction can run: finding its jump destinations costs effort, and
-the gas cap of a transaction pays for 13 MiB."""
+the gas cap of a transaction pays for 13 MiB. It can read more with EXTCODESIZE and EXTCODECOPY,
+without running it; then reads are as slow as those of the database, which the floor of execution
+bears."""
 
 
 def get_account(database: ReadableDatabase, state_root: Hash32, address: Address) -> Account | None:

@@ -114,8 +114,9 @@ def _read_pin(path: Path) -> Pin | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise OperatorError(
-            f"{path} cannot be read ({error}); it says which network this key mines on: delete it "
+            f"{path} cannot be read ({reason}); it says which network this key mines on: delete it "
             "to trust the first node again, or give --genesis"
         ) from error
 

@@ -74,7 +74,7 @@ def save_key(path: Path, private_key: PrivateKey, password: str, *, light: bool 
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_atomically(path, json.dumps(content, indent=2).encode() + b"\n")
     except OSError as error:
-        raise OperatorError(f"cannot write the key file {path}: {error}") from error
+        raise OperatorError(f"cannot write the key file {path}: {error.strerror}") from error
     return get_address(private_key)
 
 

@@ -25,7 +25,7 @@ def lock(path: Path, *, purpose: str, cure: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise OperatorError(f"cannot lock {purpose}: {error}; {cure}") from error
+        raise OperatorError(f"cannot lock {purpose} ({path}): {error.strerror}; {cure}") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from chain.amounts import format_amount
 from chain.contracts.miner_seats import compute_least_units
 from chain.primitives import Hash32
 from chain.training.architectures import count_parameters
@@ -20,7 +21,7 @@ from chain.training.resources import (
     count_gradients,
 )
 from chain.training.state import FLOAT32_BYTES
-from chain.training.task_spec import TaskSpec
+from chain.training.task_spec import PPB, TaskSpec
 
 LOST_SECONDS: Final = 4
 """A phase can begin so long before its block reaches anyone, because a lying primary dates its
@@ -432,6 +433,6 @@ def find_noise_objection(spec: TaskSpec, noise_ppb: int) -> Objection | None:
         return None
     return Objection(
         ObjectionCode.TOO_NOISY,
-        f"rounding moves its gradients by {noise_ppb} parts per billion; its tolerance of "
-        f"{tolerance_ppb} allows a tenth of it",
+        f"rounding moves its gradients by {format_amount(noise_ppb * PPB)}, more than a tenth of "
+        f"its tolerance, {format_amount(tolerance_ppb * PPB)}",
     )

@@ -15,12 +15,10 @@ from chain.training.fees import (
     compute_promised_time,
 )
 from chain.training.task_spec import PPM, TaskSpec
+from node.client.durations import UNIT_SECONDS, format_duration
 from node.client.rpc_client import get_integer, get_objects, get_text, get_value
 from node.client.task_submission import Offer, compute_full_budget, compute_round_budget
 from pot_common.errors import OperatorError
-
-UNIT_SECONDS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-"""The units of a duration."""
 
 _DURATION: Final = re.compile(r"([0-9]{1,9})([dhms])")
 
@@ -41,16 +39,6 @@ def parse_duration(text: str) -> int:
     if seconds == 0:
         raise OperatorError(f"--lifetime is {text}; give more")
     return seconds
-
-
-def format_duration(seconds: int) -> str:
-    """A duration in its two largest units, such as 2 d 3 h."""
-    parts = []
-    for unit, size in UNIT_SECONDS.items():
-        count, seconds = divmod(seconds, size)
-        if count:
-            parts.append(f"{count} {unit}")
-    return " ".join(parts[:2]) or "0 s"
 
 
 def format_bytes(count: int) -> str:

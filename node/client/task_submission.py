@@ -34,6 +34,7 @@ from chain.training.task_spec import (
     TaskSpec,
 )
 from chain.training.task_spec_codec import compute_terms, decode_task_spec, encode_task_spec
+from node.client.durations import format_exact_duration
 from node.client.rpc_client import (
     Progress,
     RpcClient,
@@ -171,9 +172,10 @@ def plan_purchase(client: RpcClient, bundle: TaskBundle, wishes: Wishes) -> tupl
     )
     if not attempt_seconds <= purchase.lifetime_seconds <= prices.max_lifetime_seconds:
         raise OperatorError(
-            f"a lifetime of {purchase.lifetime_seconds} s is not sold: one attempt of this task "
-            f"can take {attempt_seconds} s, and the network allows {prices.max_lifetime_seconds} s "
-            "at most; change --lifetime or the phases"
+            f"a lifetime of {format_exact_duration(purchase.lifetime_seconds)} is not sold: one "
+            f"attempt of this task can take {format_exact_duration(attempt_seconds)}, and the "
+            f"network allows {format_exact_duration(prices.max_lifetime_seconds)} at most; change "
+            "--lifetime or the phases"
         )
     if not 0 < purchase.attempts <= MAX_ATTEMPTS:
         raise OperatorError(
@@ -347,9 +349,10 @@ def make_extension(
     left = max(0, lease.end_time - now) if lease.end_time else lease.lifetime_seconds
     if purchase.lifetime_seconds and left + purchase.lifetime_seconds > longest:
         raise OperatorError(
-            f"a lifetime that ends in {left + purchase.lifetime_seconds} s is not sold: task "
-            f"{task_id} has {left} s left, and the network allows {longest} s at most; give "
-            f"--lifetime {max(0, longest - left)}s at most"
+            f"a lifetime that ends in {format_exact_duration(left + purchase.lifetime_seconds)} is "
+            f"not sold: task {task_id} has {format_exact_duration(left)} left, and the network "
+            f"allows {format_exact_duration(longest)} at most; give --lifetime "
+            f"{max(0, longest - left)}s at most"
         )
     limit = quote.fee + quote.fee // PRICE_MARGIN if max_fee is None else max_fee
     return Offer(purchase, quote, limit, prices.pending_seconds)

@@ -37,3 +37,11 @@ def test_lock_is_refused_until_its_holder_is_killed(tmp_path):
         assert path.read_text().strip().isdigit()
     with lock(path, **guarded):
         pass
+
+
+def test_lock_that_cannot_be_made_says_so_once(tmp_path):
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "LOCK"
+    with pytest.raises(OperatorError) as refusal, lock(path, purpose="it", cure="set data_dir"):
+        pass
+    assert str(refusal.value) == f"cannot lock it ({path}): File exists; set data_dir"

@@ -261,7 +261,10 @@ def test_every_final_objection_has_a_code_of_its_own() -> None:
 def test_noise_has_an_upper_bound() -> None:
     noise = SPEC.verification.tolerance_ppb // 10
     assert find_noise_objection(SPEC, noise) is None
-    assert code(find_noise_objection(SPEC, noise + 1)) is ObjectionCode.TOO_NOISY
+    objection = find_noise_objection(SPEC, noise + 1)
+    assert code(objection) is ObjectionCode.TOO_NOISY
+    assert objection is not None
+    assert objection.reason.endswith("by 0.000010001, more than a tenth of its tolerance, 0.0001")
 
 
 def test_declared_times_fit_into_the_phases_and_into_what_is_promised() -> None:

@@ -122,7 +122,7 @@ def test_money_goes_in_and_comes_back_and_what_is_refused_says_why(
         longer = pot(*task("extend", ANN, "--lifetime", "2h", "--attempts", "5"))
         assert "added 2 h, 5 attempts for about 0." in longer
         assert "attempts left  1005" in longer
-        assert "the network allows 2592000 s at most; give --lifetime" in pot.fails(
+        assert "the network allows 30 d at most; give --lifetime" in pot.fails(
             *task("extend", ANN, "--lifetime", "31d")
         )
         assert "above --max-fee (0.000000000000000001 POT)" in pot.fails(

@@ -8,7 +8,7 @@ import typer
 from chain.amounts import format_amount
 from chain.genesis import build_genesis
 from chain.hexadecimal import to_hex
-from node.cli.output import JsonOption, print_fields, print_json, print_line
+from node.cli.output import JsonOption, print_fields, print_json, print_line, print_wrapped
 from node.config import MempoolSection, MetricsSection, load_config
 from pot_common.keystore import get_password, read_address
 
@@ -66,7 +66,7 @@ def check(
     if "consensus" in accounts:
         seats = [to_hex(validator) for validator in genesis.parameters.validators]
         if accounts["consensus"] not in seats:
-            print_line(
+            print_wrapped(
                 "note: the consensus account is not among the validators of the genesis: the node "
                 "follows until it joins (pot validator propose join)"
             )

@@ -18,11 +18,11 @@ from node.cli.output import (
     print_fields,
     print_line,
     print_table,
+    print_wrapped,
 )
 from node.cli.task_round import describe_round
 from node.client.rpc_client import get_integer, get_objects, get_text, get_value
 from node.devnet.summary import MinerUnits, count_units, summarize_round
-from pot_common.terminal import wrap_line
 
 SHOWN_ROUNDS: Final = 8
 """Number of settled rounds in the live view, the latest ones."""
@@ -199,9 +199,8 @@ def print_summary(summary: JsonObject) -> None:
         for miner in get_objects(summary, "miners")
     ]
     print_table(("miner", "units", "rejected", "claimed", "balance"), rows)
-    for line in wrap_line(
+    print_wrapped(
         "claimed and balance are in POT; a balance is without the bonds of the seat, which the "
         "miner takes back about 200 blocks later, if it still runs"
-    ):
-        print_line(line)
+    )
     print_line("")

@@ -36,6 +36,7 @@ from node.cli.output import (
     print_fields,
     print_json,
     print_line,
+    print_wrapped,
     read_round,
 )
 from node.cli.task_fee import name_token
@@ -63,7 +64,6 @@ from pot_common.seats import (
     fetch_seat,
     name_next_command,
 )
-from pot_common.terminal import wrap_line
 
 ADDRESS_DIGITS: Final = 10
 """The characters of a validator's address that fit a line; `--json` has them all."""
@@ -350,13 +350,12 @@ def _send_to_seats(
         return
     print_done(f"task {task}: {done}", transaction)
     if seat is not None and (bond or seat_bond):
-        print_line(f"bonds: {describe_amounts(seat, bond, seat_bond)}")
+        print_wrapped(f"bonds: {describe_amounts(seat, bond, seat_bond)}")
         next_step = f"they are {describe_lock(seat)}; next: {name_next_command(seat)}"
-        for line in wrap_line(next_step):
-            print_line(line)
+        print_wrapped(next_step)
     if received or received_pot or seat is None:
         token = name_token(get_value(get_task(client, task), "terms", "token"))
-        print_line(
+        print_wrapped(
             f"received {format_amount(received)} {token} of the bond and "
             f"{format_amount(received_pot)} POT of the seat bond"
         )

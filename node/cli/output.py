@@ -52,10 +52,15 @@ def print_line(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def print_wrapped(text: str) -> None:
+    """Print a sentence on standard output, in lines that fit a terminal."""
+    for line in wrap_line(text):
+        print_line(line)
+
+
 def print_done(text: str, transaction: str) -> None:
     """Print what was done and the transaction that did it, in one line if that fits a terminal."""
-    for line in wrap_line(f"{text} in {transaction}"):
-        print_line(line)
+    print_wrapped(f"{text} in {transaction}")
 
 
 def print_note(text: str) -> None:

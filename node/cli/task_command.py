@@ -512,7 +512,8 @@ def download(
     if as_json:
         print_json({"file": str(output), "modelRoot": root, "round": model.round_number})
         return
-    print_line(f"model root  {root}, as settled in round {model.round_number + 1}")
+    print_line(f"model root  {root}")
+    print_line(f"settled in  round {model.round_number + 1}")
     print_line(f"written to  {output}")
 
 

@@ -449,9 +449,9 @@ def test_fee_above_the_largest_is_refused_before_any_transaction(
     task_file.write_text(TASK_FILE + DECLARED + "[fee]\nmax_fee = 0.01\n")
     assert "the fee is 0.0441 POT, above --max-fee (0.01 POT)" in refuse("--no-dry-run")
     long = refuse("--no-dry-run", "--lifetime", "31d")
-    assert "a lifetime of 2678400 s is not sold" in long
+    assert "a lifetime of 31 d is not sold" in long
     short = refuse("--no-dry-run", "--lifetime", "599s")
-    assert "one attempt of this task can take 600 s" in short
+    assert "one attempt of this task can take 10 m" in short
 
 
 def test_price_shows_the_parts_of_the_fee_in_80_columns(
@@ -911,7 +911,8 @@ def test_download_writes_the_model_that_hashes_to_the_root_and_no_other(
         assert "blobs.closed_task_days" in pot.fails(*arguments, "--rpc", url)
     assert not path.exists()
     with serve(registry.answers(), {place: registry.model}) as url:
-        pot(*arguments, "--rpc", url)
+        root, settled, _ = pot(*arguments, "--rpc", url).splitlines()
+        assert (len(root), settled) == (78, "settled in  round 2")
         assert path.read_bytes() == encode_model_file(registry.bundle.spec.model, registry.model)
         assert "--force" in pot.fails(*arguments, "--rpc", url)
         pot(*arguments, "--rpc", url, "--force")

@@ -43,8 +43,10 @@ def list_seats_to_take_back(
 ) -> tuple[Address, ...]:
     """The seats that a displaced miner may end to have its own again; empty if it may not.
 
-    They have displaced miners since the last attempt opened, and the task lacks seats or units for
-    an attempt that they would owe. What a node answers is not proven; the contract checks it.
+    They were taken since the last attempt opened, and the task lacks seats or units for an attempt
+    that they would owe. Those that have displaced miners come first, then the newest, so a miner
+    that took other room keeps its seat if it can. What a node answers is not proven; the contract
+    checks it.
 
     Raises:
         ClientError: No node answers.
@@ -61,16 +63,23 @@ def list_seats_to_take_back(
         return ()
     seats = client.read(miner_seats.list_seats(task))
     taken = {each.miner: each.units for each in seats}
+    states = {
+        each.miner: client.read(miner_seats.get_seat(task, each.miner))
+        for each in seats
+        if each.first_attempt > ordinal
+    }
+    # All that worked in the last attempt have room beside each other.
+    ended = sorted(
+        (not state.has_displaced, -state.registered_block, miner)
+        for miner, state in states.items()
+        if state.has_displaced or state.last_attempt != ordinal
+    )
     found: list[Address] = []
-    for each in seats:
-        free = compute_free_units(reward.max_units, reward.min_miners, tuple(taken.values()))
-        if free >= units:
+    for _, _, miner in ended:
+        if compute_free_units(reward.max_units, reward.min_miners, tuple(taken.values())) >= units:
             break
-        if each.first_attempt <= ordinal:
-            continue
-        if client.read(miner_seats.get_seat(task, each.miner)).has_displaced:
-            found.append(each.miner)
-            del taken[each.miner]
+        found.append(miner)
+        del taken[miner]
     free = compute_free_units(reward.max_units, reward.min_miners, tuple(taken.values()))
     return tuple(found) if free >= units else ()
 

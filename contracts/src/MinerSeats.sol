@@ -57,6 +57,8 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         uint128 unitPrice;
         uint32 minMiners;
         uint32 minUnits;
+        uint32 displacedAfter; // the last attempt after whose opening a newcomer displaced seats
+        uint32 displacerCount; // seats of such newcomers that have not ended
     }
 
     struct Misses {
@@ -124,6 +126,11 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         seat.registeredBlock = uint32(block.number);
         seat.isDisplaced = false;
         seat.hasDisplaced = hasDisplaced;
+        if (hasDisplaced) {
+            if (task.displacedAfter != progress.attemptCount) task.displacerCount = 0;
+            task.displacedAfter = progress.attemptCount;
+            ++task.displacerCount;
+        }
         emit MinerRegistered(taskId, msg.sender, units, bond, _seatBondLeft(seat));
 
         if (isReturning) return;
@@ -430,8 +437,8 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
 
     /// @dev Ends seats to make room for the caller's, and returns whether it has to owe an attempt for that. A
     /// displacement is final once the newcomer takes part in an attempt. Before that, those that were displaced
-    /// take their seats back from it if the task is blocked: otherwise newcomers could displace miners, see to it
-    /// that no attempt opens that they would owe, and keep the task for nothing.
+    /// take their seats back if the task is blocked: otherwise newcomers could displace miners, see to it that no
+    /// attempt opens that they would owe, and keep the task for nothing.
     function _makeRoom(
         uint256 taskId,
         TaskSeats storage task,
@@ -449,7 +456,7 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
             Seat storage seat = _seats[taskId][displaced[i]];
             bool isFull = _members[taskId].length == MAX_MINERS || units > _freeUnits(taskId, task);
             if (!isFull || seat.position == 0) revert SeatsNotDisplaceable(taskId, displaced[i]);
-            if (!takesBack || !seat.hasDisplaced || seat.firstAttempt <= progress.attemptCount) {
+            if (!takesBack || !_isProvisional(task, progress, seat)) {
                 bool isTermOver = uint256(seat.firstAttempt) + seatAttempts <= progress.attemptCount + 1;
                 if (!isTermOver || seat.units > displaceable) {
                     revert SeatsNotDisplaceable(taskId, displaced[i]);
@@ -469,6 +476,21 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         }
     }
 
+    /// @dev Whether miners that were displaced since the last attempt opened may end a seat to have theirs again: it
+    /// was taken since then, and has displaced others. When all of these have ended, further ones may, because a
+    /// second account could take the room that a small newcomer leaves. A seat of a miner that took part in the
+    /// last attempt is none of them. All of those fit beside each other, so a displaced miner can always have its
+    /// seat again, and does not lose it to another one.
+    function _isProvisional(
+        TaskSeats storage task,
+        IGradientLedger.Progress memory progress,
+        Seat storage seat
+    ) private view returns (bool) {
+        if (seat.firstAttempt <= progress.attemptCount) return false;
+        return seat.hasDisplaced
+            || (task.displacerCount == 0 && seat.lastAttempt != progress.attemptCount);
+    }
+
     /// @dev The seat takes part in no attempt that opens from now on; it still finishes the open one.
     function _endSeat(
         uint256 taskId,
@@ -482,7 +504,9 @@ contract MinerSeats is IMinerSeats, ReentrancyGuardTransient {
         members[position - 1] = last;
         _seats[taskId][last].position = uint32(position);
         members.pop();
-        _tasks[taskId].registeredUnits -= seat.units;
+        TaskSeats storage task = _tasks[taskId];
+        task.registeredUnits -= seat.units;
+        if (seat.hasDisplaced && seat.firstAttempt > progress.attemptCount) --task.displacerCount;
 
         seat.position = 0;
         // A seat that was taken again and took part in no attempt since then keeps its earlier last one.

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from chain.contracts import miner_seats
 from chain.contracts.errors import ContractError
 from chain.contracts.gradient_ledger import ResultKind
-from chain.contracts.miner_seats import IDLE_BLOCKS, MinerLeft, MinerRegistered
+from chain.contracts.miner_seats import IDLE_BLOCKS, ListedSeat, MinerLeft, MinerRegistered
 from chain.contracts.task_registry import TaskStatus
 from chain.primitives import Address
 from tests.worlds.contracts import (
@@ -193,6 +194,86 @@ def test_only_the_last_displacement_is_taken_back() -> None:
     play(world, NEWCOMER, LEAST)
     assert not world.round.open
     assert refusal(world.register, FIRST, 2, [NEWCOMER]) == about("SeatsNotDisplaceable", NEWCOMER)
+
+
+def laundered_world() -> World:
+    """A small newcomer has displaced a large miner, and a second account took the rest of its room.
+
+    Two further miners have left, so the task has three of four seats.
+    """
+    world = full_world(units=(4, 1, 2, 1), min_miners=4)
+    world.register(NEWCOMER, 2, [FIRST])
+    world.leave(SECOND)
+    world.leave(THIRD)
+    world.register(SUBMITTER, 4)
+    play(world, *MINERS)
+    assert not world.round.open
+    return world
+
+
+def test_displaced_miner_takes_back_room_that_a_second_account_took() -> None:
+    """The second account had displaced nobody, so the displaced miner was shut out for nothing."""
+    world = laundered_world()
+    assert refusal(world.register, FIRST, 4) == ContractError("SeatsTaskFull", (1,))
+    before = world.balance(FIRST), world.balance(SUBMITTER)
+    events = world.register(FIRST, 4, [NEWCOMER, SUBMITTER]).events
+    assert events[:2] == (MinerLeft(world.task, NEWCOMER), MinerLeft(world.task, SUBMITTER))
+    assert world.read(miner_seats.list_seats(world.task)) == (
+        ListedSeat(LEAST, 1, 1),
+        ListedSeat(FIRST, 4, SEAT_ATTEMPTS + 1),
+    )
+    # Those whose seats ended have lost nothing.
+    world.withdraw_bond(NEWCOMER)
+    world.withdraw_bond(SUBMITTER)
+    assert world.balance(NEWCOMER) == SUPPLY_EACH
+    assert world.balance(FIRST) == before[0]
+    bonds = SEAT_BOND + world.read(miner_seats.required_bond(world.task, 4))
+    assert world.balance(SUBMITTER) == before[1] + bonds
+
+
+def test_second_account_of_a_newcomer_does_not_outlast_it() -> None:
+    """Seats that displaced none end only after those that did, whoever took which room."""
+    world = laundered_world()
+    refused = refusal(world.register, FIRST, 4, [SUBMITTER, NEWCOMER])
+    assert refused == about("SeatsNotDisplaceable", SUBMITTER)
+    # The newcomer is free to leave in the end; the second account cannot hold the room then.
+    world.mine(IDLE_BLOCKS)
+    world.leave(NEWCOMER)
+    assert refusal(world.register, FIRST, 4) == ContractError("SeatsTaskFull", (2,))
+    assert world.register(FIRST, 4, [SUBMITTER]).events
+
+
+def test_displaced_miner_ends_no_seat_that_worked_in_the_last_attempt() -> None:
+    """All that worked in it fit beside each other, so none of them needs another's room."""
+    world = full_world()
+    play(world, *MINERS)
+    play(world, *MINERS)
+    world.register(NEWCOMER, 1, [FIRST])
+    world.leave(THIRD)
+    play(world, *MINERS)
+    assert world.money.status is TaskStatus.PAUSED
+    world.register(THIRD, 3)
+    world.register(SUBMITTER, 1)
+    refused = refusal(world.register, FIRST, 2, [NEWCOMER, THIRD])
+    assert refused == about("SeatsNotDisplaceable", THIRD)
+    refused = refusal(world.register, FIRST, 2, [NEWCOMER, SECOND])
+    assert refused == ContractError("SeatsNotActive", (1,)), "its term is over"
+    ended = world.register(FIRST, 2, [NEWCOMER, SUBMITTER]).events[:2]
+    assert ended == tuple(MinerLeft(world.task, each) for each in (NEWCOMER, SUBMITTER))
+
+
+def test_displaced_miners_do_not_take_seats_back_from_each_other() -> None:
+    world = full_world()
+    play(world, *MINERS)
+    play(world, *MINERS)
+    world.register(NEWCOMER, 2, [FIRST])
+    world.register(SUBMITTER, 2, [SECOND])
+    play(world, *MINERS)
+    assert world.money.status is TaskStatus.PAUSED
+    world.register(FIRST, 2, [SUBMITTER])
+    assert refusal(world.register, SECOND, 2, [FIRST]) == about("SeatsNotDisplaceable", FIRST)
+    assert world.register(SECOND, 2, [NEWCOMER]).events
+    assert refusal(world.register, NEWCOMER, 2, [FIRST]) == about("SeatsNotDisplaceable", FIRST)
 
 
 def test_seat_that_displaced_none_is_not_taken_back() -> None:

@@ -1,5 +1,6 @@
 """Room for a seat, as the contract gives it (docs/spec/contracts.md, section 6.1)."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -87,13 +88,29 @@ def back(
     seat_count: int = 1,
     is_open: bool = False,
     can_return: bool = True,
+    others: Mapping[Address, SeatState] | None = None,
 ) -> tuple[Address, ...]:
-    """The seats to take back, if another one has seven of eight units, and 100 attempts opened."""
-    seats = (ListedSeat(DISPLACER, 7, first_attempt),)
+    """The seats to take back, if 100 attempts opened.
+
+    Args:
+        seat: That of the miner itself.
+        first_attempt: That of another seat, which has seven of eight units.
+        has_displaced: Whether that one has displaced miners.
+        seat_count: The seats of the task.
+        is_open: Whether an attempt is open.
+        can_return: Whether the miner may take its seat again.
+        others: The other seats, if they are not that one.
+    """
+    if others is None:
+        other = replace(seat, units=7, first_attempt=first_attempt, has_displaced=has_displaced)
+        others = {DISPLACER: other}
+    seats = tuple(
+        ListedSeat(each, found.units, found.first_attempt) for each, found in others.items()
+    )
     answers = {
         miner_seats.list_seats(TASK).data: seats,
         miner_seats.get_seat(TASK, NEWCOMER).data: seat,
-        miner_seats.get_seat(TASK, DISPLACER).data: replace(seat, has_displaced=has_displaced),
+        **{miner_seats.get_seat(TASK, each).data: found for each, found in others.items()},
     }
     opening = SimpleNamespace(is_open=is_open, seat_count=seat_count, registered_units=7)
     light = SimpleNamespace(
@@ -114,8 +131,21 @@ def test_displaced_miner_takes_its_seat_back_if_no_attempt_opens() -> None:
     assert back(can_return=False) == ()
 
 
-def test_no_seat_is_taken_back_that_has_worked_or_displaced_none() -> None:
+def test_no_seat_is_taken_back_that_has_worked() -> None:
     assert back(first_attempt=100) == ()
-    assert back(has_displaced=False) == ()
+    assert back(has_displaced=False) == (), "it worked in the last attempt, and has come back"
     assert back(replace(SEAT, last_attempt=99)) == ()
     assert back(replace(SEAT, units=1)) == (), "there is room for it"
+
+
+def test_seats_that_displaced_miners_are_taken_back_first() -> None:
+    """A second account took the room that a small newcomer left."""
+    earlier, later = miner_address(4), miner_address(5)
+    new = replace(SEAT, first_attempt=101, last_attempt=0, is_displaced=False)
+    others = {
+        earlier: replace(new, units=3, registered_block=BlockNumber(7)),
+        later: replace(new, registered_block=BlockNumber(8)),
+        DISPLACER: replace(new, registered_block=BlockNumber(6), has_displaced=True),
+    }
+    assert back(replace(SEAT, units=2), others=others) == (DISPLACER,)
+    assert back(replace(SEAT, units=4), others=others) == (DISPLACER, later)

@@ -500,9 +500,9 @@ class Checkers:
             self.require(SEATS, bool(objection), text)
         if error is None and displaced:
             self._cluster.counts["seats displaced"] += len(displaced)
-            back = self._list_reversible(task_id, transaction.sender)
-            self._cluster.counts["seats taken back"] += len(back & set(displaced))
-            if not back.issuperset(displaced):
+            back = self._list_taken_back(task_id, displaced, transaction.sender)
+            self._cluster.counts["seats taken back"] += len(back)
+            if len(back) < len(displaced):
                 self._displacing.add((task_id, transaction.sender))
             for miner in displaced:
                 self._seats[task_id, miner].is_displaced = True
@@ -569,16 +569,38 @@ class Checkers:
         is_active = task_id in self._active
         return not is_active or len(units) < reward.min_miners or sum(units) < reward.min_units
 
-    def _list_reversible(self, task_id: TaskId, miner: Address) -> set[Address]:
-        """The seats from which a displaced miner may take its place back."""
+    def _takes_back(self, task_id: TaskId, miner: Address) -> bool:
+        """Whether a displaced miner may end seats that are not final, to have its own again."""
         seat, count = self._seats.get((task_id, miner)), self._attempt_count.get(task_id, 0)
         is_displaced = seat is not None and seat.is_displaced and seat.last_attempt == count
-        if not is_displaced or not self._is_blocked(task_id):
-            return set()
-        live = self._list_live(task_id)
-        return {
-            each for each in live if live[each].has_displaced and live[each].since_attempt > count
-        }
+        return is_displaced and self._is_blocked(task_id)
+
+    def _is_provisional(
+        self, task_id: TaskId, live: Mapping[Address, Seat], miner: Address
+    ) -> bool:
+        """Whether one of the seats is not final, so that it ends if a displaced miner wants that.
+
+        It was taken since the last attempt opened. It has displaced others, or none of the seats
+        has, and its account took no part in that attempt.
+        """
+        count = self._attempt_count.get(task_id, 0)
+        new = {each: seat for each, seat in live.items() if seat.since_attempt > count}
+        if miner not in new:
+            return False
+        is_latecomer = count not in new[miner].earlier
+        has_displacer = any(seat.has_displaced for seat in new.values())
+        return new[miner].has_displaced or (is_latecomer and not has_displacer)
+
+    def _list_taken_back(
+        self, task_id: TaskId, displaced: Sequence[Address], miner: Address
+    ) -> list[Address]:
+        """The seats of a list that were not final when their room went to a displaced miner."""
+        live, found = self._list_live(task_id), []
+        for each in displaced:
+            if self._takes_back(task_id, miner) and self._is_provisional(task_id, live, each):
+                found.append(each)
+            del live[each]
+        return found
 
     def _find_objection(
         self, task_id: TaskId, units: int, displaced: Sequence[Address], newcomer: Address
@@ -588,10 +610,8 @@ class Checkers:
         if displaced and is_open and self._open_block[task_id] == self._chain.view.number:
             return "an attempt has just opened"
         ordinal, term = self._attempt_count.get(task_id, 0), self._cluster.world.seat_attempts
-        live, reversible = self._list_live(task_id), self._list_reversible(task_id, newcomer)
-        final = [each for each in displaced if each not in reversible]
-        if final and task_id not in self._active:
-            return "no attempt opens that it would owe"
+        live, takes_back = self._list_live(task_id), self._takes_back(task_id, newcomer)
+        final: list[Address] = []
         spec, most = self._spec(task_id), formats.DISPLACED_PER_UNIT * units
 
         def count_free() -> int:
@@ -600,16 +620,20 @@ class Checkers:
         for miner in displaced:
             if units <= count_free():
                 return "it needs no further seat"
-            seat = live.pop(miner, None)
-            if seat is None:
+            if miner not in live:
                 return "it names a miner without a seat"
-            if miner in reversible:
+            is_provisional = takes_back and self._is_provisional(task_id, live, miner)
+            seat = live.pop(miner)
+            if is_provisional:
                 continue
+            final.append(miner)
             if seat.since_attempt + term > ordinal + 1:
                 return "it names a seat within its term"
             most -= seat.units
             if most < 0:
                 return "it displaces too many units"
+        if final and task_id not in self._active:
+            return "no attempt opens that it would owe"
         if final and units + sum(seat.units for seat in live.values()) < spec.reward.min_units:
             return "it leaves fewer units than an attempt needs"
         if final and len(live) + 1 < spec.reward.min_miners:

@@ -91,6 +91,8 @@ interface IMinerSeats {
     /// attempt has ended. Its bonds stay as they are, and its misses still count.
     /// Coming back after a displacement: if no attempt has opened since, and the task is paused or lacks seats or
     /// units, the account may name in `displaced` those seats that have displaced others since the last opening.
+    /// If all of these have ended, it may name others that were taken since then, except those of accounts that
+    /// took part in the last attempt.
     function register(uint256 taskId, uint32 units, address[] calldata displaced) external;
 
     /// @notice Leave the task at the end of the attempt in progress. Reverts before the seat has taken part

@@ -71,6 +71,8 @@ class Newcomer:
     starts_ms: int
     misnaming: str = ""
     """What is wrong with the seats that it names at first (`miners.MISNAMINGS`)."""
+    aim: str = ""
+    """The room that it wants, if not any (`miners.LARGEST`, `miners.REST`)."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,8 @@ class World:
     """The term of a seat."""
     min_units: int = 2
     """The units of all seats together without which no attempt of the main task opens."""
+    min_miners: int = 2
+    """The seats without which no attempt of it opens."""
     are_greedy: bool = False
     """Whether the first miners of the main task ask for all units of a round at first."""
     newcomers: tuple[Newcomer, ...] = ()

@@ -134,6 +134,36 @@ CONTRACT_MUTANTS: Final = {
         SEATS,
         (("task.registeredUnits + units < task.minUnits", "task.minUnits == 0"),),
     ),
+    "newcomer-leaves-too-few-seats": Mutant(
+        "a newcomer displaces seats without which no attempt opens",
+        SEATS,
+        (("_members[taskId].length + 1 < task.minMiners ||", "task.minMiners == 0 ||"),),
+    ),
+    "displaced-for-good-at-once": Mutant(
+        "a displaced miner cannot take its seat back if no attempt opens",
+        SEATS,
+        (("if (!takesBack || !_isProvisional", "if (true || takesBack || !_isProvisional"),),
+    ),
+    "room-goes-to-a-second-account": Mutant(
+        "a displaced miner takes nothing back from accounts that have displaced none",
+        SEATS,
+        (
+            (
+                "(task.displacerCount == 0 && seat.lastAttempt",
+                "(task.minMiners == 0 && seat.lastAttempt",
+            ),
+        ),
+    ),
+    "any-new-seat-is-taken-back": Mutant(
+        "a displaced miner ends seats of others while those that displaced miners have theirs",
+        SEATS,
+        (
+            (
+                "(task.displacerCount == 0 && seat.lastAttempt",
+                "(task.minMiners != 0 && seat.lastAttempt",
+            ),
+        ),
+    ),
     "fined-twice": Mutant(
         "a miss can be imposed again and again",
         SEATS,

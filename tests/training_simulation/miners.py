@@ -76,6 +76,18 @@ MISNAMINGS: Final = (
 TOO_LARGE: Final = "a seat that is too large"
 """A further misnaming: the seat has more units than the newcomer may displace."""
 
+TOO_MANY: Final = "more seats than an attempt can spare"
+"""A further misnaming: fewer seats are left than an attempt needs."""
+
+MAKES_WAY: Final = "makes way"
+"""The habit of a miner that leaves when a newcomer displaces another one, and comes back later."""
+
+LARGEST: Final = "the largest seat"
+"""The aim of a newcomer that displaces the largest seat that it may."""
+
+REST: Final = "the rest"
+"""The aim of a newcomer that waits for another one to displace a miner, and takes what is free."""
+
 NUISANCES_WITHOUT_GRADIENT: Final = ("squats", "leaves at once")
 
 
@@ -107,6 +119,7 @@ class Miner(Actor):
         self.starts_ms = 0
         """When it begins to look for a seat, since the start."""
         self.misnaming = ""
+        self.aim = ""
         self.is_greedy = False
         """Whether it asks for all units of a round before it asks for its own."""
         self._sent_ms: dict[tuple[object, ...], int] = {}
@@ -116,6 +129,8 @@ class Miner(Actor):
         self._is_over = False
         self._comes_back: bool | None = None
         """Whether it takes its seat again after it was displaced; None before."""
+        self._stays_away_ms = 0
+        """Until when it does not take the seat again that it has left."""
         self._claimed_rounds = 0
 
     @property
@@ -145,6 +160,8 @@ class Miner(Actor):
             return
         if self.habit in ("leaves at once", "leaves and comes back"):
             self._leave_and_return()
+        if self.habit == MAKES_WAY:
+            self._make_way()
         attempt = history.attempt
         if not self._register(spec) and not self._finishes(history, spec):
             return
@@ -187,6 +204,11 @@ class Miner(Actor):
             return state
         if self.view.histories[self.task_id].status is not TaskStatus.ACTIVE:
             return False
+        if self.aim == REST and not self._wants_rest(spec):
+            return False
+        phase, _ = self.view.phase(self.task_id, self.cluster.now)
+        if self.aim == LARGEST and phase is not Phase.COMMITMENT:
+            return False  # it leaves time for others to make way before the next attempt opens
         token = spec.reward.token
         most = spec.reward.max_units if self.misnaming or self.is_greedy else self.units
         amounts = {token: compute_bond(spec, most)}
@@ -214,7 +236,10 @@ class Miner(Actor):
         taken = {each.miner: each.units for each in seats}
         most = DISPLACED_PER_UNIT * self.units
         displaced: list[Address] = []
-        for each in self._list_over(seats):
+        over = self._list_over(seats)
+        if self.aim == LARGEST:
+            over.sort(key=lambda each: -each.units)
+        for each in over:
             is_full = count_free_units(spec, list(taken.values())) < self.units
             left = sum(taken.values()) - each.units + self.units
             is_enough = left >= spec.reward.min_units and len(taken) >= spec.reward.min_miners
@@ -256,6 +281,11 @@ class Miner(Actor):
             case "a seat that is too large":
                 most = DISPLACED_PER_UNIT * units
                 named = [each.miner for each in self._list_over(seats) if each.units > most][:1]
+            case "more seats than an attempt can spare":
+                over = sorted(self._list_over(seats), key=lambda each: (each.units, each.miner))
+                free = spec.reward.max_units - sum(each.units for each in seats)
+                sums = accumulate((each.units for each in over), initial=free)
+                named = [each.miner for each in over[: sum(each < units for each in sums)]]
             case _:
                 units = spec.reward.max_units
         self._guess(units, named, f"register for {units} and displace {self.misnaming}")
@@ -269,17 +299,21 @@ class Miner(Actor):
     def _finishes(self, history: TaskHistory, spec: TaskSpec) -> bool:
         """Whether a displaced miner has an attempt to finish.
 
-        If not, it takes a seat again as soon as there is room. Else it wants its bonds back.
+        If not, it takes a seat again as soon as there is room. Else it wants its bonds back. So
+        does a miner that has made way.
         """
         key = (self.task_id, self.address)
-        if key not in self.cluster.chain.displaced:
+        has_made_way = self.habit == MAKES_WAY and key in self.cluster.chain.registrations
+        if key not in self.cluster.chain.displaced and not has_made_way:
             return False
         seat = self.view.contracts.read(miner_seats.get_seat(*key))
         attempt = history.attempt
         if attempt is not None and attempt.ordinal <= seat.last_attempt:
             return True
+        if self.cluster.now_ms < self._stays_away_ms:
+            return False
         if self._comes_back is None:
-            self._comes_back = self.random.random() < 0.7
+            self._comes_back = self.habit == MAKES_WAY or self.random.random() < 0.7
         displaced = self._list_displaced(spec) or self._list_reversible(history, spec, seat)
         seats = self.view.contracts.read(miner_seats.list_seats(self.task_id))
         taken = [each.units for each in seats if each.miner not in displaced]
@@ -288,8 +322,10 @@ class Miner(Actor):
             call = miner_seats.register(self.task_id, self.units, displaced)
             self._once(("return",), call, "take the seat again")
             return False
-        free_block = self.cluster.checkers.compute_free_block(self.task_id, seat.last_attempt)
-        if self.view.number >= free_block:
+        last = seat.last_attempt
+        has_worked = last >= seat.bonded_from
+        checkers = self.cluster.checkers
+        if not has_worked or self.view.number >= checkers.compute_free_block(self.task_id, last):
             call = miner_seats.withdraw_bond(self.task_id)
             self._once(("withdraw",), call, "withdraw after its displacement")
         return False
@@ -297,21 +333,73 @@ class Miner(Actor):
     def _list_reversible(
         self, history: TaskHistory, spec: TaskSpec, seat: SeatState
     ) -> tuple[Address, ...]:
-        """The first seat that has displaced others, if no attempt opens that it would owe."""
+        """The seats that it may end to have its own again, if no attempt opens.
+
+        Those that have displaced others come first. Others are those of miners that took no part
+        in the last attempt.
+        """
         contracts = self.view.contracts
         seats = contracts.read(miner_seats.list_seats(self.task_id))
-        taken = [each.units for each in seats]
+        taken = {each.miner: each.units for each in seats}
         reward = spec.reward
-        is_blocked = len(taken) < reward.min_miners or sum(taken) < reward.min_units
+        is_blocked = len(taken) < reward.min_miners or sum(taken.values()) < reward.min_units
         count = contracts.read(gradient_ledger.get_round(self.task_id)).attempt_count
         is_last = seat.is_displaced and seat.last_attempt == count
         if history.attempt is not None or not is_blocked or not is_last:
             return ()
-        if count_free_units(spec, taken) >= self.units:
-            return ()
+        new = self._read_new(seats, count)
+        ended = sorted(
+            (not found.has_displaced, miner)
+            for miner, found in new.items()
+            if found.has_displaced or found.last_attempt != count
+        )
+        named: list[Address] = []
+        for _, miner in ended:
+            if count_free_units(spec, list(taken.values())) >= self.units:
+                break
+            named.append(miner)
+            del taken[miner]
+        if named and self.random.random() < 0.3:
+            self._guess(self.units, sorted(new), "take the seat from any that are new")
+        return tuple(named)
+
+    def _read_new(self, seats: Sequence[ListedSeat], count: int) -> dict[Address, SeatState]:
+        """The seats that were taken since the last attempt opened."""
+        read = self.view.contracts.read
         new = [each.miner for each in seats if each.first_attempt > count]
-        found = {each: contracts.read(miner_seats.get_seat(self.task_id, each)) for each in new}
-        return tuple(each for each in new if found[each].has_displaced)[:1]
+        return {each: read(miner_seats.get_seat(self.task_id, each)) for each in new}
+
+    def _has_displacer(self, seats: Sequence[ListedSeat]) -> bool:
+        """Whether a newcomer has displaced others since the last attempt opened."""
+        count = self.view.contracts.read(gradient_ledger.get_round(self.task_id)).attempt_count
+        return any(each.has_displaced for each in self._read_new(seats, count).values())
+
+    def _wants_rest(self, spec: TaskSpec) -> bool:
+        """Whether a newcomer has displaced a miner of a task that now lacks seats or units.
+
+        Then it asks for as many units as keep it so.
+        """
+        seats = self.view.contracts.read(miner_seats.list_seats(self.task_id))
+        taken, reward = [each.units for each in seats], spec.reward
+        free = count_free_units(spec, taken)
+        if len(taken) + 1 >= reward.min_miners:
+            free = min(free, reward.min_units - sum(taken) - 1)
+        if free < 1 or not self._has_displacer(seats):
+            return False
+        self.units = free
+        return True
+
+    def _make_way(self) -> None:
+        """Leave if a newcomer has displaced another miner, so that the task lacks a seat."""
+        if not self.cluster.chain.registrations.get((self.task_id, self.address), False):
+            return
+        seats = self.view.contracts.read(miner_seats.list_seats(self.task_id))
+        mine = next((each for each in seats if each.miner == self.address), None)
+        attempt = self.view.histories[self.task_id].attempt
+        is_in = attempt is not None and mine is not None and mine.first_attempt <= attempt.ordinal
+        if is_in and self._has_displacer(seats):
+            self._once(("leave",), miner_seats.leave(self.task_id), "leave for a newcomer")
+            self._stays_away_ms = self.cluster.now_ms + self.random.randrange(15_000, 40_000)
 
     def _leave_and_return(self) -> None:
         if (self.task_id, self.address) not in self.cluster.chain.registrations:

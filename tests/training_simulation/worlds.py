@@ -56,6 +56,9 @@ def draw_world(seed: int) -> tuple[str, World]:
     flights = Random(f"training world with flights {seed}")
     if flights.randrange(100) < FLIGHTS_SHARE:
         return "flights", draw_flights(flights)
+    displacers = Random(f"training world with displacers {seed}")
+    if displacers.randrange(100) < DISPLACERS_SHARE:
+        return "displacers", draw_displacers(displacers)
     unfit = Random(f"unfit training world {seed}")
     if unfit.randrange(100) < UNFIT_SHARE:
         return "unfit", draw_unfit(unfit)
@@ -460,8 +463,43 @@ def draw_unfit(random: Random) -> World:
     )
 
 
+def draw_displacers(random: Random) -> World:
+    """A world in which newcomers displace miners of a small task, and want it to stand still.
+
+    Miners make way until an attempt lacks seats or units, and a second newcomer takes the rest.
+    """
+    sizes = random.choice(((4, 1, 2, 1), (4, 1, 1, 2), (3, 2, 2, 1), (4, 2, 2)))
+    habits = [
+        HONEST,
+        *random.sample((miners.MAKES_WAY,) * (len(sizes) - 2) + (HONEST,), len(sizes) - 1),
+    ]
+    members = [Newcomer(*each, starts_ms=0) for each in zip(habits, sizes, strict=True)]
+    starts_ms = random.randrange(7_000, 12_000)
+    newcomers = (
+        Newcomer(HONEST, (sizes[0] + 1) // 2, starts_ms, aim=miners.LARGEST),
+        Newcomer(HONEST, 1, starts_ms, aim=miners.REST),
+        Newcomer(HONEST, 2, starts_ms + random.randrange(-2_000, 15_000), miners.TOO_MANY),
+    )
+    return World(
+        n=4,
+        miners=(),
+        newcomers=(*members, *newcomers),
+        seat_attempts=2,
+        min_miners=len(sizes),
+        min_units=random.choice((4, 4, 6)),
+        rounds=100,
+        block_ms=500,
+        empty_block_ms=500,
+        faulty_ms=30_000,
+        loss=random.choice((0.0, 0.0, 0.05)),
+    )
+
+
 UNFIT_SHARE: Final = 4
 """The share of a hundred seeds that the family "unfit" has; its seeds have draws of their own."""
+
+DISPLACERS_SHARE: Final = 3
+"""That of the family "displacers"."""
 
 FLIGHTS_SHARE: Final = 4
 """The share of a hundred seeds that the family "flights" has; its seeds have draws of their own."""
@@ -488,7 +526,7 @@ LATER_FAMILIES: Final[Mapping[str, tuple[Callable[[Random], World], int]]] = {
 }
 """Families that were added later, each with its share of a hundred seeds."""
 
-FAMILIES: Final = {*FIRST_FAMILIES, *LATER_FAMILIES, "flights", "unfit"}
+FAMILIES: Final = {*FIRST_FAMILIES, *LATER_FAMILIES, "flights", "unfit", "displacers"}
 
 KNOWN: Final[Mapping[str, frozenset[str]]] = {
     "plain": frozenset(),
@@ -507,6 +545,7 @@ KNOWN: Final[Mapping[str, frozenset[str]]] = {
     "seats": frozenset(),
     "flights": frozenset(),
     "unfit": frozenset(),
+    "displacers": frozenset(),
 }
 """The properties that the rules break in a family; test_known_faults.py has a seed for each."""
 
@@ -548,9 +587,9 @@ def build(
     for index, newcomer in enumerate(world.newcomers, len(world.miners)):
         miner = Miner(cluster, index, newcomer.habit)
         miner.units, miner.misnaming = newcomer.units, newcomer.misnaming
-        miner.starts_ms = newcomer.starts_ms
+        miner.starts_ms, miner.aim = newcomer.starts_ms, newcomer.aim
         cluster.miners.append(miner)
-    reward = replace(MAIN_SPEC.reward, min_units=world.min_units)
+    reward = replace(MAIN_SPEC.reward, min_miners=world.min_miners, min_units=world.min_units)
     phases = Phases(*world.phases)
     spec = replace(MAIN_SPEC, phases=phases, round_count=world.rounds, reward=reward)
     submitter = Submitter(

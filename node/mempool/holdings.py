@@ -160,13 +160,26 @@ class Holdings:
         queue.entries[transaction.nonce] = ordinary
         self.note_change(transaction.sender, queue)
 
+    def advance(self, sender: Address, account_nonce: int) -> None:
+        """Note the next nonce of an account at the head, and remove what it has made stale.
+
+        No entry may stay below that nonce: it is no candidate, so nothing would remove it.
+        """
+        queue = self.queues.get(sender)
+        if queue is None or queue.nonce == account_nonce:
+            return
+        queue.nonce = account_nonce
+        for nonce in [nonce for nonce in queue.entries if nonce < account_nonce]:
+            self.remove(queue.entries[nonce])
+        self.note_change(sender, queue)
+
     def insert(self, entry: Entry, account_nonce: int) -> None:
         """Hold an entry; its sender's next nonce is `account_nonce`."""
         transaction = entry.transaction
         self.arrivals += 1
         self.entries[transaction.hash] = entry
         queue = self.queues.setdefault(transaction.sender, Queue(account_nonce))
-        queue.nonce = account_nonce
+        assert queue.nonce == account_nonce
         queue.entries[transaction.nonce] = entry
         self.note_change(transaction.sender, queue)
         self.size_bytes += len(transaction.raw)

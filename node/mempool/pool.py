@@ -185,6 +185,8 @@ class Mempool:
                 RejectionReason.NONCE_TOO_LOW,
                 f"nonce too low: next nonce {account_nonce}, tx nonce {transaction.nonce}",
             )
+        # It may have grown by an authorization (EIP-7702), or by code of the account.
+        self._held.advance(sender, account_nonce)
         queue = self._held.queues.get(sender) or Queue(account_nonce)
         replaced = queue.entries.get(transaction.nonce)
         if replaced is None:
@@ -305,13 +307,8 @@ class Mempool:
         self._refused_calls.clear()
         self._accepted_calls.clear()
         for sender in {transaction.sender: None for transaction in transactions}:
-            queue = self._held.queues.get(sender)
-            if queue is None:
-                continue
-            queue.nonce = self._rules.nonce(sender)
-            for nonce in [nonce for nonce in queue.entries if nonce < queue.nonce]:
-                self._held.remove(queue.entries[nonce])
-            self._held.note_change(sender, queue)
+            if sender in self._held.queues:
+                self._held.advance(sender, self._rules.nonce(sender))
         oldest_kept = self._blocks - self._limits.waiting_blocks
         for entry in list(self._held.entries.values()):
             if entry.admitted_block >= oldest_kept:

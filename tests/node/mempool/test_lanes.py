@@ -206,6 +206,10 @@ def run_pool(seed: int) -> None:
                     head.nonces[each.sender] = each.nonce + 1
                     done.append(each)
             pool.on_finalized(done)
+        elif step < 0.88:
+            # An authorization or code of the account raises its nonce.
+            sender = chance.choice(senders)
+            head.nonces[sender] = head.nonce(sender) + chance.randrange(1, 4)
         elif step < 0.95 and pool.hashes():
             pool.drop(chance.choice(sorted(pool.hashes())), ban=chance.random() < 0.5)
         held = pool._held
@@ -214,6 +218,8 @@ def run_pool(seed: int) -> None:
         assert held.size_bytes == sum(len(each.transaction.raw) for each in held.entries.values())
         assert held._free_count == sum(len(queue.standings) for queue in queues)
         assert held._free_bytes == sum(queue.free_bytes for queue in queues)
+        for queue in queues:
+            assert all(nonce >= queue.nonce for nonce in queue.entries)
         early = [each for each in held.entries.values() if each.is_early]
         assert len(early) <= 2 * max(1, limits.transactions // 16)
 
@@ -221,3 +227,16 @@ def run_pool(seed: int) -> None:
 def test_sums_of_the_pool_hold_whatever_is_sent() -> None:
     for seed in range(60):
         run_pool(seed)
+
+
+def test_what_an_authorization_made_stale_leaves_with_the_next_of_its_sender() -> None:
+    head = FakeHead()
+    pool = Mempool(head, LIMITS, POLICY)
+    sender = STRANGERS[0]
+    stale = transaction(sender, 1, 0, fee=0)
+    pool.add(stale)
+    head.nonces[sender] = 2
+    pool.on_finalized([])
+    pool.add(transaction(sender, 3, 0, fee=0))
+    assert stale.hash not in pool
+    assert pool._held.queues[sender].gapped_count == 1

@@ -38,6 +38,10 @@ PATIENCE_SECONDS: Final = 2.0
 """A validator that is one block behind waits this long for consensus before it fetches the
 block."""
 
+TRUST_SECONDS: Final = 10.0
+"""When no block became final for this long although a peer claims one, all peers are asked alike.
+That is twice the default interval of empty blocks."""
+
 CERTIFIED_OVERHEAD_BYTES: Final = CERTIFICATE_LIMIT_BYTES + 64
 """Bytes that the frame of a block adds to it at most."""
 
@@ -78,6 +82,9 @@ class BlockSync:
         self._own_validator = own_validator
         self._behind_since: tuple[BlockNumber, float] | None = None
         self._workers = Workers()
+        self._finalized_at = 0.0
+        """When a block became final last, as far as this was seen here."""
+        self._finalized_head = BlockNumber(0)
         self._changed = trio.Event()
 
     def best_known(self) -> BlockNumber:
@@ -86,6 +93,7 @@ class BlockSync:
 
     async def run(self) -> None:
         """Catch up whenever peers are ahead; runs until it is cancelled."""
+        self._finalized_at = trio.current_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._known.run)
             if self._snapshot is not None:
@@ -109,6 +117,8 @@ class BlockSync:
 
     def _is_due(self) -> bool:
         head, best = self._store.head_number(), self._get_highest_claim()
+        if head != self._finalized_head:
+            self._finalized_head, self._finalized_at = head, trio.current_time()
         if self._snapshot is not None and self._snapshot.is_waited_for(head, best):
             return False
         if best <= head:
@@ -201,15 +211,13 @@ class BlockSync:
         """The range to request from a peer, as far as its claim may be believed."""
         claim, now = peer.head.number, trio.current_time()
         trusted = self._sources.list_trusted()
-        if not trusted:
+        # Trusted peers may be false, too, and hide blocks.
+        is_stuck = now - self._finalized_at >= TRUST_SECONDS
+        if not trusted or peer in trusted or is_stuck:
             return plan.take(peer.peer_id, claim, head, now)
-        limit = self._known.get_agreed()
-        if limit is None:
-            limit = max(each.head.number for each in trusted)
-        if peer in trusted:
-            # The next block may be held by fewer than f + 1 validators.
-            claim = BlockNumber(min(claim, max(limit, head + 1)))
-            return plan.take(peer.peer_id, claim, head, now)
+        limit = self._known.get_best()
+        if self._known.get_agreed() is None:
+            limit = max(limit, *(each.head.number for each in trusted))
         # If it is late, others have the time in which a range is executed.
         least = BlockNumber(head + 1 + RANGE_BLOCKS)
         return plan.take(peer.peer_id, BlockNumber(min(claim, limit)), head, now, least)

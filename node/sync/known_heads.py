@@ -3,6 +3,7 @@
 Any peer can claim any head. What health checks and wallets are told must not depend on one of them.
 """
 
+import math
 from typing import Final
 
 import trio
@@ -62,21 +63,23 @@ class KnownHeads:
         return sorted(heads.values(), reverse=True)[liars] if len(heads) > liars else None
 
     async def run(self) -> None:
-        """While too few validators are connected, ask peers to prove their heads; runs for ever."""
+        """Ask peers that claim more than is believed to prove it; runs for ever."""
         while True:
-            if self.get_agreed() is None:
-                async with trio.open_nursery() as nursery:
-                    for peer in self._list_unproven():
-                        nursery.start_soon(self._ask, peer)
+            async with trio.open_nursery() as nursery:
+                for peer in self._list_unproven():
+                    nursery.start_soon(self._ask, peer)
             await trio.sleep(POLL_SECONDS)
 
     def _list_unproven(self) -> list[PeerInfo]:
+        """The peers to ask now: those asked longest ago, so that none keeps the others from it."""
         now = trio.current_time()
-        asked = self._asked_at.items()
-        self._asked_at = {peer: at for peer, at in asked if now - at < REPEAT_SECONDS}
+        connected = {peer.peer_id for peer in self._network.peers()}
+        self._asked_at = {peer: at for peer, at in self._asked_at.items() if peer in connected}
         # One block more is on its way to this node, too.
         higher = self._sources.list_at(BlockNumber(self.get_best() + 2))
-        return [peer for peer in higher if peer.peer_id not in self._asked_at][:ASKED_LIMIT]
+        asked_at = {peer.peer_id: self._asked_at.get(peer.peer_id, -math.inf) for peer in higher}
+        due = [peer for peer in higher if now - asked_at[peer.peer_id] >= REPEAT_SECONDS]
+        return sorted(due, key=lambda peer: asked_at[peer.peer_id])[:ASKED_LIMIT]
 
     async def _ask(self, peer: PeerInfo) -> None:
         self._asked_at[peer.peer_id] = trio.current_time()

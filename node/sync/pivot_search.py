@@ -76,33 +76,35 @@ class PivotSearch:
         """The pivot that a peer proves; None if no peer proves one.
 
         Args:
-            least: Peers with a lower head are not asked.
+            least: Peers with a lower head are not asked. It is above `lag_blocks`.
             lag_blocks: How far the pivot is below the peer's head.
 
         Raises:
             StorageError: The disk refused.
         """
-        peers = [peer.peer_id for peer in self._sources.list_at(least)]
+        # A peer's claim is read once: it may be another one when the peer is asked.
+        pivots = {
+            peer.peer_id: BlockNumber(peer.head.number - lag_blocks)
+            for peer in self._sources.list_at(least)
+        }
         with trio.move_on_after(SEARCH_SECONDS):
             return await ask_until_answered(
-                peers, lambda peer_id: self._prove(peer_id, lag_blocks), self._slow_peers
+                list(pivots),
+                lambda peer_id: self._prove(peer_id, pivots[peer_id]),
+                self._slow_peers,
             )
         return None
 
-    async def _prove(self, peer_id: PeerId, lag_blocks: int) -> Pivot | None:
+    async def _prove(self, peer_id: PeerId, number: BlockNumber) -> Pivot | None:
         """The pivot of one peer; None if it does not prove that the block is final."""
-        ask = partial(self._ask_pivot, lag_blocks)
+        ask = partial(self._ask_pivot, number)
         pivot = await self._sources.ask(peer_id, ask, _PROOF)
         if pivot is None or not await self._is_proven(peer_id, pivot):
             return None
         self._sources.note_delivered(peer_id)
         return pivot
 
-    async def _ask_pivot(self, lag_blocks: int, peer_id: PeerId) -> Pivot | None:
-        peer = self._sources.find(peer_id)
-        if peer is None:
-            return None
-        number = BlockNumber(peer.head.number - lag_blocks)
+    async def _ask_pivot(self, number: BlockNumber, peer_id: PeerId) -> Pivot | None:
         checkpoint = self._checkpoint
         if checkpoint is not None and self._store.number_of(checkpoint) is None:
             block = await self._network.request_block_by_hash(peer_id, checkpoint)

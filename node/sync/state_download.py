@@ -98,13 +98,9 @@ class StateDownload:
         self._workers.end(peer_id, worker)
 
     def _choose_part(self) -> int | None:
-        """A part that no peer is asked for, or only one that is late."""
+        """A part that no peer is asked for, or only one that is late; none that is being stored."""
         now = trio.current_time()
-        late = {
-            index
-            for index, request in self._requests.items()
-            if request.worker.is_late(now) or request.worker.asked_at is None
-        }
+        late = {index for index, request in self._requests.items() if request.worker.is_late(now)}
         free = self._parts.keys() - self._requests.keys()
         return min(free or late & self._parts.keys(), default=None)
 
@@ -126,7 +122,10 @@ class StateDownload:
                 return
             # From here on no other answer for the same chunk counts.
             request.worker.asked_at = None
+            self._requests[index] = request
             done = self._parts[index] = replace(part, next_position=chunk.next_position)
+            if done.is_done:
+                del self._parts[index]
             # Shielded, because a cancelled thread would go on and could write its row too late.
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._progress.save_chunk, done, chunk.items)
@@ -135,8 +134,6 @@ class StateDownload:
             if self._requests.get(index) is request:
                 del self._requests[index]
             self._changed.set()
-        if done.is_done:
-            del self._parts[index]
         self._sources.note_delivered(request.peer_id)
         self._on_chunk()
         if before is not None and before.worker.asked_at is not None:

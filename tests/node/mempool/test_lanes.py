@@ -229,7 +229,7 @@ def test_sums_of_the_pool_hold_whatever_is_sent() -> None:
         run_pool(seed)
 
 
-def test_what_an_authorization_made_stale_leaves_with_the_next_of_its_sender() -> None:
+def test_what_an_authorization_made_stale_leaves_the_pool() -> None:
     head = FakeHead()
     pool = Mempool(head, LIMITS, POLICY)
     sender = STRANGERS[0]

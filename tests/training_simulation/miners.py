@@ -359,7 +359,7 @@ class Miner(Actor):
                 break
             named.append(miner)
             del taken[miner]
-        if named and self.random.random() < 0.3:
+        if named and self.random.random() < 0.7:
             self._guess(self.units, sorted(new), "take the seat from any that are new")
         return tuple(named)
 

@@ -428,8 +428,9 @@ class Preparation:
             or find_disk_objection(spec, self._blobs.promised_share_bytes)
             or find_phase_objection(spec, self._blob_bytes_per_second)
             or find_commitment_objection(spec, self._blob_bytes_per_second)
-            or find_time_objection(spec, self._check_workers)
+            # Before the declared times: to declare more does not make the phase longer.
             or find_aggregation_objection(spec)
+            or find_time_objection(spec, self._check_workers)
         )
 
 

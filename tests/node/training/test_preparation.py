@@ -13,12 +13,14 @@ from chain.contracts import task_registry
 from chain.contracts.task_registry import TaskStatus
 from chain.crypto import content_id
 from chain.primitives import BlockNumber, Hash32, TaskId
+from chain.training.architectures import Mlp
 from chain.training.encoding import count_payload_bytes
 from chain.training.fees import KEPT_SECONDS, PROMISED_SHARE
 from chain.training.history import BlockContext
 from chain.training.leases import READY_CODE
-from chain.training.resources import BLOB_FILES_BYTES, count_stored_bytes
+from chain.training.resources import BLOB_FILES_BYTES, count_disk_bytes, count_stored_bytes
 from chain.training.task_checks import REFUSAL_CODES, ObjectionCode, compute_promise
+from chain.training.task_spec import TaskSpec
 from node.training import capacity, preparation
 from node.training.dry_runs import compute_dry_run_seconds
 from node.training.preparation import DRY_RUN_TRIES
@@ -189,6 +191,75 @@ async def test_task_whose_units_take_longer_than_its_commitment_phase_is_refused
     assert node.verifier.asked == []
     code = REFUSAL_CODES[ObjectionCode.COMMITMENT_PHASE_TOO_SHORT]
     assert node.sent == [task_registry.answer_task(TASK, code)]
+
+
+LARGE = replace(
+    SPEC,
+    model=Mlp(inputs=64, hidden=(700,), classes=10),
+    phases=replace(SPEC.phases, result_seconds=4),
+    reward=replace(SPEC.reward, max_units=1_024),
+    resources=replace(SPEC.resources, unit_milliseconds=9),
+)
+"""Combining 1 024 gradients of 52 510 parameters takes it 1 065 ms, more than it can declare."""
+LARGE = replace(LARGE, resources=replace(LARGE.resources, disk_bytes=count_disk_bytes(LARGE)))
+
+
+@pytest.mark.parametrize(
+    ("spec", "phases", "resources", "number", "name", "sentence"),
+    [
+        (
+            *(SPEC, {"verdict_seconds": 15}, {}),
+            *(5, "verdict_phase_too_short", "verdict_seconds is 15: gradients could come too late"),
+        ),
+        (
+            *(SPEC, {}, {"unit_milliseconds": 1_251}),
+            *(5, "verdict_phase_too_short", "checking 8 units takes up to 10008 ms, as declared"),
+        ),
+        (
+            *(SPEC, {}, {"evaluation_milliseconds": 7_501}),
+            *(
+                6,
+                "evaluation_too_slow",
+                "an evaluation takes up to 7501 ms, as declared, more than",
+            ),
+        ),
+        (
+            *(SPEC, {}, {"evaluation_milliseconds": 14}),
+            *(8, "resources_exceeded", "15 ms, and evaluation_milliseconds declares 14"),
+        ),
+        (
+            *(LARGE, {}, {}),
+            *(11, "aggregation_too_slow", "1065 ms, more than a quarter of result_seconds 4"),
+        ),
+    ],
+)
+async def test_task_that_does_not_fit_its_phases_is_refused_with_its_reason(
+    autojump_clock: MockClock,
+    tmp_path: Path,
+    spec: TaskSpec,
+    phases: Mapping[str, int],
+    resources: Mapping[str, int],
+    number: int,
+    name: str,
+    sentence: str,
+) -> None:
+    """Tasks that are just within the bounds are ready."""
+    unfit = replace(
+        spec,
+        phases=replace(spec.phases, **phases),
+        resources=replace(spec.resources, **resources),
+    )
+    chain = FakeChain({TASK: pending_history()})
+    chain.specs = {TASK: unfit}
+    node = Node(tmp_path, chain, quota_bytes=2**33)
+
+    await node.run(lambda: bool(node.sent))
+
+    assert node.sent == [task_registry.answer_task(TASK, number)]
+    readiness = node.host.describe_readiness(TASK)
+    assert (readiness["state"], readiness["code"]) == ("refused", name)
+    assert sentence in str(readiness["reason"])
+    assert node.verifier.asked == []
 
 
 async def test_task_whose_dry_run_fails_twice_is_refused(

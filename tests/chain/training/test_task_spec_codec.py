@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -131,8 +132,6 @@ def test_canonical_bytes_are_sorted_and_without_spaces() -> None:
         ('"image":[1,8,8]', '"image":[1,8192,4096]', "activations a sample"),
         ('"image":[1,8,8]', '"image":[1,8]', "spec.model.config.image"),
         ('"first_row":50', '"first_row":81', "spec.held_out"),
-        ('"audit_ppm":1000000', '"audit_ppm":9999', "spec.verification.audit_ppm"),
-        ('"audit_ppm":1000000', '"audit_ppm":1000001', "spec.verification.audit_ppm"),
         ('"local_steps":1', '"local_steps":2', "spec.local_steps"),
         ('"encoding":"int8"', '"encoding":"int4"', "spec.encoding"),
         ('"samples":8', '"samples":11', "spec.reward.max_units"),
@@ -158,6 +157,31 @@ def test_a_broken_rule_is_named(old: str, new: str, where: str) -> None:
     with pytest.raises(InvalidSpec) as refusal:
         decode_task_spec(text_with(old, new))
     assert where in refusal.value.detail
+
+
+@pytest.mark.parametrize(
+    ("key", "low", "high"),
+    [
+        ("audit_ppm", 10_000, 1_000_000),
+        ("tolerance_ppb", 10_000, 10_000_000),
+        ("commit_seconds", 4, None),
+        ("verdict_seconds", 4, None),
+        ("result_seconds", 4, None),
+        ("unit_milliseconds", 1, 86_400_000),
+        ("evaluation_milliseconds", 1, 86_400_000),
+        ("peak_bytes", 1, 2**50),
+        ("disk_bytes", 1, 2**50),
+    ],
+)
+def test_number_may_be_at_its_bounds_and_not_beyond(key: str, low: int, high: int | None) -> None:
+    """The length of an attempt bounds its phases above."""
+    old = re.search(rf'"{key}":[0-9]+', encode_task_spec(SPEC).decode())
+    assert old is not None
+    ends = ((low, low - 1),) if high is None else ((low, low - 1), (high, high + 1))
+    for allowed, beyond in ends:
+        decode_task_spec(text_with(old[0], f'"{key}":{allowed}'))
+        with pytest.raises(InvalidSpec, match=key):
+            decode_task_spec(text_with(old[0], f'"{key}":{beyond}'))
 
 
 def test_sample_that_takes_a_worker_too_long_is_refused() -> None:

@@ -12,7 +12,13 @@ from chain.consensus.messages import (
     compute_signing_digest,
     compute_view_change_payload,
 )
-from chain.contracts import task_registry, training_token, validator_set
+from chain.contracts import (
+    gradient_ledger,
+    miner_seats,
+    task_registry,
+    training_token,
+    validator_set,
+)
 from chain.contracts.abi import Contract, ContractCall
 from chain.contracts.addresses import TRAINING_TOKEN, VALIDATOR_SET
 from chain.contracts.errors import ContractError
@@ -36,6 +42,7 @@ from tests.worlds.contracts import (
     EVIDENCE_BLOCKS,
     FIRST_BLOCK,
     MINERS,
+    OK,
     OPERATORS,
     POT,
     STAKE,
@@ -47,8 +54,10 @@ from tests.worlds.contracts import (
     account,
     candidate_key,
     new_world,
+    pack,
     prove_join,
     refusal,
+    result,
 )
 
 PLACE = account("another set")
@@ -632,6 +641,39 @@ def test_slashed_validator_votes_no_more_from_the_next_call_on() -> None:
     ]
     for call in calls:
         assert refusal(send, world, JOINER, call).name == "ValidatorSetAlreadySlashed"
+
+
+def reach_vote(name: str) -> tuple[World, ContractCall]:
+    """A world in which the key's validator may vote, and its vote."""
+    world = guilty_world()
+    miners = MINERS[2:]
+    world.submit()
+    world.ready(OPERATORS)
+    for miner in miners:
+        world.register(miner)
+    world.advance()
+    world.mine(1, 1)
+    world.commit_all(miners)
+    place = (world.task, *world.place().values())
+    if name == "verdict":
+        return world, gradient_ledger.post_verdict(*place, pack([OK, OK]))
+    world.judge(operators=(*OPERATORS, JOINER))
+    if name == "result":
+        vote = world.complete(result())
+        return world, gradient_ledger.post_result(*place, vote, None, 0)
+    world.settle(world.agree(operators=OPERATORS))
+    world.mine(1, 1)
+    if name == "late verdict":
+        return world, gradient_ledger.post_late_verdict(world.task, 1, pack([OK, OK]))
+    return world, miner_seats.post_fines(world.task, 1, keccak256(b"fines"))
+
+
+@pytest.mark.parametrize("name", ["verdict", "result", "late verdict", "fines"])
+def test_slashed_validator_judges_no_round_from_the_next_call_on(name: str) -> None:
+    world, call = reach_vote(name)
+    assert send(world.copy(), JOINER, call).events
+    send(world, STRANGER, equivocation())
+    assert refusal(send, world, JOINER, call).name == "ValidatorSetAlreadySlashed"
 
 
 def test_slashed_validator_leaves_a_set_of_the_smallest_size() -> None:

@@ -7,6 +7,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from chain.contracts.addresses import MINER_SEATS, REWARD_DISTRIBUTOR
+from chain.contracts.gradient_ledger import ResultKind, post_result, settle_round
+from chain.contracts.miner_seats import Fine, FineKind
 from chain.crypto import sha256
 from chain.primitives import Address, Hash32, TaskId
 from chain.training.acceptance import Verdict, encode_verdicts
@@ -14,6 +17,7 @@ from chain.training.aggregation import aggregate, compute_weights
 from chain.training.assignment import DOMAIN_SAMPLES, assign, compute_seed, permute
 from chain.training.attempt import AttemptId
 from chain.training.availability import Availability, AvailabilityVote, encode_availability
+from chain.training.decisions import Guilt, Outcome
 from chain.training.draws import (
     DRAW_BITS,
     AuditRule,
@@ -30,10 +34,13 @@ from chain.training.encoding import (
     decode_gradient,
     encode_gradient,
 )
+from chain.training.history import RoundOutcome
 from chain.training.optimizer import apply_update, initial_state
+from chain.training.result_vote import build_empty_vote, build_payment_vote, build_result_vote
 from chain.training.reveal import Reveal
 from chain.training.rewards import build_reward_tree
 from chain.training.self_test import EXPECTED, OPTIMIZERS
+from chain.training.slashing import build_fine_tree
 from chain.training.state import compute_model_root, compute_training_state_root
 from chain.training.task_spec import (
     Aggregator,
@@ -257,7 +264,7 @@ def build_rewards() -> object:
             for account, amount in amounts.items()
         ]
         cases.append({"root": tree.root.hex(), "claims": claims})
-    verdicts = [Verdict.OK, Verdict.BAD, Verdict.CHEAT, Verdict.MISSING, Verdict.BAD]
+    verdicts = [*Verdict, Verdict.BAD]
     return {
         "chain_id": 31_337,
         "distributor": distributor.hex(),
@@ -270,6 +277,96 @@ def build_rewards() -> object:
     }
 
 
+def build_fines() -> object:
+    trees = []
+    for count in (1, 2, 3, 5):
+        fines = [
+            Fine(
+                ballot=2,
+                index=4 * i,
+                miner=miner_address(i + 1),
+                kind=FineKind.MISS if i % 2 else FineKind.FRAUD,
+                accusers=0 if i % 2 else 0b1011 << i,
+            )
+            for i in range(count)
+        ]
+        tree = build_fine_tree(31_337, TaskId(2), 7, fines)
+        proved = [
+            {
+                "ballot": fine.ballot,
+                "index": fine.index,
+                "miner": fine.miner.hex(),
+                "kind": int(fine.kind),
+                "accusers": fine.accusers,
+                "leaf": tree.leaves[place].hex(),
+                "proof": [node.hex() for node in tree.prove(place)[1]],
+            }
+            for place, fine in enumerate(fines)
+        ]
+        trees.append({"root": tree.root.hex(), "fines": proved})
+    return {
+        "chain_id": 31_337,
+        "seats": MINER_SEATS.hex(),
+        "task": 2,
+        "ordinal": 7,
+        "trees": trees,
+    }
+
+
+def build_results() -> object:
+    task_id, earned = TaskId(2), {miner_address(1): 10**18}
+    outcome = RoundOutcome(
+        kind=ResultKind.SETTLED,
+        outcomes=(Outcome.ACCEPTED, Outcome.REJECTED, Outcome.ACCEPTED),
+        guilt=(Guilt.NONE, Guilt.FRAUD, Guilt.NONE),
+        accepted_units=5,
+        forfeited=0,
+        payouts=((miner_address(1), 2 * 10**18), (miner_address(3), 3 * 10**18)),
+        timely_voters=0b1011,
+    )
+    votes = [
+        build_result_vote(
+            task_id,
+            earned,
+            outcome,
+            chain_id=31_337,
+            training_state_root=Hash32(sha256(b"training state")),
+            model_root=Hash32(sha256(b"model")),
+        ),
+        build_payment_vote(task_id, earned, outcome, 31_337),
+        build_empty_vote(ResultKind.FAILED, 0b0111),
+        build_empty_vote(ResultKind.VOID, 0b1111),
+    ]
+    return {
+        "chain_id": 31_337,
+        "task": 2,
+        "round": 3,
+        "attempt": 1,
+        "ballot": 2,
+        "distributor": REWARD_DISTRIBUTOR.hex(),
+        "earned_before": {account.hex(): str(amount) for account, amount in earned.items()},
+        "payouts": {account.hex(): str(pay) for account, pay in outcome.payouts},
+        "loss_millinats": 123,
+        "votes": [
+            {
+                "kind": vote.kind.name.lower(),
+                "training_state_root": vote.training_state_root.hex(),
+                "model_root": vote.model_root.hex(),
+                "rewards_root": vote.rewards_root.hex(),
+                "accepted_units": vote.accepted_units,
+                "payout": str(vote.payout),
+                "timely_voters": vote.timely_voters,
+                "post_result": post_result(task_id, 3, 1, 2, vote, 17, 123).data.hex(),
+                "post_result_without_evaluation": post_result(
+                    task_id, 3, 1, 2, vote, None, 123
+                ).data.hex(),
+                "settle_round": settle_round(task_id, vote).data.hex(),
+            }
+            for vote in votes
+        ],
+    }
+
+
 VECTORS = {
     "training_spec": build_spec,
     "training_assignment": build_assignment,
@@ -277,6 +374,8 @@ VECTORS = {
     "training_audit": build_audit,
     "training_aggregation": build_aggregation,
     "training_rewards": build_rewards,
+    "training_fines": build_fines,
+    "training_results": build_results,
 }
 
 

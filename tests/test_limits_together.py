@@ -11,19 +11,25 @@ import pytest
 from eth.constants import GAS_LOG, GAS_LOGDATA, GAS_LOGTOPIC
 
 from chain.builder import BODY_LIMIT_BYTES
+from chain.contracts import gradient_ledger, miner_seats
+from chain.contracts.abi import ContractCall
+from chain.contracts.addresses import GRADIENT_LEDGER
 from chain.contracts.gradient_ledger import (
     MAX_BALLOTS,
     MIN_WINDOW_BLOCKS,
     RING,
+    ResultKind,
     compute_window_blocks,
 )
-from chain.contracts.miner_seats import ATTEMPT_RING, MAX_FINES, MAX_MINERS
+from chain.contracts.miner_seats import ATTEMPT_RING, MAX_ENDED_SEATS, MAX_FINES, MAX_MINERS
 from chain.execution.gas import GAS_FLOOR_TOKEN, GAS_TRANSACTION
 from chain.genesis import parse_genesis
 from chain.params import TICKS_PER_SECOND, TIMEOUT_CAP_FACTOR, ChainParameters, InvalidGenesisError
 from chain.primitives import Address, Hash32
+from chain.training.acceptance import Verdict, encode_verdicts
 from chain.training.rounds import TURN_BLOCKS
 from chain.training.slashing import BATCHES_LIMIT, HURRY_BLOCKS
+from chain.training.task_checks import SMALL_DISK_BYTES
 from chain.training.task_spec_codec import MAX_ATTEMPT_SECONDS
 from chain.types.block import TRANSACTION_LIMIT_BYTES
 from chain.types.certificate import MAX_VALIDATORS
@@ -42,9 +48,10 @@ from chain.types.receipt import (
     decode_receipts,
     encode_receipts,
 )
-from chain.types.validator_set import compute_max_faulty, compute_quorum
+from chain.types.validator_set import ValidatorSet, compute_max_faulty, compute_quorum
 from chain.validation import MAX_INIT_CODE_BYTES
 from node.chain.executor import CANDIDATE_SECONDS, FORGIVEN_STOPS
+from node.config import BlobsSection
 from node.consensus.proposals import PACE_TOLERANCE_MS
 from node.mempool.candidates import TURN_GAS
 from node.mempool.entries import CARRIED_GAS_LIMIT
@@ -59,12 +66,26 @@ from node.mempool.head_rules import OPERATOR_GAS_LIMIT
 from node.network.wire import RECEIPTS_FRAME_LIMIT_BYTES
 from node.node import BUILD_SECONDS
 from node.operator.validator_set_calls import CALL_GAS
+from node.storage.blobs import PROMISED_SHARE
 from node.sync.snapshot_sync import HEADERS_LIMIT
 from node.training.votes import SLASH_GAS, VOTE_GAS
 from tests.test_tidy import ROOT
+from tests.training_simulation.chain import EngineWorld, validators_of
+from tests.worlds.contracts import (
+    POT,
+    STRANGER,
+    SUBMITTER,
+    World,
+    account,
+    deploy_contracts,
+    empty_result,
+    with_terms,
+)
 
 GENESIS = parse_genesis((ROOT / "genesis.json").read_bytes())
 PARAMETERS = GENESIS.parameters
+COMMITMENT_COUNT_BIT = 184
+"""Where GradientLedger's record of a task counts commitments."""
 
 
 def test_the_slowest_full_block_fits_the_view_timeout() -> None:
@@ -210,3 +231,66 @@ def test_a_round_of_fines_is_imposed_within_a_window() -> None:
     turns = -(-batches // BATCHES_LIMIT)
     assert TURN_BLOCKS * turns < MIN_WINDOW_BLOCKS
     assert GENESIS.gas_limit >= 3 * SLASH_GAS
+
+
+def call_gas(world: World, sender: Address, call: ContractCall) -> int:
+    """The gas of a transaction with this call, if each byte of its data cost most."""
+    return world.send(sender, call).gas + GAS_TRANSACTION + 16 * len(call.data)
+
+
+def crowded_world(miner_count: int) -> tuple[World, ValidatorSet, tuple[Address, ...]]:
+    """The largest validator set, and miners of one unit in the first attempt of a task."""
+    world, validators = EngineWorld(), validators_of(MAX_VALIDATORS)
+    miners = tuple(account(f"crowd {i}") for i in range(miner_count))
+    holders = (SUBMITTER, *miners)
+    deploy_contracts(world, validators.validators, validators.operators, holders)
+    terms = with_terms(max_units=miner_count, min_miners=1)
+    world.submit(terms, budget=3 * (miner_count * POT + terms.validator_fee))
+    world.ready(validators.operators[: validators.quorum])
+    for miner in miners:
+        world.register(miner, units=1)
+    world.advance()
+    world.mine(1, 1)
+    return world, validators, miners
+
+
+def test_the_largest_votes_fit_the_gas_that_operators_send() -> None:
+    """Votes of 100 validators on 1 024 commitments: the ledger counts two as so many."""
+    world, validators, miners = crowded_world(2)
+    operators, task = validators.operators, world.task
+    for miner in miners:
+        world.commit(miner, 1)
+    slot = world.find_mapping("GradientLedger", "_trainings", task)
+    word = world.state.get_storage(GRADIENT_LEDGER, slot)
+    counted = word + (MAX_MINERS - 2 << COMMITMENT_COUNT_BIT)
+    world.state.set_storage(GRADIENT_LEDGER, slot, counted)
+    words = encode_verdicts([Verdict.CHEAT] * MAX_MINERS)
+    verdict = gradient_ledger.post_verdict(task, 0, 0, 0, words)
+    gas = [call_gas(world, each, verdict) for each in operators]
+    vote = world.complete(empty_result(ResultKind.VOID))
+    posted = gradient_ledger.post_result(task, 0, 0, 0, vote, 10**9, 2**63)
+    gas += [call_gas(world, each, posted) for each in operators]
+    gas.append(call_gas(world, STRANGER, gradient_ledger.settle_round(task, vote)))
+    world.mine(1, 1)
+    late = gradient_ledger.post_late_verdict(task, 1, words)
+    gas += [call_gas(world, each, late) for each in operators[-2:]]
+    fines = miner_seats.post_fines(task, 1, Hash32(b"\xff" * 32))
+    gas += [call_gas(world, each, fines) for each in operators[: validators.quorum]]
+    assert max(gas) <= VOTE_GAS
+
+
+def test_ending_the_most_seats_fits_the_gas_that_operators_send() -> None:
+    """Each seat has two misses that are not accounted for, and the last one takes its place."""
+    world, _, miners = crowded_world(2 * MAX_ENDED_SEATS)
+    for _ in range(2):
+        world.pass_phase()
+        world.advance()
+        world.mine(1, 1)
+    call = miner_seats.end_seats(world.task, miners[:MAX_ENDED_SEATS])
+    assert call_gas(world, STRANGER, call) <= SLASH_GAS
+    assert len(world.participants()) == MAX_ENDED_SEATS
+
+
+def test_small_tasks_in_all_slots_take_an_eighth_of_what_a_node_promises() -> None:
+    promised = BlobsSection().quota_bytes // PROMISED_SHARE
+    assert 8 * PARAMETERS.task_slots * SMALL_DISK_BYTES == promised

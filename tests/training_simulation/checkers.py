@@ -345,8 +345,8 @@ class Checkers:
         self._healthy_since: Moment | None = None
         self._slot_price = 0
         """What the slots cost that the wasteful submitter had so far."""
-        self._promise_price = 0
-        """What the validators' time costs that was promised to its tasks so far."""
+        self._active_price = 0
+        """What all costs that its active tasks had so far."""
         self._waste_since = cluster.now
         self._worker_ms: dict[Address, int] = {}
 
@@ -1224,7 +1224,7 @@ class Checkers:
         """Whether the wasteful submitter pays for its slots and for the validators' time."""
         now, waster = self._now_moment(), SUBMITTERS[1]
         self._slot_price += self._fees.compute_slot_price(waster, now, self._waste_since)
-        self._promise_price += self._fees.compute_promise_price(waster, now, self._waste_since)
+        self._active_price += self._fees.compute_active_price(waster, now, self._waste_since)
         self._waste_since = now.time
         owed = self._slot_price
         owed += self._worker_ms.get(waster, 0) * formats.PRICES.second_price // 1_000
@@ -1234,8 +1234,8 @@ class Checkers:
         escrow = sum(self._escrow[task_id] for task_id in own)
         paid = SUPPLY_EACH - self._chain.contracts.pot_of(waster) - escrow
         self.require(WASTE, paid >= owed, f"{paid} paid for what costs {owed}")
-        kept, reserved = paid - self._fees.answers_paid(waster), self._slot_price
-        reserved += self._promise_price
+        kept = paid - self._fees.answers_paid(waster)
+        reserved = self._fees.pending_paid(waster) + self._active_price
         self.require(WASTE, kept >= reserved, f"{kept} paid for what reserves {reserved}")
 
     # The end of a run.

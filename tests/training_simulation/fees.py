@@ -52,8 +52,13 @@ class Tenancy:
     window: Moment
     attempt_seconds: int
     others_open: int
+    validator_count: int
+    """When it was submitted, which is what the fee is for."""
+    pending_rent: int
     held_pay: int
     held_rent: int
+    active_since: int | None = None
+    """None until the task is active."""
     end: Moment | None = None
     """None until the task is active."""
     progress: Moment | None = None
@@ -106,7 +111,8 @@ class Fees:
         others = self.count_open()
         self._require(MONEY, others < PRICES.task_slots, f"{others} tasks are open")
         n = self._count_validators()
-        self.burnt += formats.compute_pending_rent(spec, n, others)
+        pending_rent = formats.compute_pending_rent(spec, n, others)
+        self.burnt += pending_rent
         self.tenancies[event.task_id] = Tenancy(
             submitter=event.submitter,
             spec=spec,
@@ -114,6 +120,8 @@ class Fees:
             window=self.later(now, PRICES.pending_seconds),
             attempt_seconds=attempt_seconds,
             others_open=others,
+            validator_count=n,
+            pending_rent=pending_rent,
             held_pay=n * formats.compute_answer_pay(),
             held_rent=self._price(spec, bought, others),
         )
@@ -135,6 +143,7 @@ class Fees:
                     tenancy = self.tenancies[event.task_id]
                     self.burnt += tenancy.held_rent
                     tenancy.held_rent = 0
+                    tenancy.active_since = now.time
                     tenancy.end = self.later(now, tenancy.bought.lifetime_seconds)
                     tenancy.progress = now
                 case TaskPaused():
@@ -261,16 +270,28 @@ class Fees:
         own = (each for each in self.tenancies.values() if each.submitter == submitter)
         return sum(each.answers_paid for each in own)
 
-    def compute_promise_price(self, submitter: Address, now: Moment, since: int) -> int:
-        """The price of the time promised to a submitter's tasks in the seconds since a moment."""
+    def pending_paid(self, submitter: Address) -> int:
+        """What a submitter's tasks reserve while they are pending; it is reserved at once."""
+        own = (each for each in self.tenancies.values() if each.submitter == submitter)
+        return sum(each.pending_rent for each in own)
+
+    def compute_active_price(self, submitter: Address, now: Moment, since: int) -> int:
+        """The price of what a submitter's active tasks had in the seconds since a moment.
+
+        They have slots, memory and disk, and the time that validators promise.
+        """
         price = 0
         for tenancy in self.tenancies.values():
-            if tenancy.submitter == submitter and tenancy.is_open:
-                begin = max(since, tenancy.window.time - PRICES.pending_seconds)
-                until = min(now.time, self._get_limit(tenancy).time)
-                seconds, n = max(0, until - begin), self._count_validators()
-                # What was rounded up was a longer time.
-                price += max(0, formats.compute_promise(tenancy.spec, n, seconds) - 1)
+            if tenancy.submitter != submitter or not tenancy.is_open:
+                continue
+            if tenancy.active_since is None:
+                continue
+            begin = max(since, tenancy.active_since)
+            until = min(now.time, self._get_limit(tenancy).time)
+            seconds, n, spec = max(0, until - begin), tenancy.validator_count, tenancy.spec
+            rent = formats.compute_rent(spec.resources, n, tenancy.others_open, seconds)
+            # What was rounded up, twice, was a longer time.
+            price += max(0, rent + formats.compute_promise(spec, n, seconds) - 2)
         return price
 
     def compute_slot_price(self, submitter: Address, now: Moment, since: int) -> int:

@@ -1,5 +1,7 @@
 """The training simulation notices each removed rule; the table has the first seed."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,24 @@ def test_mutant_is_caught_no_later_than_the_table_says(row: list[str]) -> None:
     # The seed of the row is nearly always the one, and those before it take minutes.
     if "| none of" in run_mutant(name, 1, first=seed):
         assert "| none of" not in run_mutant(name, seed)
+
+
+JUNK_PROGRAM = """
+import sys
+from tests.training_simulation import mutants
+mutants.install(sys.argv[1])
+from tests.training_simulation.checkers import MONEY
+from tests.training_simulation.cluster import World
+from tests.training_simulation.worlds import build, run
+run(build(1, World(junk=4), without=frozenset({MONEY})))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rent-is-free", "promises-are-free"])
+def test_waste_is_noticed_without_the_books_of_all_fees(name: str) -> None:
+    """The checker of money compares each fee exactly, and so hides whether that of waste works."""
+    done = subprocess.run(
+        [sys.executable, "-c", JUNK_PROGRAM, name], capture_output=True, text=True, check=False
+    )
+    assert "ViolationError: waste: " in done.stderr, done.stderr

@@ -54,7 +54,7 @@ from pot_common.rpc_client import (
     NodeUnreachableError,
     RpcCallError,
 )
-from pot_common.rpc_replies import ClientError, read_answer, read_quantity
+from pot_common.rpc_replies import ClientError, Items, read_answer, read_quantity
 
 BUSY_REST_SECONDS: Final = 1.0
 """After this time a node without a place for a gradient is asked again, unless it names a time."""
@@ -73,13 +73,13 @@ may run that node, is paid it."""
 _log = structlog.get_logger("miner")
 
 _TASK: Final[TypeAdapter[TaskReply | None]] = TypeAdapter(TaskReply | None)
-_TASKS: Final = TypeAdapter(tuple[TaskReply, ...])
+_TASKS: Final = TypeAdapter(Items[TaskReply])
 _ATTEMPT: Final[TypeAdapter[AttemptReply | None]] = TypeAdapter(AttemptReply | None)
 _HOLDERS: Final[TypeAdapter[HoldersReply | None]] = TypeAdapter(HoldersReply | None)
 _RECEIPT: Final[TypeAdapter[ReceiptReply | None]] = TypeAdapter(ReceiptReply | None)
 _GENESIS: Final = TypeAdapter(GenesisReply)
 _PROOF: Final = TypeAdapter(StateProof)
-_SET_CHANGES: Final = TypeAdapter(tuple[ValidatorSetChange, ...])
+_SET_CHANGES: Final = TypeAdapter(Items[ValidatorSetChange])
 
 
 class FailoverClient(NodePool):

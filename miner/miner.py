@@ -227,7 +227,10 @@ class Miner:
                     self._await_bonds()
                     return
                 task = self._choice.choose()
-                if task is not None:
+                if task is None:
+                    # The node's list of open tasks is not proven: another may know more.
+                    self._client.rotate()
+                else:
                     self._mine_chosen(task)
                     _log.info("looking for a task", account=self._identity.address)
             except ClientError as error:

@@ -2,7 +2,7 @@
 
 from chain.primitives import TaskId
 from chain.training.attempt import AttemptId
-from pot_common.rpc_replies import HexAddress, HexBytes, HexHash, Reply
+from pot_common.rpc_replies import HexAddress, HexBytes, HexHash, Items, Reply
 
 
 class TaskReply(Reply):
@@ -22,9 +22,9 @@ class AttemptReply(Reply):
     ballot: int
     phase: str
     open_block: int
-    participants: tuple[tuple[HexAddress, int], ...]
+    participants: Items[tuple[HexAddress, int]]
     """Miners with their declared units, by ascending address."""
-    seats: tuple[HexAddress, ...]
+    seats: Items[HexAddress]
     """All seats after the opening block; some may have been taken after the attempt opened."""
 
     def get_attempt_id(self, task: TaskId) -> AttemptId:
@@ -35,7 +35,7 @@ class AttemptReply(Reply):
 class HoldersReply(Reply):
     """`pot_getRevealHolders`: the validators that hold a gradient, as the node found."""
 
-    validators: tuple[HexAddress, ...]
+    validators: Items[HexAddress]
 
 
 class VerdictReply(Reply):
@@ -57,7 +57,7 @@ class ReceiptReply(Reply):
     """Base units of the task's token."""
     reason: str
     """Why it was paid or not, in a few words."""
-    verdicts: tuple[VerdictReply, ...]
+    verdicts: Items[VerdictReply]
 
 
 class GenesisReply(Reply):
@@ -73,7 +73,7 @@ class StateProof(Reply):
     header: HexBytes
     certificate: HexBytes | None
     """None for block 0."""
-    nodes: tuple[HexBytes, ...]
+    nodes: Items[HexBytes]
 
 
 class ValidatorSetChange(Reply):
@@ -81,4 +81,4 @@ class ValidatorSetChange(Reply):
 
     first_block: int
     """The first block that this set decides."""
-    validators: tuple[HexAddress, ...]
+    validators: Items[HexAddress]

@@ -26,11 +26,12 @@ import structlog
 
 from chain.contracts.addresses import TRAINING_TOKEN
 from chain.contracts.task_registry import TaskStatus
+from chain.crypto import sha256
 from chain.errors import RejectedInputError
 from chain.primitives import Address, TaskId
 from chain.training.openings import ObstacleKind, describe_obstacles
 from chain.training.task_spec import TaskSpec
-from chain.training.task_spec_codec import compute_spec_hash, compute_terms, decode_task_spec
+from chain.training.task_spec_codec import compute_terms, decode_task_spec
 from miner.client import FailoverClient
 from miner.light import LightClient, Standing
 from miner.limits import (
@@ -283,13 +284,15 @@ def fetch_spec(
         raise _build_unknown(task)
     spec = client.task_spec(task)
     encoded = json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    try:
-        decoded = decode_task_spec(encoded.encode())
-    except RejectedInputError as error:
-        raise ClientError(f"task {task} cannot be mined with this version: {error}") from error
-    if compute_spec_hash(decoded) != spec_hash:
+    # First the hash: what a false node sends must not look like a task of a newer version. JSON may
+    # have half a surrogate pair, which no specification has.
+    content = encoded.encode(errors="surrogatepass")
+    if sha256(content) != spec_hash:
         raise DishonestNodeError(
             client.current,
             f"it gives another specification of task {task} than the chain has the hash of",
         )
-    return decoded, status
+    try:
+        return decode_task_spec(content), status
+    except RejectedInputError as error:
+        raise ClientError(f"task {task} cannot be mined with this version: {error}") from error

@@ -3,7 +3,14 @@
 import re
 from typing import Annotated, Final, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.alias_generators import to_camel
 
 from chain.hexadecimal import from_hex
@@ -16,6 +23,15 @@ _QUANTITY: Final = re.compile("0x[0-9a-fA-F]+")
 Answer = TypeVar("Answer")
 """The type that an answer is read as."""
 
+_Item = TypeVar("_Item")
+
+Items = Annotated[tuple[_Item, ...], FailFast()]
+"""A list in an answer. Reading ends at the first wrong item: a node could send millions of them,
+and an error for each takes a GiB for each MiB of the answer."""
+
+NAMES_LIMIT: Final = 64
+"""Limit of names in a table of an answer, for the same reason."""
+
 HexBytes = Annotated[bytes, BeforeValidator(from_hex)]
 """Bytes, as JSON-RPC writes them."""
 
@@ -24,6 +40,12 @@ HexAddress = Annotated[Address, BeforeValidator(from_hex)]
 
 HexHash = Annotated[Hash32, BeforeValidator(from_hex)]
 """32 bytes, as JSON-RPC writes them."""
+
+
+def _bound_names(value: object) -> object:
+    if isinstance(value, dict) and len(value) > NAMES_LIMIT:
+        raise ValueError(f"{len(value)} names, limit {NAMES_LIMIT}")
+    return value
 
 
 class ClientError(OperatorError):
@@ -41,7 +63,7 @@ class NodeInfo(Reply):
 
     chain_id: int
     genesis_hash: HexHash
-    system_contracts: dict[str, HexAddress | None]
+    system_contracts: Annotated[dict[str, HexAddress | None], BeforeValidator(_bound_names)]
 
     @property
     def has_faucet(self) -> bool:
@@ -55,7 +77,7 @@ class RewardProof(Reply):
     cumulative: int
     """Earned so far, the claimed part included."""
     claimable: int
-    proof: tuple[HexHash, ...]
+    proof: Items[HexHash]
     """The Merkle siblings that the distributor wants to see."""
 
 

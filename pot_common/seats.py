@@ -9,7 +9,7 @@ from chain.contracts.addresses import TRAINING_TOKEN
 from chain.hexadecimal import to_hex
 from chain.primitives import Address
 from pot_common.rpc_client import ChainClient
-from pot_common.rpc_replies import HexAddress, Reply, read_answer
+from pot_common.rpc_replies import HexAddress, Items, Reply, read_answer
 
 MINUTE_SECONDS: Final = 60
 """Waits of two minutes or more are told in minutes, and those of two hours or more in hours."""
@@ -51,7 +51,7 @@ class SeatReply(Reply):
     closed: bool
     owes_attempt: bool
     """Whether the seat takes part in the attempt in progress."""
-    losses: tuple[LossReply, ...]
+    losses: Items[LossReply]
     locked_blocks: int | None
     """None while the seat goes on, or if its bonds are lost."""
     locked_seconds: int | None

@@ -1,5 +1,6 @@
 """A miner with one honest node and one that lies, is late, or stops (miner/miner.py)."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,23 +24,31 @@ ROUND = [{"phase": "commitment"}, {"phase": "verdict"}, {"phase": "result"}]
 Lie = Callable[[FakeNode], None]
 
 
+class OverError(Exception):
+    """The end of the time that a test watches."""
+
+
 class Clock:
     """Time that passes only while the miner sleeps."""
 
     def __init__(self) -> None:
         self.seconds = 1_000.0
+        self.end = math.inf
 
     def monotonic(self) -> float:
         return self.seconds
 
     def sleep(self, seconds: float) -> None:
         self.seconds += max(seconds, 0.05)
+        if self.seconds > self.end:
+            raise OverError
 
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in ("miner.worker", "miner.miner", "miner.client", "pot_common.rpc_client"):
+    modules = ("worker", "miner", "client", "task_choice", "bonds")
+    for module in (*(f"miner.{each}" for each in modules), "pot_common.rpc_client"):
         monkeypatch.setattr(f"{module}.time.sleep", clock.sleep)
         monkeypatch.setattr(f"{module}.time.monotonic", clock.monotonic)
     return clock
@@ -216,3 +225,53 @@ def test_dishonest_node_is_not_asked_for_a_while(tmp_path: Path, clock: Clock, l
     network = Network(tmp_path, clock, lie)
     network.mine()
     assert network.liar.reveals == []
+
+
+def lie_about_the_task(**changes: object) -> Lie:
+    def lie(node: FakeNode) -> None:
+        honest = node.pot_getTask
+        node.pot_getTask = lambda task: {**honest(task), **changes}  # type: ignore[method-assign]
+
+    return lie
+
+
+def know_no_task(node: FakeNode) -> None:
+    node.pot_getTask = lambda task: None  # type: ignore[method-assign]
+
+
+def list_no_task(node: FakeNode) -> None:
+    node.pot_listTasks = lambda page: []  # type: ignore[method-assign]
+
+
+def call_all_tasks_closed(node: FakeNode) -> None:
+    honest = node.pot_listTasks
+    node.pot_listTasks = lambda page: [  # type: ignore[method-assign]
+        {**each, "status": "closed"} for each in honest(page)
+    ]
+
+
+SPEC_LIES = {
+    "unknown version": lie_about_the_task(spec={"x": 1}),
+    "no object": lie_about_the_task(spec=None),
+    "half a surrogate pair": lie_about_the_task(spec={"x": "\ud800"}),
+    "no task": know_no_task,
+}
+
+
+@pytest.mark.parametrize("lie", SPEC_LIES.values(), ids=SPEC_LIES.keys())
+def test_false_specification_ends_no_miner(tmp_path: Path, clock: Clock, lie: Lie) -> None:
+    network = Network(tmp_path, clock, lie)
+    network.miner.mine_one(TASK)
+    assert len(network.honest.commitments) == 1
+
+
+LIST_LIES = {**SPEC_LIES, "nothing": list_no_task, "closed": call_all_tasks_closed}
+
+
+@pytest.mark.parametrize("lie", LIST_LIES.values(), ids=LIST_LIES.keys())
+def test_false_list_keeps_no_task_from_a_miner(tmp_path: Path, clock: Clock, lie: Lie) -> None:
+    network = Network(tmp_path, clock, lie)
+    clock.end = clock.seconds + 4 * PHASE_SECONDS
+    with pytest.raises(OverError):
+        network.miner.mine_all()
+    assert len(network.honest.commitments) == 1
